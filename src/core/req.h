@@ -1,0 +1,94 @@
+/* req.h - one request on its way: who asks, what was decoded, where to write, what to answer. Handlers are straight lines over it.
+ *
+ * A handler ends with reply…() or problem(), returning what they return. An error class without a problem becomes that class's own answer.
+ * In W_WRITE everything but OK rolls back; to commit *and* answer an error (a failed login is a row), call problem() and return OK. */
+#pragma once
+
+#include "core/route.h"
+#include "db/db.h"
+
+struct caller {
+    str tenant_id; /* {NULL,0} when nobody signed in */
+    str user_id, session_id;
+    str email;
+    u32 role;      /* one bit of enum role; 0 = nobody */
+};
+
+struct page { /* the common part of every list's query; see LIST_QUERY in list.h */
+    i64 limit, skip;
+    str cursor;
+    bool count;
+};
+
+struct answer {
+    int status; /* 0 = none yet */
+    const struct table *table;
+    const void *row;   /* or rows */
+    u32 count;
+    bool list;
+    size_t cut;        /* see field_encode_cut */
+    str content_type;  /* of raw */
+    str raw;
+    struct pair headers[12];
+    u32 header_count;
+    const struct problem *problem;
+    str problem_detail;
+};
+
+struct req {
+    struct arena *arena;
+    struct http_request *http;
+    const struct route *route;
+    struct caller who;
+    str params[6];
+    const void *body;       /* struct of route->in */
+    const struct json *json;/* the body's DOM, when it was JSON */
+    const void *query;      /* struct of route->query */
+    void *prepared;         /* what prepare hands to handle */
+    struct tx *tx;
+    i64 now_us;
+    str request_id;         /* of X-Request-Id when sane, else made */
+    struct problems errors; /* entries of a 422 */
+    struct answer answer;
+    void (*resume)(struct req *rq); /* of a parked request */
+    void *parked;
+    struct request_core *core; /* core's own: jobs, messages, timers */
+};
+
+static inline i64 req_now(const struct req *rq)
+{
+    return rq->now_us;
+}
+/* A path parameter by its name; asserts that the route has it. */
+str req_param(const struct req *rq, const char *name);
+str req_header(const struct req *rq, const char *lower_name);
+
+/* Answers. The row must live on rq->arena (or longer); it is encoded later, on a loop. */
+err reply(struct req *rq, int status, const struct table *t, const void *row) MUST;
+err reply_empty(struct req *rq, int status) MUST; /* 204, 202 … */
+err reply_raw(struct req *rq, int status, str content_type, str body) MUST;
+/* Adds a header; name in any case. CR, LF or NUL in the value drop the header. At most 12. */
+void reply_header(struct req *rq, const char *name, str value);
+/* Location: of a created object. */
+void reply_location(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* Records the problem with a detail for people (never with a cause of ours) and returns its class. */
+err problem(struct req *rq, const struct problem *p, const char *format, ...) PRINTF_LIKE(3, 4) MUST;
+/* The same with one entry in `errors`. */
+err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *format, ...) PRINTF_LIKE(5, 6) MUST;
+/* A fault of ours: logs one line with request id and cause, answers 500 with nothing of it. Always ERR_INTERNAL. */
+err fault(struct req *rq, const char *cause_format, ...) PRINTF_LIKE(2, 3) MUST;
+
+/* W_WAIT: the request waits without a thread. Exactly one req_resume(rq) must follow, from any thread; it calls `resume` on the request's loop (without
+ * tx; req_read gives one), which replies as a handler does. */
+err park(struct req *rq, void (*resume)(struct req *rq), void *parked) MUST;
+void req_resume(struct req *rq);
+/* In resume: sends what the handler's outcome was (as the pipeline does for handlers). */
+void req_finish(struct req *rq, err outcome);
+/* Calls fire(rq) on the loop when the request is still parked after delay_us; at most one per request; ends with the resume. */
+err park_timer(struct req *rq, i64 delay_us, void (*fire)(struct req *rq)) MUST;
+/* A read snapshot for a resumed or streaming request on its loop; db_read_end ends it. */
+err req_read(struct req *rq, struct tx **tx) MUST;
+
+/* The caller's tenant as a statement argument. */
+#define TENANT(rq) STR((rq)->who.tenant_id)

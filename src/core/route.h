@@ -1,0 +1,83 @@
+/* route.h - a feature's endpoints are rows: method, path, handler, work, permission, schemas, doc. Everything else follows from them. */
+#pragma once
+
+#include "codec/field.h"
+#include "core/problem.h"
+#include "net/http.h"
+
+struct req;
+typedef err handler_fn(struct req *rq);
+
+/* Where the handler's code runs (architecture.md, "How a request flows"). */
+enum work {
+    W_READ,   /* on the loop, rq->tx a read snapshot; stopped after 2 ms and run again in the slow pool */
+    W_WRITE,  /* `prepare` as W_READ (or in the slow pool: R_SLOW_PREPARE), then `handle` on the writer: statements only */
+    W_WAIT,   /* as W_READ, and ends with reply or park() */
+    W_SLOW,   /* in the slow pool, rq->tx a read snapshot */
+    W_STREAM, /* on the loop with a read snapshot; starts a stream (stream.h) or replies */
+};
+
+enum role { ROLE_OWNER = 1, ROLE_ADMIN = 2, ROLE_EDITOR = 4, ROLE_MEMBER = 8, ROLE_VIEWER = 16, ROLE_OPERATOR = 32 };
+enum {
+    ROLES_ADMINS = ROLE_OWNER | ROLE_ADMIN,
+    ROLES_EDITORS = ROLES_ADMINS | ROLE_EDITOR,
+    ROLES_MEMBERS = ROLES_EDITORS | ROLE_MEMBER,
+    ROLES_ALL = ROLES_MEMBERS | ROLE_VIEWER, /* of a tenant: all but operator */
+};
+struct permission {
+    const char *name; /* "workflows.write" */
+    u32 roles;        /* who has it built in */
+    const char *doc;
+};
+#define PERMISSION(id, name_, roles_, doc_)                                                                            \
+    static const struct permission id = { (name_), (roles_), (doc_) };                                                \
+    static const struct permission *const id##_entry __attribute__((section("weir_permissions"), used)) = &id
+const struct permission *const *permissions_all(size_t *count);
+extern const struct permission anyone;    /* no token needed, none read */
+extern const struct permission signed_in; /* any valid token of a tenant */
+
+enum route_flags {
+    R_LIST = 1 << 0,         /* answers an array of `.out` */
+    R_RAW_BODY = 1 << 1,     /* any body, any content type: rq->http->body; `.in` only documents it */
+    R_OPTIONAL_BODY = 1 << 2,/* an absent body is {} */
+    R_SLOW_PREPARE = 1 << 3, /* prepare in the slow pool */
+    R_PATCH = 1 << 4,        /* body is a merge patch of `.in` (FIELD_PATCH) */
+    R_TEXT = 1 << 5,         /* answers something else than JSON: `.produces` */
+    R_NO_AUTH_HEADER = 1 << 6, /* the gate leaves Authorization to the handler (trigger URLs) */
+    R_HIDDEN = 1 << 7,       /* not in the OpenAPI document (aliases) */
+    R_ADMIT = 1 << 8,        /* `admit` bounds the body per object */
+    R_ANY_METHOD = 1 << 9,   /* one row per method would repeat: used with `also` */
+};
+
+struct route_status { /* a further documented answer */
+    int status;
+    const struct table *out; /* NULL = problem */
+    const char *doc;
+};
+
+struct route {
+    enum http_method method;
+    const char *path; /* "/api/v1/workflows/{id}"; at most 6 parameters */
+    handler_fn *handle;
+    enum work work;
+    handler_fn *prepare;
+    const struct permission *need;
+    const struct table *in, *out, *query;
+    u32 flags;
+    int status;        /* of success, for the document; 0 = 200 (201 for POST with .out) */
+    size_t max_body;   /* 0 = 1 MiB */
+    size_t arena_cap;  /* 0 = 8 MiB + 4 × max_body */
+    size_t (*admit)(struct http_request *http, const str *params); /* R_ADMIT: bytes of body for this very object */
+    const char *produces;
+    const struct route_status *also;          /* ends with status 0 */
+    const struct problem *const *problems;    /* documented codes beyond the gate's; ends with NULL */
+    const char *doc;   /* one sentence, the operation's summary */
+    const char *more;  /* paragraphs: the operation's description; may be NULL */
+    const char *example; /* JSON text of an input body; may be NULL */
+    const char *file;  /* filled by ROUTE */
+    int line;
+    const char *handler_name;
+};
+/* { ROUTE(POST, "/api/v1/triggers", trigger_create, W_WRITE), .need = &can_write, … } */
+#define ROUTE(method_, path_, handle_, work_)                                                                          \
+    .method = (method_), .path = (path_), .handle = (handle_), .handler_name = #handle_, .work = (work_), .file = __FILE__, .line = __LINE__

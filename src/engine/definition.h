@@ -1,0 +1,16 @@
+/* definition.h - what a workflow says: the field tables of a definition, and the checks that tables cannot express (unknown ids, cycles, …).
+ *
+ * The tables are shapes: a definition stays JSON (F_TEXT), checked in full, published in full. Compiling it is plan.h. */
+#pragma once
+
+#include "codec/field.h"
+
+enum { DEFINITION_STEPS_MAX = 1000, DEFINITION_BYTES_MAX = 1024 * 1024 };
+
+extern const struct table definition_table; /* "Definition" */
+extern const struct table step_table;       /* "Step" */
+
+/* An entry of `definition.triggers`. Defined by whoever knows triggers (src/feat/triggers; tests define their own): the engine only carries it. */
+extern const struct table definition_trigger_table;
+
+/* Published limits, and the settings that a definition may carry, see the tables in definition.c. */

@@ -1,0 +1,98 @@
+/* engine.h - durable execution: start a workflow, wait for its end, take everything up again after a crash.
+ *
+ * Promises (specification "workflows", 1-6): an answer 2xx means that the execution is on disk; results are recorded exactly once; an execution of pure
+ * steps costs one transaction with its whole history; a step that reaches outside is journalled before and after; a waiting execution holds no thread and
+ * no memory; after kill -9 it goes on at the last recorded step. */
+#pragma once
+
+#include "db/db.h"
+#include "engine/definition.h"
+#include "engine/plan.h"
+
+struct engine;
+
+/* The row of `executions`, and the published "Execution". Texts of JSON are compact. */
+struct execution {
+    struct presence has;
+    str execution_id, workflow_id;
+    i64 version;
+    str status; /* queued running waiting completed failed cancelled timed_out */
+    str trigger, input_data, output_data, error;
+    i64 created_at, started_at, completed_at;
+    double execution_time; /* seconds */
+    str parent_id;
+    str step_executions;
+};
+extern const struct table execution_table;
+extern const struct table step_execution_table;
+bool execution_is_final(str status);
+
+/* Fills step_executions of a row that is not final from its journal, and execution_time; for a final row only the latter. On a read snapshot. `definition` is that of the row's version. */
+err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, const struct plan *plan) MUST;
+
+struct engine_options {
+    u32 workers; /* 0 = cores */
+    u32 live_max; /* executions in memory at once; 0 = 10,000; above: ERR_BUSY */
+    /* The stored definition of a version, with the workflow's name; called with a snapshot of any thread. ERR_NOT_FOUND: it is gone. */
+    err (*load)(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name);
+    struct db *db;
+    struct loop **loops;
+    struct client **clients;
+    u32 loop_count;
+};
+/* Takes over everything that was running, starts the workers and the scheduler. */
+err engine_open(const struct engine_options *options, struct engine **out) MUST;
+/* Lets live executions reach their next record, then stops. */
+void engine_close(struct engine *e);
+
+/* The compiled plan of a version: from the cache, else loaded. One user more (plan_release). ERR_NOT_FOUND, ERR_INVALID (a stored definition that no longer compiles). */
+err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id, i64 version, struct plan **out) MUST;
+
+/* What a waiting caller is told, once: an execution that is on disk, final or (after engine_tell_now) as it stands; or why there is none. Shared and counted. */
+struct outcome {
+    _Atomic u32 users;
+    struct arena *arena;
+    err error; /* OK; ERR_BUSY, ERR_INTERNAL: nothing was recorded; ERR_INVALID: the idempotency key came with another body */
+    struct execution execution;
+    bool repeated;     /* joined an earlier execution by its idempotency key */
+    bool has_response; /* a respond step ran */
+    i64 response_status;
+    str response_headers; /* JSON object of strings */
+    str response_body;    /* JSON value */
+};
+void outcome_release(struct outcome *o);
+
+/* Embed it; `tell` is called exactly once, on any thread, after the commit; it must only hand on (req_resume). The outcome is the waiter's own user: outcome_release. */
+struct waiter {
+    void (*tell)(struct waiter *w, struct outcome *o);
+    struct waiter *next;
+};
+
+struct start {
+    struct plan *plan;      /* taken over: the engine releases it, also on failure */
+    str input_data;         /* JSON text of an object */
+    str trigger;            /* JSON text: {"type":"manual"|"webhook", …} without the body */
+    str parent_id;
+    str dedup_key;          /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
+    str dedup_body;         /* hash of the body that came with it */
+    i64 now_us;
+    bool detached;          /* tell as soon as it is on disk (queued), not at its end */
+};
+/* Copies what it needs; waiter may not be NULL. ERR_BUSY: too many live executions (the waiter is not told). *execution_id on the arena `a`. */
+err engine_start(struct engine *e, struct arena *a, const struct start *start, struct waiter *waiter, str *execution_id) MUST;
+/* The caller has waited enough: it is told soon, with the execution as it stands, once that is on disk. Harmless when it has been told already. */
+void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter);
+
+struct engine_stats {
+    u32 live, queued; /* in memory; waiting for a worker */
+    u64 started, completed, failed;
+};
+struct engine_stats engine_stats(struct engine *e);
+
+/* Event name, id and data of what happened to an execution, oldest first: for GET /executions/{id}/events. Live events carry the same ids on topic "execution", key = execution id. */
+struct execution_event {
+    str id, name, data;
+};
+err execution_events(struct arena *a, const struct execution *x, struct execution_event **list, u32 *n) MUST;
+/* <0, 0, >0: order of event ids; an id that is none sorts first. */
+int execution_event_cmp(str a, str b);

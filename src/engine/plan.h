@@ -1,0 +1,52 @@
+/* plan.h - a definition compiled once per workflow version: steps in definition order with their dependencies as indexes, expressions ready to run.
+ * Immutable, shared by all threads, counted. */
+#pragma once
+
+#include "engine/expr.h"
+#include "engine/step.h"
+#include <stdatomic.h>
+
+enum step_join { JOIN_ALL, JOIN_ANY, JOIN_ALWAYS };
+
+struct retry_policy {
+    u32 max_attempts; /* 1 = no retry */
+    bool exponential;
+    i64 initial_us, max_us;
+};
+
+struct plan_step {
+    str id;
+    u32 index;
+    const struct step_kind *kind;
+    const struct expr *with;      /* the object, without `special` */
+    const struct expr *special;   /* see step_kind.special; NULL when absent */
+    const struct expr *condition; /* NULL = none */
+    u32 *needs, need_count;       /* indexes of dependencies */
+    u32 *feeds, feed_count;       /* indexes of dependants */
+    enum step_join join;
+    struct retry_policy retry;
+    i64 timeout_us;
+    bool continue_on_error, at_most_once;
+};
+
+enum plan_save { SAVE_ALL, SAVE_ERRORS, SAVE_NONE };
+struct plan {
+    struct arena *arena; /* owns everything here */
+    _Atomic u32 users;
+    str tenant_id, workflow_id, workflow_name;
+    i64 version;
+    struct plan_step *steps;
+    u32 count;
+    u32 *order;  /* indexes in a topological order */
+    bool pure;   /* no step reaches outside: one durable transaction does */
+    i64 timeout_us;
+    enum plan_save save;
+};
+
+/* Checks and compiles. All problems are collected with pointers below `pointer` ("/definition"). `definition` must be shaped (field_decode against
+ * definition_table went well) and is copied. On success the plan has one user. */
+err plan_compile(const struct json *definition, str pointer, struct problems *problems, struct plan **out) MUST;
+/* The levels for /workflows/validate: a list of lists of step ids, as JSON. */
+str plan_levels(struct arena *a, const struct plan *p);
+struct plan *plan_keep(struct plan *p);
+void plan_release(struct plan *p);

@@ -1,0 +1,53 @@
+/* step.h - the kinds of steps: one file each in steps/, one row each in the list of steps.c. A kind says what its `with` looks like, whether it reaches
+ * outside, and what one attempt does. */
+#pragma once
+
+#include "engine/expr.h"
+#include "net/client.h"
+
+/* What an attempt came to. */
+struct step_result {
+    enum { STEP_COMPLETED, STEP_FAILED, STEP_OUTSIDE, STEP_DELAY } what;
+    struct json output;    /* COMPLETED */
+    const char *code;      /* FAILED: "http.status", "expr.runtime"; static or on the arena */
+    str message;           /* FAILED */
+    bool retryable;        /* FAILED */
+    i64 retry_after_us;    /* FAILED: the other side asked for it; 0 = it did not */
+    struct client_request request; /* OUTSIDE: what to send */
+    i64 due_us;            /* DELAY: when to go on */
+};
+
+/* One attempt. */
+struct step_attempt {
+    struct arena *arena;
+    const struct json *with;    /* evaluated, and checked against the kind's table */
+    struct json special;        /* evaluated */
+    i64 now_us, timeout_us;
+    str idempotency_key;        /* <execution>-<step>-<iteration> */
+    u32 number;                 /* 1 = first */
+    struct step_result result;
+};
+
+struct step_kind {
+    const char *type; /* "http" */
+    const char *doc;  /* one sentence; published at /step-types */
+    const struct table *with;
+    const char *special;        /* a member of `with` that is compiled by `special_use`; NULL = none */
+    enum expr_use special_use;
+    bool outside;               /* its attempts leave the process (or wait): journalled before and after */
+    i64 timeout_us;             /* of one attempt, when the step says nothing */
+    const char *output_doc;
+    /* Starts the attempt: completes, fails, delays, or asks for an outside call. On an engine worker; must not block. */
+    void (*start)(struct step_attempt *s);
+    /* OUTSIDE only: what the answer means. */
+    void (*answered)(struct step_attempt *s, const struct client_answer *answer);
+};
+
+extern const struct step_kind *const step_kinds[]; /* ends with NULL */
+const struct step_kind *step_kind_by(str type);
+/* The cases of a step's `with`, for the field table of definitions. */
+const struct variant_case *step_variants(void);
+
+/* For kinds: the outcome in one line. */
+void step_complete(struct step_attempt *s, struct json output);
+void step_fail(struct step_attempt *s, const char *code, bool retryable, const char *format, ...) PRINTF_LIKE(4, 5);
