@@ -157,6 +157,11 @@ bool str_utf8(str s)
     return true;
 }
 
+size_t str_utf8_at(str s, size_t i)
+{
+    return utf8_sequence((const unsigned char *)s.p + i, s.n - i);
+}
+
 size_t str_utf8_len(str s)
 {
     size_t count = 0;

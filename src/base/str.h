@@ -39,6 +39,8 @@ bool str_cut(str *rest, char sep, str *part);
 bool str_i64(str s, i64 min, i64 max, i64 *out);
 /* Valid UTF-8 without surrogates and overlong forms (RFC 3629). */
 bool str_utf8(str s);
+/* Bytes of the well-formed character at i < s.n; 0 when it is malformed. */
+size_t str_utf8_at(str s, size_t i);
 /* Number of code points of valid UTF-8. */
 size_t str_utf8_len(str s);
 /* Keyed (SipHash-1-3, per-process key), so that clients cannot choose collisions. */

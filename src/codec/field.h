@@ -73,6 +73,7 @@ struct field {
     const char *prefix;        /* of a TypeID */
     const char *preset;        /* JSON text of the default: applied on decode when absent, shown in the schema */
     enum field_kind item;      /* LIST, MAP: kind of the elements when `.of` is NULL */
+    const struct field *each;  /* LIST, MAP: the element described in full (bounds, lists of lists), in place of `.item` */
     const struct table *of;    /* OBJECT; LIST and MAP of objects */
     const struct table *(*of_late)(void); /* in place of `.of` where tables refer to each other or to a registry */
     const char *by;            /* VARIANT: the sibling that chooses */

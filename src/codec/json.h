@@ -13,6 +13,7 @@ enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_REAL, JSON_STR, JSON_ARRAY
 struct json {
     u8 type;
     bool boolean;
+    bool roomy; /* json_add and json_set left room behind the last one, up to the next power of two */
     u32 n; /* bytes of a string, items of an array, members of an object */
     union {
         i64 integer;
@@ -52,7 +53,8 @@ size_t json_size(const struct json *j);
 /* A deep copy that borrows nothing. NULL at the cap. */
 struct json *json_copy(struct arena *a, const struct json *j) MUST;
 
-/* Making nodes. Strings are borrowed. Members/items are appended; false at the cap. */
+/* Making nodes. Strings are borrowed. Members/items are appended; false at the cap. A container that is added to must not be
+ * shared: a node copied by `=` has the same items. */
 struct json json_of_str(str s);
 struct json json_of_i64(i64 v);
 struct json json_of_real(double v); /* NaN and infinities become null: JSON has none */
