@@ -1,0 +1,257 @@
+// Identity of an API client: one login, short access tokens, refresh tokens that rotate, and nothing that stands in for a signature.
+
+import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { PASSWORD, ROLES, Weir, runWeir } from '../lib/server.mjs';
+import { until } from '../lib/wait.mjs';
+
+const JWT_SECRET_KEY = 'k8Zt3mQw7Lr1Xy5Nb9Vc2Hd6Jf4Gs0PaUeIo';
+const encode = (value) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
+const decode = (part) => JSON.parse(Buffer.from(part, 'base64url').toString());
+const sign = (header, claims, secret = JWT_SECRET_KEY, hash = 'sha256') => {
+    const head = `${encode(header)}.${encode(claims)}`;
+    return `${head}.${createHmac(hash, secret).update(head).digest('base64url')}`;
+};
+
+let weir, anyone;
+before(async () => {
+    weir = await Weir.start({ env: { JWT_SECRET_KEY } });
+    anyone = weir.anonymous();
+});
+after(() => weir.stop());
+
+const token = (email, password = PASSWORD) => anyone.post('/api/v1/auth/token', { email, password });
+const refresh = (refresh_token) => anyone.post('/api/v1/auth/refresh', { refresh_token });
+const me = (access) => anyone.bearer(access).get('/api/v1/auth/me');
+
+describe('POST /auth/token', () => {
+    test('answers a pair of tokens with their lives', async () => {
+        const { status, body, headers } = await token('editor@acme.test');
+        assert.equal(status, 200);
+        assert.equal(body.token_type, 'bearer');
+        assert.equal(body.expires_in, 15 * 60);
+        assert.equal(body.refresh_expires_in, 7 * 24 * 3600);
+        assert.match(headers.get('cache-control'), /no-store/);
+    });
+
+    test('the access token is HS256 with the documented claims', async () => {
+        const { body } = await token('editor@acme.test');
+        const [header, claims] = body.access_token.split('.').slice(0, 2).map(decode);
+        assert.equal(header.alg, 'HS256');
+        for (const name of ['iss', 'aud', 'sub', 'tid', 'sid', 'role', 'type', 'jti', 'iat', 'nbf', 'exp']) assert.ok(name in claims, name);
+        assert.equal(claims.type, 'access');
+        assert.equal(claims.role, 'editor');
+        assert.equal(claims.exp - claims.iat, 15 * 60);
+    });
+
+    test('e-mail addresses are compared without case', async () => {
+        assert.equal((await token('Editor@ACME.test')).status, 200);
+    });
+
+    test('a wrong password and an unknown account are the same answer', async () => {
+        const answers = [await token('member@acme.test', 'wrong wrong wrong'), await token('nobody@acme.test', 'wrong wrong wrong')];
+        for (const { status, headers } of answers) {
+            assert.equal(status, 401);
+            assert.match(headers.get('www-authenticate'), /Bearer/i);
+        }
+        const [first, second] = answers.map(({ body }) => ({ ...body, request_id: '' }));
+        assert.deepEqual(first, second);
+    });
+
+    test('a body that is not what it should be is 400 or 422, and does not count as a failure', async () => {
+        for (let i = 0; i < 8; i++) {
+            assert.equal((await anyone.post('/api/v1/auth/token', '{"email":')).status, 400);
+            const missing = await anyone.post('/api/v1/auth/token', { email: 'viewer@acme.test' });
+            assert.equal(missing.status, 422);
+            assert.equal(missing.body.errors[0].pointer, '/password');
+        }
+        assert.equal((await token('viewer@acme.test')).status, 200);
+    });
+});
+
+describe('GET /auth/me', () => {
+    for (const role of ROLES)
+        test(`tells ${role} who they are and what they may`, async () => {
+            const client = await weir.as(role);
+            const { body } = await client.get('/api/v1/auth/me', { expect: 200 });
+            const text = JSON.stringify(body);
+            assert.match(text, new RegExp(`${role}@acme\\.test`));
+            assert.ok(body.permissions.includes('workflows.read'), text);
+            assert.equal(body.permissions.includes('workflows.write'), ['owner', 'admin', 'editor'].includes(role), text);
+            assert.doesNotMatch(text, /argon2|password_hash/);
+        });
+});
+
+describe('tokens that are none', () => {
+    let good;
+    before(async () => (good = (await token('admin@acme.test')).body));
+    const header = () => decode(good.access_token.split('.')[0]);
+    const claims = (more) => ({ ...decode(good.access_token.split('.')[1]), ...more });
+    const forged = {
+        'empty': () => '',
+        'not a token': () => 'abc',
+        'alg none': () => `${encode({ ...header(), alg: 'none' })}.${encode(claims())}.`,
+        'alg none with the old signature': () => `${encode({ ...header(), alg: 'none' })}.${good.access_token.split('.').slice(1).join('.')}`,
+        'alg NONE': () => `${encode({ ...header(), alg: 'NONE' })}.${encode(claims())}.`,
+        'HS384 with the right key': () => sign({ ...header(), alg: 'HS384' }, claims(), JWT_SECRET_KEY, 'sha384'),
+        'RS256 in name': () => sign({ ...header(), alg: 'RS256' }, claims()),
+        'another key': () => sign(header(), claims(), 'x'.repeat(16) + JWT_SECRET_KEY),
+        'an embedded key': () => sign({ ...header(), jwk: { kty: 'oct', k: encode(JWT_SECRET_KEY) } }, claims()),
+        'a key by address': () => sign({ ...header(), jku: 'http://127.0.0.1/keys' }, claims()),
+        'a critical extension': () => sign({ ...header(), crit: ['exp'] }, claims()),
+        'an unknown kid': () => sign({ ...header(), kid: '../../dev/null' }, claims()),
+        'expired': () => sign(header(), claims({ iat: 1_600_000_000, nbf: 1_600_000_000, exp: 1_600_000_900 })),
+        'not yet valid': () => sign(header(), claims({ nbf: 4_000_000_000, exp: 4_000_000_900 })),
+        'without an end': () => sign(header(), claims({ exp: undefined })),
+        'another issuer': () => sign(header(), claims({ iss: 'somebody else' })),
+        'another audience': () => sign(header(), claims({ aud: 'somebody else' })),
+        'a session that never was': () => sign(header(), claims({ sid: 'session_01h455vb4pex5vsknk084sn02q' })),
+        'the tenant of somebody else': () => sign(header(), claims({ tid: 'tenant_01h455vb4pex5vsknk084sn02q' })),
+        'a refresh token': () => good.refresh_token,
+        'four parts': () => `${good.access_token}.x`,
+        'a changed signature': () => good.access_token.slice(0, -3) + (good.access_token.endsWith('AAA') ? 'BBB' : 'AAA'),
+        'padding': () => `${good.access_token}=`,
+    };
+    for (const [what, make] of Object.entries(forged))
+        test(`${what}: 401`, async () => {
+            const { status, body } = await me(make());
+            assert.equal(status, 401, JSON.stringify(body));
+        });
+
+    test('the same signing by these tests is accepted when nothing is changed: the cases above fail for their reason', async () => {
+        assert.equal((await me(sign(header(), claims()))).status, 200);
+    });
+
+    test('another scheme, or none: 401', async () => {
+        assert.equal((await anyone.get('/api/v1/auth/me')).status, 401);
+        assert.equal((await anyone.with({ authorization: `Basic ${good.access_token}` }).get('/api/v1/auth/me')).status, 401);
+    });
+});
+
+describe('POST /auth/refresh', () => {
+    test('rotates, and the new access token works', async () => {
+        const first = (await token('owner@acme.test')).body;
+        const { status, body } = await refresh(first.refresh_token);
+        assert.equal(status, 200);
+        assert.notEqual(body.refresh_token, first.refresh_token);
+        assert.equal((await me(body.access_token)).status, 200);
+    });
+
+    test('within ten seconds the parent returns the same successor, also to many at once', async () => {
+        const first = (await token('owner@acme.test')).body;
+        const answers = await Promise.all(Array.from({ length: 8 }, () => refresh(first.refresh_token)));
+        assert.deepEqual([...new Set(answers.map(({ status }) => status))], [200]);
+        assert.equal(new Set(answers.map(({ body }) => body.refresh_token)).size, 1);
+    });
+
+    test('an access token is no refresh token, and neither is a forged or malformed one', async () => {
+        const { access_token, refresh_token } = (await token('owner@acme.test')).body;
+        const [head, claims] = refresh_token.split('.');
+        const other = sign(decode(head), { ...decode(claims), jti: 'refresh_01h455vb4pex5vsknk084sn02q' });
+        for (const bad of [access_token, `${head}.${claims}.AAAA`, 'x', other]) assert.equal((await refresh(bad)).status, 401, bad);
+        assert.equal((await anyone.post('/api/v1/auth/refresh', {})).status, 422);
+    });
+
+    test('a token whose hash does not match its jti revokes the whole family', async () => {
+        const { access_token, refresh_token } = (await token('owner@acme.test')).body;
+        const [head, claims] = refresh_token.split('.');
+        const twin = sign(decode(head), { ...decode(claims), exp: decode(claims).exp + 1 });
+        assert.equal((await refresh(twin)).status, 401);
+        assert.equal((await refresh(refresh_token)).status, 401);
+        assert.equal((await me(access_token)).status, 401, 'sid is checked at once');
+    });
+});
+
+describe('the login limit', () => {
+    let limited;
+    before(async () => (limited = await Weir.start()));
+    after(() => limited.stop());
+
+    test('five failures in a minute, then 429 with Retry-After, also for the right password; it survives a restart', async () => {
+        const attempt = (password) => limited.anonymous().post('/api/v1/auth/token', { email: 'member@acme.test', password });
+        for (let i = 0; i < 5; i++) assert.equal((await attempt(`wrong ${i} wrong`)).status, 401);
+        const sixth = await attempt('wrong again');
+        assert.equal(sixth.status, 429);
+        const wait = Number(sixth.headers.get('retry-after'));
+        assert.ok(wait > 0 && wait <= 60, `${wait} s`);
+        assert.equal((await attempt(PASSWORD)).status, 429);
+        await limited.kill();
+        await limited.serve();
+        assert.equal((await attempt(PASSWORD)).status, 429);
+    });
+
+    test('an account that does not exist is throttled alike', async () => {
+        const { status } = await limited.anonymous().post('/api/v1/auth/token', { email: 'ghost@acme.test', password: 'wrong' });
+        assert.equal(status, 429, 'the failures above came from this address');
+    });
+});
+
+describe('setup', () => {
+    let fresh;
+    before(async () => (fresh = await Weir.start({ users: false })));
+    after(() => fresh.stop());
+    const setup = (body) => fresh.anonymous().post('/api/v1/setup', body);
+    const owner = { email: 'first@example.test', password: PASSWORD };
+
+    test('the first start prints a link with a one-time token, which makes tenant and owner exactly once', async () => {
+        const link = await until('the setup link is printed', () => /https?:\/\/\S*setup\S*?[=#/]([\w.-]{16,})/.exec(fresh.stdout + fresh.stderr));
+        const setup_token = link[1];
+        assert.ok([401, 403].includes((await setup({ ...owner, setup_token: `x${setup_token.slice(1)}x`, tenant: 'first' })).status));
+        const made = await setup({ ...owner, setup_token, tenant: 'first' });
+        assert.equal(made.status, 201, made.text);
+        assert.equal((await setup({ ...owner, setup_token, tenant: 'first' })).status, 409);
+        await fresh.anonymous().login(owner.email, owner.password);
+    });
+});
+
+describe('the first owner by settings', () => {
+    test('WEIR_ADMIN_EMAIL and WEIR_ADMIN_PASSWORD make tenant and owner at the first start, and are ignored later', async () => {
+        const mine = await Weir.start({ users: false, env: { WEIR_ADMIN_EMAIL: 'root@example.test', WEIR_ADMIN_PASSWORD: PASSWORD } });
+        try {
+            const client = await mine.anonymous().login('root@example.test', PASSWORD);
+            assert.match((await client.get('/api/v1/auth/me', { expect: 200 })).text, /owner/);
+            assert.equal((await mine.anonymous().post('/api/v1/setup', { email: 'b@example.test', password: PASSWORD, setup_token: 'x'.repeat(32), tenant: 'b' })).status, 409);
+            await mine.terminate();
+            mine.env.WEIR_ADMIN_PASSWORD = 'Another-9-password-entirely';
+            await mine.serve();
+            await mine.anonymous().login('root@example.test', PASSWORD);
+            assert.doesNotMatch(mine.stderr + mine.stdout, new RegExp(PASSWORD));
+        } finally {
+            await mine.stop();
+        }
+    });
+
+    test('the generated key file is for its owner only', async () => {
+        const folder = await Weir.start();
+        try {
+            const path = join(folder.data, 'secret.key');
+            assert.equal(statSync(path).mode & 0o777, 0o600);
+            assert.ok(readFileSync(path).length >= 32);
+        } finally {
+            await folder.stop();
+        }
+    });
+});
+
+describe('a bad setting stops the start with exit code 2 and names itself', () => {
+    const cases = [
+        [{ WEIR_LISTEN: 'nonsense' }, /WEIR_LISTEN.*nonsense/s],
+        [{ WEIR_LISTEN: '127.0.0.1:70000' }, /WEIR_LISTEN.*65535/s],
+        [{ WEIR_LOG: 'loud' }, /WEIR_LOG.*loud.*json/s],
+        [{ WEIR_EGRESS_ALLOW: '10.0.0.0/99' }, /WEIR_EGRESS_ALLOW.*10\.0\.0\.0\/99/s],
+        [{ JWT_SECRET_KEY: 'short' }, /JWT_SECRET_KEY.*32/s],
+        [{ JWT_SECRET_KEY: 'ab'.repeat(20) }, /JWT_SECRET_KEY.*10/s],
+        [{ JWT_SECRET_KEY: 'your-secret-key-here-change-in-production' }, /JWT_SECRET_KEY/],
+        [{ WEIR_LISTENN: 'x' }, /WEIR_LISTENN/],
+    ];
+    for (const [env, expected] of cases)
+        test(Object.entries(env).flat().join('='), () => {
+            const { status, stderr, stdout } = runWeir(['serve'], { WEIR_DATA: join(weir.folder, 'never'), ...env }, { timeout: 5000 });
+            assert.equal(status, 2, stderr);
+            assert.match(stderr, expected);
+            if (env.JWT_SECRET_KEY) assert.ok(!(stderr + stdout).includes(env.JWT_SECRET_KEY), 'a secret is masked');
+        });
+});

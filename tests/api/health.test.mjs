@@ -1,0 +1,97 @@
+// Health: what load balancers, scrapers and people look at, without a token.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Weir } from '../lib/server.mjs';
+
+let weir, anyone;
+before(async () => {
+    weir = await Weir.start();
+    anyone = weir.anonymous();
+});
+after(() => weir.stop());
+
+for (const path of ['/livez', '/readyz', '/healthz'])
+    test(`${path} answers 200 without a token, and HEAD without a body`, async () => {
+        await anyone.get(path, { expect: 200 });
+        await anyone.head(path, { expect: 200 });
+    });
+
+test('/readyz?verbose names its checks', async () => {
+    const { text } = await anyone.get('/readyz?verbose', { expect: 200 });
+    assert.match(text, /database/);
+});
+
+test('/api/v1/info tells name and version, and a trailing slash is the same route', async () => {
+    for (const path of ['/api/v1/info', '/api/v1/info/']) {
+        const { body } = await anyone.get(path, { expect: 200 });
+        assert.equal(body.name, 'weir');
+        assert.match(body.version, /^\d+\.\d+\.\d+/);
+    }
+});
+
+test('/api/v1/health tells a stranger the status, and an admin the dependencies', async () => {
+    const { body } = await anyone.get('/api/v1/health', { expect: 200 });
+    assert.ok(['ok', 'healthy', 'up'].includes(body.status), body.status);
+    const admin = await weir.as('admin');
+    const details = (await admin.get('/api/v1/health', { expect: 200 })).body;
+    const { database } = details.dependencies;
+    assert.equal(typeof database.latency_ms, 'number');
+    assert.match(database.checked_at, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
+});
+
+test('/metrics is Prometheus text: HELP and TYPE for each family, no label of a tenant or user', async () => {
+    await anyone.get('/api/v1/info');
+    const { text, type } = await anyone.get('/metrics', { expect: 200 });
+    assert.match(type, /^text\/plain; ?version=0\.0\.4/);
+    const typed = new Set([...text.matchAll(/^# TYPE (\S+) (counter|gauge|histogram)$/gm)].map((row) => row[1]));
+    const helped = new Set([...text.matchAll(/^# HELP (\S+) \S/gm)].map((row) => row[1]));
+    for (const [, name] of text.matchAll(/^([a-zA-Z_:][\w:]*)[{ ]/gm)) {
+        const family = typed.has(name) ? name : name.replace(/_(bucket|sum|count)$/, '');
+        assert.ok(typed.has(family) && helped.has(family), `${name} has HELP and TYPE`);
+    }
+    for (const name of ['weir_http_requests_total', 'weir_http_request_duration_seconds', 'weir_executions_total', 'weir_queue_depth'])
+        assert.ok(typed.has(name), `${name} is there`);
+    assert.doesNotMatch(text, /acme|globex|@|(tenant|user)(_id)?=/);
+});
+
+test('/openapi.json is OpenAPI 3.1 and documents every listed route with a summary, an operation id and its problems', async () => {
+    const { body } = await anyone.get('/openapi.json', { expect: 200 });
+    assert.match(body.openapi, /^3\.1\./);
+    assert.equal(body.servers, undefined, 'no servers prefix');
+    const ids = new Set();
+    for (const [path, item] of Object.entries(body.paths))
+        for (const [method, operation] of Object.entries(item)) {
+            if (!['get', 'put', 'post', 'delete', 'patch'].includes(method)) continue;
+            const where = `${method} ${path}`;
+            assert.ok(operation.summary, `${where}: summary`);
+            assert.ok(operation.operationId && !ids.has(operation.operationId), `${where}: operationId of its own`);
+            ids.add(operation.operationId);
+            assert.ok(Object.keys(operation.responses).some((status) => status < '400'), `${where}: a success`);
+            const names = [...path.matchAll(/\{([^}]+)\}/g)].map((match) => match[1]);
+            const given = (operation.parameters ?? item.parameters ?? []).filter((parameter) => parameter.in === 'path').map((parameter) => parameter.name);
+            assert.deepEqual(given.sort(), names.sort(), `${where}: path parameters`);
+        }
+});
+
+test('every $ref of the document leads somewhere, and no schema of ours is a free-form object by accident', async () => {
+    const { body } = await anyone.get('/openapi.json', { expect: 200 });
+    const visit = (node) => {
+        if (node === null || typeof node !== 'object') return;
+        if (typeof node.$ref === 'string') {
+            const target = node.$ref.slice(2).split('/').reduce((at, part) => at?.[part.replaceAll('~1', '/').replaceAll('~0', '~')], body);
+            assert.ok(target, node.$ref);
+        }
+        Object.values(node).forEach(visit);
+    };
+    visit(body);
+    for (const [name, schema] of Object.entries(body.components.schemas))
+        if (schema.type === 'object') assert.ok(schema.properties || schema.additionalProperties !== undefined, `${name} says what it holds`);
+});
+
+test('X-Request-Id comes back when it is sane, and is made when it is not', async () => {
+    const sane = await anyone.get('/livez', { headers: { 'x-request-id': 'abc-123' } });
+    assert.equal(sane.headers.get('x-request-id'), 'abc-123');
+    const mad = await anyone.get('/livez', { headers: { 'x-request-id': 'a b"c<'.repeat(100) } });
+    assert.match(mad.headers.get('x-request-id'), /^[\w-]{8,64}$/);
+});

@@ -1,0 +1,70 @@
+// The matrix: every route × every role × the owner of another tenant × nobody. The expected statuses stand in tests/golden/matrix.json,
+// a row per route; a route without its row fails, and so does a row without its route.
+//
+// A cell says what the caller may get as far as permission goes: "401", "403" and "404" are just that, "ok" is any other answer that is
+// not a fault of ours. `all` stands for the callers that the row does not name; `body` is what is sent.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { createTrigger, createWorkflow, execute, transform } from '../lib/flows.mjs';
+import { ROLES, Weir, routes } from '../lib/server.mjs';
+
+const MATRIX = JSON.parse(readFileSync(new URL('../golden/matrix.json', import.meta.url), 'utf8'));
+const CALLERS = [...ROLES, 'stranger', 'nobody'];
+
+let weir, clients, own, secret;
+before(async () => {
+    weir = await Weir.start();
+    clients = { nobody: weir.anonymous(), stranger: await weir.as('owner', 'globex') };
+    for (const role of ROLES) clients[role] = await weir.as(role);
+    secret = `only-acme-${Math.trunc(performance.now())}`;
+    await renew();
+});
+after(() => weir.stop());
+
+/** New objects of tenant acme. */
+async function renew() {
+    const workflow = await createWorkflow(clients.editor, { steps: [transform('t', { secret })] }, { name: secret });
+    const trigger = await createTrigger(clients.editor, workflow.id, { name: secret });
+    const execution = await execute(clients.editor, workflow.id, { secret });
+    own = { workflow: workflow.id, trigger: trigger.id, execution: execution.execution_id };
+}
+
+/** The path with ids of tenant acme in place of its parameters. */
+function fill(path) {
+    const words = { workflows: own.workflow, executions: own.execution, webhooks: own.workflow };
+    let first = words[/\/(workflows|executions|webhooks)\/\{/.exec(path)?.[1]];
+    return path.replace(/\{([^}]+)\}/g, (_, name) => {
+        const id = name === 'n' ? '1' : (first ?? own.trigger);
+        first = undefined;
+        return id;
+    });
+}
+
+async function call(caller, method, path, body) {
+    if (method === 'DELETE') await renew(); // the caller before may have been allowed to
+    return clients[caller].send(method, fill(path), body, { raw: path.endsWith('/events') });
+}
+
+test('every route has its row, and every row its route', () => {
+    const served = routes().map(({ method, path }) => `${method} ${path}`).sort();
+    assert.ok(served.length > 0, 'weir routes lists them');
+    assert.deepEqual(Object.keys(MATRIX).sort(), served);
+});
+
+for (const [key, row] of Object.entries(MATRIX)) {
+    const [method, path] = key.split(' ');
+    describe(key, () => {
+        for (const caller of CALLERS)
+            test(`${caller}: ${row[caller] ?? row.all}`, async () => {
+                const expected = row[caller] ?? row.all;
+                const answer = await call(caller, method, path, row.body);
+                assert.ok(answer.status < 500 && answer.status !== 405, answer.text);
+                const what = [401, 403, 404].includes(answer.status) ? String(answer.status) : 'ok';
+                assert.equal(what, expected, answer.text.slice(0, 500));
+                const isPublic = row.nobody === undefined;
+                if (!isPublic && ['stranger', 'nobody'].includes(caller)) assert.ok(!answer.text.includes(secret), `tells ${caller} of another tenant`);
+            });
+    });
+}

@@ -1,0 +1,176 @@
+// server.mjs - a Weir of one's own for a test file: free port, temporary data folder, tenants and a user of every role made by the
+// command line before it serves. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
+
+import { spawn, spawnSync } from 'node:child_process';
+import { createServer } from 'node:net';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { bounded, until } from './wait.mjs';
+import { Client } from './client.mjs';
+
+const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
+export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
+export const FULL = process.env.WEIR_TEST_FULL === '1';
+export const ROLES = ['owner', 'admin', 'editor', 'member', 'viewer'];
+export const PASSWORD = 'Kestrel-7-marble-lantern';
+
+const SANITIZERS = {
+    ASAN_OPTIONS: 'detect_leaks=1:exitcode=99:abort_on_error=0',
+    UBSAN_OPTIONS: 'halt_on_error=1:exitcode=99:print_stacktrace=1',
+};
+// Only what Weir needs: a developer's own WEIR_* or proxy settings must not reach the tests.
+const environment = (extra) => ({ PATH: process.env.PATH, HOME: process.env.HOME ?? '/', TZ: 'UTC', WEIR_LOG: 'json', ...SANITIZERS, ...extra });
+
+const alive = new Set();
+process.on('exit', () => {
+    for (const weir of alive) weir.discard();
+});
+
+export async function freePort() {
+    const probe = createServer();
+    await new Promise((done, fail) => probe.once('error', fail).listen(0, '127.0.0.1', done));
+    const { port } = probe.address();
+    await new Promise((done) => probe.close(done));
+    return port;
+}
+
+/** Runs `weir …args` to its end; {status, stdout, stderr}. */
+export function runWeir(args, env = {}, options = {}) {
+    return spawnSync(BINARY, args, { env: environment(env), encoding: 'utf8', timeout: 30_000, ...options });
+}
+
+let table;
+/** The rows of `weir routes`: {method, path, permission}. */
+export function routes() {
+    table ??= runWeir(['routes'])
+        .stdout.split('\n')
+        .map((line) => line.trim().split(/\s+/))
+        .filter(([method, path]) => /^(GET|POST|PUT|PATCH|DELETE)$/.test(method) && path?.startsWith('/'))
+        .map(([method, path, permission]) => ({ method, path, permission }));
+    return table;
+}
+
+export class Weir {
+    /**
+     * A serving Weir. `users`: tenants "acme" and "globex" with a user `role@tenant.test` for every role.
+     * `env`: further settings. `serve: false` prepares the folder only.
+     */
+    static async start({ env = {}, users = true, serve = true } = {}) {
+        const weir = new Weir(env);
+        alive.add(weir);
+        if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
+        if (serve) await weir.serve();
+        return weir;
+    }
+
+    constructor(env) {
+        const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
+        mkdirSync(parent, { recursive: true });
+        this.folder = mkdtempSync(join(parent, 'weir-test-'));
+        this.data = join(this.folder, 'data');
+        this.env = { WEIR_DATA: this.data, ...env };
+        this.clients = new Map();
+        this.stderr = '';
+        this.child = null;
+    }
+
+    /** `weir …args` on this data folder; throws unless it succeeds. */
+    tool(...args) {
+        const done = runWeir(args, this.env, { cwd: this.folder });
+        if (done.status !== 0) throw new Error(`weir ${args.join(' ')} → ${done.status ?? done.signal}\n${done.stderr}`);
+        return done.stdout;
+    }
+
+    addTenant(slug, roles = ROLES) {
+        const passwordFile = join(this.folder, 'password');
+        writeFileSync(passwordFile, `${PASSWORD}\n`, { mode: 0o600 });
+        this.tool('tenant', 'add', slug);
+        for (const role of roles)
+            this.tool('user', 'add', `${role}@${slug}.test`, '--tenant', slug, '--role', role, '--password-file', passwordFile);
+        rmSync(passwordFile);
+    }
+
+    /** Starts the process and waits until it is ready; again after kill() on the same folder and port. Returns how long that took, in ms. */
+    async serve() {
+        if (this.child) throw new Error('this Weir is serving already');
+        this.port ??= await freePort();
+        this.base = `http://127.0.0.1:${this.port}`;
+        const began = performance.now();
+        const child = spawn(BINARY, ['serve'], {
+            cwd: this.folder,
+            env: environment({ WEIR_LISTEN: `127.0.0.1:${this.port}`, ...this.env }),
+            stdio: ['ignore', 'pipe', 'pipe'],
+        });
+        this.child = child;
+        this.stdout = '';
+        child.stdout.setEncoding('utf8').on('data', (text) => (this.stdout += text));
+        child.stderr.setEncoding('utf8').on('data', (text) => (this.stderr += text));
+        this.exited = new Promise((done) => child.once('close', (code, signal) => done({ code, signal })));
+        await until('Weir answers /readyz', () => this.#ready(), { within_ms: 30_000 });
+        return performance.now() - began;
+    }
+
+    async #ready() {
+        if (this.child.exitCode !== null || this.child.signalCode !== null)
+            throw new Error(`Weir ended while starting (${this.child.exitCode ?? this.child.signalCode})\n${this.stderr}`);
+        const answer = await fetch(`${this.base}/readyz`).catch(() => null);
+        await answer?.arrayBuffer();
+        return answer?.ok;
+    }
+
+    /** kill -9, as a power cut would. serve() continues on the same folder. */
+    async kill() {
+        this.child.kill('SIGKILL');
+        await this.exited;
+        this.child = null;
+    }
+
+    /** SIGTERM; returns {code, signal}. */
+    async terminate() {
+        this.child.kill('SIGTERM');
+        const end = await bounded('Weir ends on SIGTERM', 35_000, this.exited);
+        this.child = null;
+        return end;
+    }
+
+    async stop() {
+        try {
+            if (this.child) {
+                const { code, signal } = await this.terminate();
+                if (code !== 0) throw new Error(`Weir ended with ${code ?? signal}, not 0:\n${this.stderr.slice(-8000)}`);
+            }
+            const report = /(ERROR|WARNING): \w*Sanitizer|runtime error:/.exec(this.stderr);
+            if (report) throw new Error(`a sanitizer complained:\n${this.stderr.slice(report.index, report.index + 8000)}`);
+        } finally {
+            this.discard();
+        }
+        if (existsSync(this.folder)) throw new Error(`left behind: ${this.folder}`);
+    }
+
+    discard() {
+        this.child?.kill('SIGKILL');
+        this.child = null;
+        alive.delete(this);
+        rmSync(this.folder, { recursive: true, force: true });
+    }
+
+    /** The log lines so far, as objects. */
+    log() {
+        return this.stderr
+            .split('\n')
+            .filter((line) => line.startsWith('{'))
+            .map((line) => JSON.parse(line));
+    }
+
+    /** A client signed in as `role` of `tenant`; logged in once. */
+    async as(role, tenant = 'acme') {
+        const email = `${role}@${tenant}.test`;
+        if (!this.clients.has(email)) this.clients.set(email, await this.anonymous().login(email, PASSWORD));
+        return this.clients.get(email);
+    }
+
+    anonymous() {
+        return new Client(this.base);
+    }
+}

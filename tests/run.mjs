@@ -1,0 +1,98 @@
+#!/usr/bin/env node
+// run.mjs - every test, one sum. Unit tests through meson, API and fault tests through `node --test` against the binary of the same
+// build, then the question which route no test ever reached. Ends with one line, `N passed, M failed`; exit status 1 when M is not 0.
+//   node tests/run.mjs [--build build-asan] [--only word]     --only runs the node test files whose name holds the word, nothing else
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const TESTS = dirname(fileURLToPath(import.meta.url));
+const ROOT = dirname(TESTS);
+const { values: options } = parseArgs({ options: { build: { type: 'string', default: 'build-asan' }, only: { type: 'string', default: '' } } });
+const BUILD = resolve(ROOT, options.build);
+const scratch = mkdtempSync(join(tmpdir(), 'weir-run-'));
+const folder = (name) => {
+    const path = join(scratch, name);
+    mkdirSync(path);
+    return path;
+};
+const TMP = folder('tmp');
+const HITS = folder('hits');
+
+/** Unit tests: meson counts programs, cmocka counts tests inside of them; a program that died without a count is one failure. */
+function unitTests() {
+    const log = join(BUILD, 'meson-logs/testlog.json');
+    rmSync(log, { force: true });
+    spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2'], { stdio: 'inherit' });
+    if (!existsSync(log)) return { passed: 0, failed: 1 };
+    const programs = readFileSync(log, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
+    const sum = { passed: 0, failed: 0 };
+    for (const { result, stdout = '', stderr = '' } of programs) {
+        const count = (word) => [...(stdout + stderr).matchAll(new RegExp(`\\[  ${word}  \\] (\\d+) test\\(s\\)`, 'g'))].reduce((n, m) => n + Number(m[1]), 0);
+        const [passed, failed] = [count('PASSED'), count('FAILED')];
+        const good = result === 'OK' || result === 'SKIP' || result === 'EXPECTEDFAIL';
+        sum.passed += passed + (good && passed + failed === 0 ? 1 : 0);
+        sum.failed += good ? failed : Math.max(failed, 1);
+    }
+    return sum;
+}
+
+function installPackages() {
+    const done = join(TESTS, 'node_modules/.package-lock.json');
+    if (existsSync(done) && statSync(done).mtimeMs >= statSync(join(TESTS, 'package-lock.json')).mtimeMs) return;
+    const { status } = spawnSync('npm', ['ci', '--silent', '--ignore-scripts'], { cwd: TESTS, stdio: 'inherit' });
+    if (status !== 0) throw new Error('npm ci failed in tests/');
+}
+
+function nodeTests() {
+    installPackages();
+    const files = ['api', 'fault']
+        .flatMap((part) => readdirSync(join(TESTS, part)).map((name) => join(TESTS, part, name)))
+        .filter((path) => path.endsWith('.test.mjs') && path.slice(TESTS.length).includes(options.only));
+    const tap = join(scratch, 'tap');
+    const concurrency = process.allowedNodeEnvironmentFlags.has('--test-concurrency') ? ['--test-concurrency=2'] : [];
+    const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${tap}`];
+    const { status } = spawnSync(process.execPath, ['--test', ...concurrency, ...flags, ...files], {
+        stdio: ['ignore', 'inherit', 'inherit'],
+        env: { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS },
+    });
+    const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
+    const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+    const failed = total('fail') + total('cancelled');
+    return { passed: total('pass'), failed: status !== 0 && failed === 0 ? 1 : failed };
+}
+
+/** A route that no test reached is a failure: it would be a promise that nobody checks. */
+function coverage() {
+    const { stdout } = spawnSync(join(BUILD, 'weir'), ['routes'], { encoding: 'utf8' });
+    const routes = [...(stdout ?? '').matchAll(/^\s*(GET|POST|PUT|PATCH|DELETE)\s+(\/\S*)/gm)].map((row) => `${row[1]} ${row[2]}`);
+    const hits = new Set(readdirSync(HITS).flatMap((name) => readFileSync(join(HITS, name), 'utf8').split('\n')));
+    const missed = routes.filter((route) => !hits.has(route));
+    console.log(`routes reached: ${routes.length - missed.length} of ${routes.length}`);
+    for (const route of missed) console.log(`  no test reaches ${route}`);
+    return { passed: 0, failed: missed.length + (routes.length === 0 ? 1 : 0) };
+}
+
+function leftovers() {
+    const names = readdirSync(TMP);
+    if (names.length > 0) console.log(`tests left behind: ${names.join(', ')}`);
+    return { passed: 0, failed: names.length > 0 ? 1 : 0 };
+}
+
+const whole = options.only === '';
+const sums = [];
+try {
+    if (whole) sums.push(unitTests());
+    sums.push(nodeTests());
+    if (whole) sums.push(coverage());
+    sums.push(leftovers());
+} finally {
+    rmSync(scratch, { recursive: true, force: true });
+}
+const sum = (key) => sums.reduce((n, part) => n + part[key], 0);
+console.log(`${sum('passed')} passed, ${sum('failed')} failed`);
+process.exitCode = sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
