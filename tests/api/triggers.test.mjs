@@ -50,7 +50,7 @@ describe('their rows', () => {
     });
 
     const wrong = [
-        [{ method: 'POST', auth_type: 'none' }, '/name'],
+        [{ name: '', method: 'POST', auth_type: 'none' }, '/name'],
         [{ name: 'x', method: 'BREW', auth_type: 'none' }, '/method'],
         [{ name: 'x', method: 'POST', auth_type: 'magic' }, '/auth_type'],
         [{ name: 'x', method: 'POST', auth_type: 'api_key', auth_config: {} }, '/auth_config/api_key'],
