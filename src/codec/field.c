@@ -41,11 +41,6 @@ const struct table *field_variant(const struct field *f, str value)
     return NULL;
 }
 
-enum field_kind field_element(const struct field *f)
-{
-    return f->of != NULL || f->of_late != NULL ? F_OBJECT : f->item;
-}
-
 bool field_is_text(const struct field *f)
 {
     return f->kind == F_JSON || (f->flags & F_TEXT) != 0;
@@ -66,6 +61,16 @@ size_t field_kind_size(enum field_kind kind)
 size_t field_c_size(const struct field *f)
 {
     return field_is_text(f) ? sizeof(str) : field_kind_size(f->kind);
+}
+
+struct field_element field_element(const struct field *f)
+{
+    const struct table *of = field_of(f);
+    if (f->each != NULL)
+        return (struct field_element){ f->each, f->each->kind, NULL, field_c_size(f->each) };
+    if (of != NULL)
+        return (struct field_element){ f, F_OBJECT, of, of->size };
+    return (struct field_element){ f, f->item, NULL, field_kind_size(f->item) };
 }
 
 bool field_is_template(const struct field *f, const struct json *j)

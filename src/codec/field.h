@@ -133,6 +133,7 @@ void field_set_all(const struct table *t, void *row);
 enum field_mode {
     FIELD_CREATE, /* POST, PUT: required fields must be there, presets fill the gaps */
     FIELD_PATCH,  /* PATCH: nothing is required, nothing is preset */
+    FIELD_EVALUATED, /* as FIELD_CREATE, after templates were evaluated: F_EXPR means nothing any more */
 };
 /* Decodes and checks an object at `pointer`. Collects *all* problems; ERR_INVALID when there is one. `out` (t->size bytes,
  * zeroed) may be NULL to check only. Texts borrow from the DOM's source or live in the arena. */

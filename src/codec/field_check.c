@@ -17,7 +17,7 @@ static bool is_container(const struct field *f)
 /* Whether the string rules (one of, format, …) have a string to hold for. */
 static bool has_text(const struct field *f)
 {
-    return f->kind == F_STR || (is_container(f) && field_element(f) == F_STR);
+    return f->kind == F_STR || (is_container(f) && f->each == NULL && field_element(f).kind == F_STR);
 }
 
 static bool bad_name(const struct table *t, const struct field *f)
@@ -83,9 +83,12 @@ static bool bad_of(const struct table *t, const struct field *f)
 
 static bool bad_item(const struct table *t, const struct field *f)
 {
-    enum field_kind kind = field_element(f);
-    return is_container(f) && field_of(f) == NULL &&
-           (kind == F_OBJECT || kind == F_LIST || kind == F_MAP || kind == F_VARIANT);
+    enum field_kind kind = f->each != NULL ? f->each->kind : f->item;
+    if (!is_container(f))
+        return f->each != NULL;
+    if (f->each != NULL)
+        return kind == F_VARIANT || field_of(f) != NULL;
+    return field_of(f) == NULL && (kind == F_OBJECT || kind == F_LIST || kind == F_MAP || kind == F_VARIANT);
 }
 
 static bool bad_by(const struct table *t, const struct field *f)
@@ -124,7 +127,8 @@ static bool unchosen(const struct table *t, const struct field *f)
 
 static bool bad_unique(const struct table *t, const struct field *f)
 {
-    return (f->flags & F_UNIQUE) != 0 && (f->kind != F_LIST || field_of(f) != NULL);
+    return (f->flags & F_UNIQUE) != 0 &&
+           (f->kind != F_LIST || field_of(f) != NULL || (f->each != NULL && f->each->kind > F_JSON));
 }
 
 static bool bad_text_flag(const struct table *t, const struct field *f)
@@ -135,8 +139,7 @@ static bool bad_text_flag(const struct table *t, const struct field *f)
 /* A template has to be kept where the value would be. */
 static bool bad_expr(const struct table *t, const struct field *f)
 {
-    bool inside = is_container(f) && field_of(f) == NULL && field_element(f) != F_STR && field_element(f) != F_JSON;
-    return (f->flags & F_EXPR) != 0 && t->size != 0 && !field_is_text(f) && (inside || f->kind != F_STR);
+    return (f->flags & F_EXPR) != 0 && t->size != 0 && !field_is_text(f) && f->kind != F_STR;
 }
 
 static bool bad_flags(const struct table *t, const struct field *f)
@@ -179,43 +182,44 @@ static bool bad_example(const struct table *t, const struct field *f)
 static const struct {
     rule_fn *broken;
     const char *text;
-    bool last; /* the rules after it would stumble over such a field */
+    bool last;   /* the rules after it would stumble over such a field */
+    bool member; /* not for the description of an element, .each */
 } rules[] = {
-    { bad_name, "has a name of other than letters, digits and _ $ - .", true },
-    { named_twice, "stands in the table twice", false },
-    { no_doc, "has no doc", false },
-    { bad_offset, "does not lie inside the struct behind `struct presence has`", false },
-    { bad_bounds, "has bounds that nothing satisfies or that its kind does not have", false },
-    { bad_text_rule, "has one_of, format or check but no text", false },
-    { bad_format, "has an unknown format", true },
-    { bad_prefix, "has a prefix but is no id", false },
-    { empty_one_of, "has an empty one_of", false },
-    { bad_of, "needs .of for an object, has one where there is none, or one without struct", true },
-    { bad_item, "needs .of, or .item of a scalar kind", true },
-    { bad_by, "needs .by to name a plain string beside it", true },
-    { bad_variants, "needs variants, each with a table (and a struct unless F_TEXT)", true },
-    { unchosen, "has no variant for a value that its sibling may have", false },
-    { bad_unique, "is F_UNIQUE but no list of scalars", false },
-    { bad_text_flag, "is F_TEXT but has no structure", false },
-    { bad_expr, "is F_EXPR but has no text to keep a template in", false },
-    { bad_flags, "goes neither in nor out, or only one way in a table without struct", false },
-    { preset_of_no_use, "has a preset that can never be applied", false },
-    { bad_preset, "has a preset that does not decode", false },
-    { bad_example, "has an example that does not decode", false },
+    { bad_name, "has a name of other than letters, digits and _ $ - .", true, false },
+    { named_twice, "stands in the table twice", false, true },
+    { no_doc, "has no doc", false, true },
+    { bad_offset, "does not lie inside the struct behind `struct presence has`", false, true },
+    { bad_bounds, "has bounds that nothing satisfies or that its kind does not have", false, false },
+    { bad_text_rule, "has one_of, format or check but no text", false, false },
+    { bad_format, "has an unknown format", true, false },
+    { bad_prefix, "has a prefix but is no id", false, false },
+    { empty_one_of, "has an empty one_of", false, false },
+    { bad_of, "needs .of for an object, has one where there is none, or one without struct", true, false },
+    { bad_item, "needs .of, or .item of a scalar kind", true, false },
+    { bad_by, "needs .by to name a plain string beside it", true, false },
+    { bad_variants, "needs variants, each with a table (and a struct unless F_TEXT)", true, false },
+    { unchosen, "has no variant for a value that its sibling may have", false, false },
+    { bad_unique, "is F_UNIQUE but no list of scalars", false, false },
+    { bad_text_flag, "is F_TEXT but has no structure", false, false },
+    { bad_expr, "is F_EXPR but has no text to keep a template in", false, false },
+    { bad_flags, "goes neither in nor out, or only one way in a table without struct", false, false },
+    { preset_of_no_use, "has a preset that can never be applied", false, true },
+    { bad_preset, "has a preset that does not decode", false, false },
+    { bad_example, "has an example that does not decode", false, false },
 };
 
-static bool check_field(const struct table *t, const struct field *f, struct buf *complaint)
+static bool check_field(const struct table *t, const struct field *f, bool member, struct buf *complaint)
 {
     bool ok = true;
     for (size_t i = 0; i < COUNT(rules); i++) {
-        if (!rules[i].broken(t, f))
+        if ((rules[i].member && !member) || !rules[i].broken(t, f))
             continue;
         buf_f(complaint, "table %s: field %s %s\n", t->name, f->name != NULL ? f->name : "(none)", rules[i].text);
         ok = false;
         if (rules[i].last)
-            break;
+            return false;
     }
-    return ok;
+    return (f->each == NULL || check_field(t, f->each, false, complaint)) && ok;
 }
 
 static bool check_whole(const struct table *t, struct buf *complaint)
@@ -238,6 +242,6 @@ err field_table_check(const struct table *t, struct buf *complaint)
     }
     bool ok = check_whole(t, complaint);
     for (u32 i = 0; i < t->count && t->count <= FIELDS_MAX; i++)
-        ok &= check_field(t, &t->fields[i], complaint);
+        ok &= check_field(t, &t->fields[i], true, complaint);
     return ok ? OK : ERR_INVALID;
 }

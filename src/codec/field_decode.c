@@ -16,6 +16,7 @@ struct decoder {
     struct arena *a;
     struct problems *problems;
     u32 bad;     /* problems found, listed or not */
+    bool evaluated; /* FIELD_EVALUATED: {{ }} is text like any other */
     bool stored; /* our own text from a column: any member, nothing required, what is unknown by now is passed over */
 };
 
@@ -153,7 +154,7 @@ static err check_text(struct decoder *d, const struct place *at, str s)
 {
     bool own = at->kind == at->f->kind; /* .min and .max of a list count its items */
     bool ruled = at->f->one_of != NULL || at->f->format != NULL || at->f->check != NULL;
-    bool template = (at->f->flags & F_EXPR) != 0 && str_find(s, S("{{"), 0) >= 0;
+    bool template = !d->evaluated && (at->f->flags & F_EXPR) != 0 && str_find(s, S("{{"), 0) >= 0;
     struct field_bounds usual = { 0, FIELD_STR_MAX };
     if (d->stored)
         return OK;
@@ -312,22 +313,19 @@ static err check_unique(struct decoder *d, const struct place *at, const struct 
     return OK;
 }
 
-/* One element of a list or map; null is none of the kinds but JSON. Lists and maps are replaced whole: a patch ends above them. */
-static err decode_element(struct decoder *d, const struct place *of, const struct path *path, const struct json *j,
-                          void *slot)
+/* One element of a list or map. Lists and maps are replaced whole: a patch ends above them. */
+static err decode_element(struct decoder *d, const struct field_element *e, const struct path *path,
+                          const struct json *j, void *slot)
 {
-    struct place at = { of->f, field_element(of->f), FIELD_CREATE, path };
-    if (j->type == JSON_NULL && at.kind != F_JSON)
+    const struct place at = { e->f, e->kind, FIELD_CREATE, path };
+    bool null = j->type == JSON_NULL && e->kind != F_JSON;
+    if (null && e->kind == e->f->kind && (e->f->flags & F_NULLABLE) != 0)
+        return OK; /* stays as zeroed memory is */
+    if (null)
         return report(d, path, "field.null", "must not be null");
-    if (at.kind == F_OBJECT && slot != NULL && j->type == JSON_OBJECT)
-        return decode_object(d, field_of(of->f), FIELD_CREATE, j, path, slot); /* the struct itself is the element */
-    return decode_value(d, &at, j, at.kind == F_OBJECT ? NULL : slot);
-}
-
-static size_t element_size(const struct field *f)
-{
-    enum field_kind kind = field_element(f);
-    return kind == F_OBJECT ? field_of(f)->size : field_kind_size(kind);
+    if (e->row == NULL || j->type != JSON_OBJECT)
+        return decode_value(d, &at, j, slot);
+    return decode_object(d, e->row, FIELD_CREATE, j, path, slot);
 }
 
 static err decode_list(struct decoder *d, const struct place *at, const struct json *j, void *slot)
@@ -338,13 +336,13 @@ static err decode_list(struct decoder *d, const struct place *at, const struct j
     TRY(check_count(d, at, j->n));
     if (d->bad != before) /* too many are not looked at one by one */
         return OK;
-    size_t size = element_size(at->f);
-    char *items = slot != NULL ? arena_array(d->a, j->n, size) : NULL;
+    const struct field_element e = field_element(at->f);
+    char *items = slot != NULL ? arena_array(d->a, j->n, e.size) : NULL;
     if (slot != NULL && items == NULL)
         return ERR_MEMORY;
     for (u32 i = 0; i < j->n; i++) {
         const struct path here = { .up = at->path, .index = i };
-        TRY(decode_element(d, at, &here, &j->items[i], items != NULL ? items + i * size : NULL));
+        TRY(decode_element(d, &e, &here, &j->items[i], items != NULL ? items + i * e.size : NULL));
     }
     if (slot != NULL)
         *(struct list *)slot = (struct list){ items, j->n };
@@ -362,6 +360,7 @@ static err check_key(struct decoder *d, const struct path *path, str key)
 
 static err decode_entry(struct decoder *d, const struct place *at, const struct json_member *m, struct map_item *item)
 {
+    const struct field_element e = field_element(at->f);
     const struct path here = { .up = at->path, .key = shown(m->key) };
     const struct path whole = { .up = at->path, .key = m->key };
     u32 before = d->bad;
@@ -369,11 +368,11 @@ static err decode_entry(struct decoder *d, const struct place *at, const struct 
     if (d->bad != before)
         return OK;
     if (item != NULL) {
-        *item = (struct map_item){ m->key, arena_alloc(d->a, element_size(at->f)) };
+        *item = (struct map_item){ m->key, arena_alloc(d->a, e.size) };
         if (item->value == NULL)
             return ERR_MEMORY;
     }
-    return decode_element(d, at, &whole, &m->value, item != NULL ? item->value : NULL);
+    return decode_element(d, &e, &whole, &m->value, item != NULL ? item->value : NULL);
 }
 
 static err decode_map(struct decoder *d, const struct place *at, const struct json *j, void *slot)
@@ -414,7 +413,7 @@ static err decode_value(struct decoder *d, const struct place *at, const struct 
         [F_OBJECT] = decode_nested, [F_LIST] = decode_list, [F_MAP] = decode_map,
     };
     bool text = (at->f->flags & F_TEXT) != 0 && at->kind == at->f->kind;
-    if (at->kind != F_STR && field_is_template(at->f, j)) {
+    if (at->kind != F_STR && !d->evaluated && field_is_template(at->f, j)) {
         struct place as_text = *at;
         as_text.kind = F_STR;
         TRY(check_text(d, &as_text, json_str(j)));
@@ -565,7 +564,7 @@ static err decode_variant(struct decoder *d, struct object *o, u32 i)
         return OK;
     void *slot = o->row != NULL ? (char *)o->row + f->offset : NULL;
     mark(o, i, false);
-    if (field_is_template(f, j))
+    if (!d->evaluated && field_is_template(f, j))
         return decode_value(d, &at, j, slot);
     TRY(chosen_by(d, o, sibling, &value));
     const struct table *as = field_variant(f, value);
@@ -616,7 +615,7 @@ static err finish(const struct table *t, void *out, err e, u32 bad)
 err field_decode(struct arena *a, const struct table *t, enum field_mode mode, const struct json *object, str pointer,
                  void *out, struct problems *problems)
 {
-    struct decoder d = { .a = a, .problems = problems };
+    struct decoder d = { .a = a, .problems = problems, .evaluated = mode == FIELD_EVALUATED };
     const struct path root = { .key = pointer.p != NULL ? pointer : S("") };
     if (problems->arena == NULL)
         problems->arena = a;
@@ -644,7 +643,7 @@ static err query_list(struct arena *a, const struct field *f, str text, struct j
 {
     struct json item, list = { .type = JSON_ARRAY };
     for (str part; text.n > 0 && str_cut(&text, ',', &part);) {
-        TRY(query_value(a, field_element(f), part, &item));
+        TRY(query_value(a, field_element(f).kind, part, &item));
         if (!json_add(a, &list, item))
             return ERR_MEMORY;
         if (text.p != NULL && text.n == 0 && !json_add(a, &list, json_of_str(S("")))) /* "a," has an empty second one */

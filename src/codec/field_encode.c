@@ -72,24 +72,27 @@ static void encode_variant(const struct encoder *e, const struct field *f, const
     encode_struct(e, v->as, v->as != NULL ? v->p : NULL);
 }
 
-static void encode_element(const struct encoder *e, const struct field *f, const void *slot)
+static void encode_element(const struct encoder *e, const struct field_element *of, const void *slot)
 {
-    enum field_kind kind = field_element(f);
-    if (kind == F_OBJECT)
-        encode_struct(e, field_of(f), slot);
+    bool own = of->kind == of->f->kind; /* described by .each */
+    bool null = own && of->kind == F_STR && (of->f->flags & F_NULLABLE) != 0 && ((const str *)slot)->p == NULL;
+    if (of->row != NULL)
+        encode_struct(e, of->row, slot);
+    else if (null || (own && field_is_text(of->f)))
+        encode_json(e, of->f, slot);
     else
-        encode_value(e, f, kind, slot);
+        encode_value(e, of->f, of->kind, slot);
 }
 
 static void encode_list(const struct encoder *e, const struct field *f, const void *slot)
 {
     const struct list *list = slot;
-    size_t size = field_element(f) == F_OBJECT ? field_of(f)->size : field_kind_size(f->item);
+    const struct field_element of = field_element(f);
     buf_char(e->b, '[');
     for (u32 i = 0; i < list->n; i++) {
         if (i > 0)
             buf_char(e->b, ',');
-        encode_element(e, f, (const char *)list->items + i * size);
+        encode_element(e, &of, (const char *)list->items + i * of.size);
     }
     buf_char(e->b, ']');
 }
@@ -98,13 +101,14 @@ static void encode_map(const struct encoder *e, const struct field *f, const voi
 {
     const struct list *map = slot;
     const struct map_item *items = map->items;
+    const struct field_element of = field_element(f);
     buf_char(e->b, '{');
     for (u32 i = 0; i < map->n; i++) {
         if (i > 0)
             buf_char(e->b, ',');
         json_put_str(e->b, items[i].key);
         buf_char(e->b, ':');
-        encode_element(e, f, items[i].value);
+        encode_element(e, &of, items[i].value);
     }
     buf_char(e->b, '}');
 }

@@ -22,8 +22,14 @@ const struct table *field_of(const struct field *f);
 /* .variants or .variants_late(); NULL when there is neither. */
 const struct variant_case *field_variants(const struct field *f);
 const struct table *field_variant(const struct field *f, str value);
-/* Kind of the elements of a LIST or MAP. */
-enum field_kind field_element(const struct field *f);
+/* What the elements of a LIST or MAP are. */
+struct field_element {
+    const struct field *f; /* whose rules hold: .each, else the list's own */
+    enum field_kind kind;
+    const struct table *row; /* .of: each element is the struct itself */
+    size_t size;             /* in C */
+};
+struct field_element field_element(const struct field *f);
 /* Whether the member is a `str` of JSON text. */
 bool field_is_text(const struct field *f);
 /* Bytes of the member of a row struct. */

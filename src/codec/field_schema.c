@@ -61,6 +61,7 @@ static bool has_struct(const struct field *f)
     bool any = of != NULL && of->size != 0;
     for (const struct variant_case *c = field_variants(f); c != NULL && c->value != NULL; c++)
         any |= c->as->size != 0;
+    any |= f->each != NULL && has_struct(f->each);
     return any && (f->flags & F_TEXT) == 0;
 }
 
@@ -178,6 +179,7 @@ struct core {
 };
 static void core(const struct scheme *s, const struct core *c);
 static void element(const struct scheme *s, const struct core *c);
+static void annotations(const struct scheme *s, const struct field *f, enum field_schema how);
 
 static void core_str(const struct scheme *s, const struct core *c)
 {
@@ -355,9 +357,13 @@ static void alternatives(const struct scheme *s, const struct core *c)
 
 static void element(const struct scheme *s, const struct core *c)
 {
-    const struct core of = { c->f, field_element(c->f), c->how, false, false };
+    const struct field_element e = field_element(c->f);
+    bool own = e.kind == e.f->kind;
+    const struct core of = { e.f, e.kind, inner(c->f, c->how), own && (e.f->flags & F_NULLABLE) != 0, own };
     jw_begin(s->w, '{');
     alternatives(s, &of);
+    if (own)
+        annotations(s, e.f, of.how);
     jw_end(s->w, '}');
 }
 

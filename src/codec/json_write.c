@@ -86,9 +86,31 @@ void json_put_str(struct buf *b, str s)
 
 /* ---- numbers ---- */
 
+/* Prices, rates and the like: m / 10^k with few digits, where one exact division proves that the text reads back as v. */
+static size_t short_decimal(double v, char out[REAL_MAX])
+{
+    static const double powers[] = { 1, 10, 100, 1e3, 1e4, 1e5, 1e6 };
+    for (int k = 1; k < (int)COUNT(powers) && fabs(v) < 1e8; k++) { /* so m stays below 2^53 */
+        i64 m = llround(v * powers[k]);
+        if (m == 0 || (double)m / powers[k] != v)
+            continue;
+        struct buf b = { .p = out, .cap = REAL_MAX };
+        if (m < 0)
+            buf_char(&b, '-');
+        buf_i64(&b, llabs(m) / (i64)powers[k]);
+        buf_char(&b, '.');
+        for (i64 rest = llabs(m) % (i64)powers[k], i = k; i-- > 0; rest = rest * 10 % (i64)powers[k])
+            buf_char(&b, (char)('0' + rest * 10 / (i64)powers[k]));
+        return b.n;
+    }
+    return 0;
+}
+
 static size_t real_text(double v, char out[REAL_MAX])
 {
-    int n = 0;
+    int n = (int)short_decimal(v, out);
+    if (n > 0)
+        return (size_t)n;
     for (int digits = 15; digits <= 17; digits++) {
         n = snprintf(out, REAL_MAX, "%.*g", digits, v);
         if (strtod(out, NULL) == v)
