@@ -27,7 +27,7 @@ CREATE TABLE executions (
 );
 CREATE INDEX executions_by_workflow ON executions (tenant_id, workflow_id, id);
 CREATE INDEX executions_due ON executions (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX executions_running ON executions (id) WHERE status = 'running';
+CREATE INDEX executions_live ON executions (id) WHERE status IN ('queued', 'running');
 CREATE UNIQUE INDEX executions_dedup ON executions (tenant_id, dedup_key) WHERE dedup_key IS NOT NULL;
 
 CREATE TABLE execution_journal (

@@ -31,7 +31,7 @@ bool execution_is_final(str status);
 err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, const struct plan *plan) MUST;
 
 struct engine_options {
-    u32 workers; /* 0 = cores */
+    u32 workers;  /* 0 = cores */
     u32 live_max; /* executions in memory at once; 0 = 10,000; above: ERR_BUSY */
     /* The stored definition of a version, with the workflow's name; called with a snapshot of any thread. ERR_NOT_FOUND: it is gone. */
     err (*load)(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name);
@@ -42,7 +42,7 @@ struct engine_options {
 };
 /* Takes over everything that was running, starts the workers and the scheduler. */
 err engine_open(const struct engine_options *options, struct engine **out) MUST;
-/* Lets live executions reach their next record, then stops. */
+/* Lets live executions reach their next record (5 s at most for outside calls), then stops. The loops must still run. */
 void engine_close(struct engine *e);
 
 /* The compiled plan of a version: from the cache, else loaded. One user more (plan_release). ERR_NOT_FOUND, ERR_INVALID (a stored definition that no longer compiles). */
@@ -54,7 +54,6 @@ struct outcome {
     struct arena *arena;
     err error; /* OK; ERR_BUSY, ERR_INTERNAL: nothing was recorded; ERR_INVALID: the idempotency key came with another body */
     struct execution execution;
-    bool repeated;     /* joined an earlier execution by its idempotency key */
     bool has_response; /* a respond step ran */
     i64 response_status;
     str response_headers; /* JSON object of strings */
@@ -65,21 +64,23 @@ void outcome_release(struct outcome *o);
 /* Embed it; `tell` is called exactly once, on any thread, after the commit; it must only hand on (req_resume). The outcome is the waiter's own user: outcome_release. */
 struct waiter {
     void (*tell)(struct waiter *w, struct outcome *o);
-    struct waiter *next;
+    struct waiter *next; /* the engine's */
+    bool joined;         /* set by the engine: an earlier execution held the idempotency key, and this is its outcome */
 };
 
 struct start {
-    struct plan *plan;      /* taken over: the engine releases it, also on failure */
-    str input_data;         /* JSON text of an object */
-    str trigger;            /* JSON text: {"type":"manual"|"webhook", …} without the body */
+    struct plan *plan; /* taken over: the engine releases it, also on failure */
+    str input_data;    /* JSON text of an object */
+    str trigger;       /* JSON text: {"type":"manual"|"webhook", …} without the body */
     str parent_id;
-    str dedup_key;          /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
-    str dedup_body;         /* hash of the body that came with it */
+    str dedup_key;  /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
+    str dedup_body; /* hash of the body that came with it */
     i64 now_us;
-    bool detached;          /* tell as soon as it is on disk (queued), not at its end */
+    bool detached; /* tell as soon as it is on disk (queued), not at its end */
 };
 /* Copies what it needs; waiter may not be NULL. ERR_BUSY: too many live executions (the waiter is not told). *execution_id on the arena `a`. */
-err engine_start(struct engine *e, struct arena *a, const struct start *start, struct waiter *waiter, str *execution_id) MUST;
+err engine_start(struct engine *e, struct arena *a, const struct start *start, struct waiter *waiter,
+                 str *execution_id) MUST;
 /* The caller has waited enough: it is told soon, with the execution as it stands, once that is on disk. Harmless when it has been told already. */
 void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "engine/expr.h"
+#include "base/map.h"
 #include "engine/step.h"
 #include <stdatomic.h>
 
@@ -18,11 +19,12 @@ struct plan_step {
     str id;
     u32 index;
     const struct step_kind *kind;
-    const struct expr *with;      /* the object, without `special` */
-    const struct expr *special;   /* see step_kind.special; NULL when absent */
-    const struct expr *condition; /* NULL = none */
-    u32 *needs, need_count;       /* indexes of dependencies */
-    u32 *feeds, feed_count;       /* indexes of dependants */
+    const struct expr *with;           /* the object, without `special` */
+    const struct expr *special;        /* see step_kind.special; NULL when absent */
+    const struct json *special_source; /* as written in the definition */
+    const struct expr *condition;      /* NULL = none */
+    u32 *needs, need_count;            /* indexes of dependencies */
+    u32 *feeds, feed_count;            /* indexes of dependants */
     enum step_join join;
     struct retry_policy retry;
     i64 timeout_us;
@@ -37,8 +39,9 @@ struct plan {
     i64 version;
     struct plan_step *steps;
     u32 count;
-    u32 *order;  /* indexes in a topological order */
-    bool pure;   /* no step reaches outside: one durable transaction does */
+    struct map by_id; /* id → struct plan_step */
+    u32 *order;       /* indexes in a topological order */
+    bool pure;        /* no step reaches outside: one durable transaction does */
     i64 timeout_us;
     enum plan_save save;
 };

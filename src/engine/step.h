@@ -7,24 +7,24 @@
 
 /* What an attempt came to. */
 struct step_result {
-    enum { STEP_COMPLETED, STEP_FAILED, STEP_OUTSIDE, STEP_DELAY } what;
-    struct json output;    /* COMPLETED */
-    const char *code;      /* FAILED: "http.status", "expr.runtime"; static or on the arena */
-    str message;           /* FAILED */
-    bool retryable;        /* FAILED */
-    i64 retry_after_us;    /* FAILED: the other side asked for it; 0 = it did not */
+    enum { RESULT_COMPLETED, RESULT_FAILED, RESULT_OUTSIDE, RESULT_DELAY } what;
+    struct json output;            /* COMPLETED */
+    const char *code;              /* FAILED: "http.status", "expr.runtime"; static or on the arena */
+    str message;                   /* FAILED */
+    bool retryable;                /* FAILED */
+    i64 retry_after_us;            /* FAILED: the other side asked for it; 0 = it did not */
     struct client_request request; /* OUTSIDE: what to send */
-    i64 due_us;            /* DELAY: when to go on */
+    i64 due_us;                    /* DELAY: when to go on */
 };
 
 /* One attempt. */
 struct step_attempt {
     struct arena *arena;
-    const struct json *with;    /* evaluated, and checked against the kind's table */
-    struct json special;        /* evaluated */
+    const struct json *with; /* evaluated, and checked against the kind's table */
+    struct json special;     /* evaluated */
     i64 now_us, timeout_us;
-    str idempotency_key;        /* <execution>-<step>-<iteration> */
-    u32 number;                 /* 1 = first */
+    str idempotency_key; /* <execution>-<step>-<iteration> */
+    u32 number;          /* 1 = first */
     struct step_result result;
 };
 
@@ -32,10 +32,10 @@ struct step_kind {
     const char *type; /* "http" */
     const char *doc;  /* one sentence; published at /step-types */
     const struct table *with;
-    const char *special;        /* a member of `with` that is compiled by `special_use`; NULL = none */
+    const char *special; /* a member of `with` that is compiled by `special_use`; NULL = none */
     enum expr_use special_use;
-    bool outside;               /* its attempts leave the process (or wait): journalled before and after */
-    i64 timeout_us;             /* of one attempt, when the step says nothing */
+    bool outside;   /* its attempts leave the process (or wait): journalled before and after */
+    i64 timeout_us; /* of one attempt, when the step says nothing */
     const char *output_doc;
     /* Starts the attempt: completes, fails, delays, or asks for an outside call. On an engine worker; must not block. */
     void (*start)(struct step_attempt *s);
@@ -44,6 +44,7 @@ struct step_kind {
 };
 
 extern const struct step_kind *const step_kinds[]; /* ends with NULL */
+extern const char *const step_types[];             /* their types, in the same order; ends with NULL */
 const struct step_kind *step_kind_by(str type);
 /* The cases of a step's `with`, for the field table of definitions. */
 const struct variant_case *step_variants(void);

@@ -1,0 +1,374 @@
+/* engine.c - opening and closing, starting executions, the cache of plans, and the scheduler that brings due executions back from the database.
+ *
+ * The queue is the database: `due_at` says when an execution must be looked at. The scheduler sleeps until the first one is due, claims a batch (which raises their fences) and
+ * hands them to their workers. Nothing else keeps timers for executions, so ten thousand waiting ones cost an index entry each. */
+#include "engine/internal.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "codec/typeid.h"
+
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    LIVE_MAX = 10000,
+    PLANS_MAX = 4096,
+    CLAIM_BATCH = 20,
+    RUN_BYTES = EXPR_MEMORY_BYTES,
+    SCHEDULER_BYTES = 64 * 1024 * 1024
+};
+
+static const i64 poll_us = SECOND_US, crowded_us = SECOND_US / 20;
+
+/* --- plans -------------------------------------------------------------------------------------------------------- */
+
+static void forget_plans(struct map *plans)
+{
+    struct map_entry *e;
+    for (u32 i = 0; (e = map_next(plans, &i)) != NULL;)
+        plan_release(e->value);
+    map_free(plans);
+}
+
+static struct plan *cached_plan(struct engine *e, str key)
+{
+    pthread_mutex_lock(&e->plans.lock);
+    struct plan *p = map_get(&e->plans.by_version, key);
+    if (p != NULL)
+        plan_keep(p);
+    pthread_mutex_unlock(&e->plans.lock);
+    return p;
+}
+
+/* Keeps it for others; when another thread was faster there are two for a while, which is harmless. A full cache starts anew. */
+static void cache_plan(struct engine *e, str key, struct plan *p)
+{
+    pthread_mutex_lock(&e->plans.lock);
+    if (e->plans.by_version.count >= PLANS_MAX)
+        forget_plans(&e->plans.by_version);
+    struct plan *before = map_get(&e->plans.by_version, key);
+    if (map_put(&e->plans.by_version, key, p) == OK) {
+        plan_keep(p);
+        plan_release(before);
+    }
+    pthread_mutex_unlock(&e->plans.lock);
+}
+
+static err load_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id, i64 version, struct plan **out)
+{
+    struct json *definition;
+    str name;
+    struct plan *p;
+    struct problems problems = { .arena = db_arena(tx) };
+    TRY(e->options.load(tx, tenant_id, workflow_id, version, &definition, &name));
+    TRY(plan_compile(definition, S(""), &problems, &p));
+    p->tenant_id = str_dup(p->arena, tenant_id);
+    p->workflow_id = str_dup(p->arena, workflow_id);
+    p->workflow_name = str_dup(p->arena, name);
+    p->version = version;
+    if (p->tenant_id.p == NULL || p->workflow_id.p == NULL || p->workflow_name.p == NULL) {
+        plan_release(p);
+        return ERR_MEMORY;
+    }
+    *out = p;
+    return OK;
+}
+
+err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id, i64 version, struct plan **out)
+{
+    char text[192]; /* both ids are 40 bytes or fewer */
+    int n = snprintf(text, sizeof text, "%.*s/%.*s/%lld", STR_FMT(tenant_id), STR_FMT(workflow_id), (long long)version);
+    str key = { text, MIN((size_t)n, sizeof text - 1) };
+    struct plan *p = cached_plan(e, key);
+    if (p == NULL) {
+        TRY(load_plan(e, tx, tenant_id, workflow_id, version, &p));
+        cache_plan(e, key, p);
+    }
+    *out = p;
+    return OK;
+}
+
+/* --- starting ----------------------------------------------------------------------------------------------------- */
+
+static void release_plan(void *plan)
+{
+    plan_release(plan);
+}
+
+static bool enter(struct engine *e)
+{
+    if (atomic_load(&e->closing))
+        return false;
+    if (atomic_fetch_add(&e->live, 1) < e->options.live_max)
+        return true;
+    atomic_fetch_sub(&e->live, 1);
+    return false;
+}
+
+static bool copy(struct arena *a, str *to, str from)
+{
+    if (from.p != NULL)
+        *to = str_dup(a, from);
+    return from.p == NULL || to->p != NULL;
+}
+
+static struct run *run_new(struct engine *e, const struct start *s, struct waiter *waiter)
+{
+    struct arena *a = arena_new(RUN_BYTES);
+    struct run *r = a != NULL ? NEW(a, struct run) : NULL;
+    bool good = r != NULL;
+    if (good) {
+        *r = (struct run){ .arena = a,
+                           .plan = s->plan,
+                           .workflow_id = s->plan->workflow_id,
+                           .version = s->plan->version,
+                           .created_at = s->now_us,
+                           .last_us = s->now_us,
+                           .deadline_at = s->now_us + s->plan->timeout_us,
+                           .fence = 1,
+                           .detached = s->detached,
+                           .waiters = waiter };
+        r->id = typeid_new(a, "execution", s->now_us);
+        good = r->id.p != NULL && copy(a, &r->tenant_id, s->plan->tenant_id) && copy(a, &r->parent_id, s->parent_id) &&
+               copy(a, &r->dedup_key, s->dedup_key) && copy(a, &r->dedup_body, s->dedup_body) &&
+               copy(a, &r->input_text, s->input_data) && copy(a, &r->trigger_text, s->trigger);
+    }
+    if (good)
+        return r;
+    arena_free(a);
+    return NULL;
+}
+
+err engine_start(struct engine *e, struct arena *a, const struct start *start, struct waiter *waiter, str *execution_id)
+{
+    struct run *r = NULL;
+    str id = STR_NONE;
+    waiter->next = NULL;
+    waiter->joined = false;
+    bool entered = enter(e);
+    if (entered)
+        r = run_new(e, start, waiter);
+    if (r != NULL)
+        id = str_dup(a, r->id);
+    if (r == NULL || id.p == NULL) {
+        if (entered)
+            atomic_fetch_sub(&e->live, 1);
+        plan_release(start->plan);
+        if (r != NULL)
+            arena_free(r->arena);
+        return entered ? ERR_MEMORY : ERR_BUSY;
+    }
+    if (!arena_defer(r->arena, release_plan, start->plan)) { /* released at once */
+        atomic_fetch_sub(&e->live, 1);
+        arena_free(r->arena);
+        return ERR_MEMORY;
+    }
+    r->worker = worker_of(e, r->id);
+    atomic_fetch_add(&e->started, 1);
+    *execution_id = id;
+    worker_take(r);
+    return OK;
+}
+
+void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter)
+{
+    worker_tell(worker_of(e, execution_id), tenant_id, execution_id, waiter);
+}
+
+/* --- the scheduler ------------------------------------------------------------------------------------------------ */
+
+void engine_due(struct engine *e, i64 due_us)
+{
+    pthread_mutex_lock(&e->scheduler.lock);
+    bool sooner = due_us < e->scheduler.next_us;
+    if (sooner)
+        e->scheduler.next_us = due_us;
+    pthread_mutex_unlock(&e->scheduler.lock);
+    if (sooner)
+        pthread_cond_signal(&e->scheduler.wake);
+}
+
+static void release_run_plan(void *run)
+{
+    plan_release(((struct run *)run)->plan);
+}
+
+static bool take_claim(struct engine *e, const struct claim *c)
+{
+    struct arena *a = arena_new(RUN_BYTES);
+    struct run *r = a != NULL ? NEW(a, struct run) : NULL;
+    if (r == NULL) {
+        arena_free(a);
+        return false;
+    }
+    *r = (struct run){ .arena = a,
+                       .version = c->version,
+                       .created_at = c->created_at,
+                       .started_at = c->started_at,
+                       .last_us = c->created_at,
+                       .deadline_at = c->deadline_at,
+                       .fence = c->fence,
+                       .hydrate = true,
+                       .recorded = true,
+                       .state = RUN_RUNNING,
+                       .told_start = c->started_at != 0 };
+    bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
+                copy(a, &r->workflow_id, c->workflow_id) && copy(a, &r->parent_id, c->parent_id) &&
+                copy(a, &r->input_text, c->input_data) && copy(a, &r->trigger_text, c->trigger_data) &&
+                arena_defer(a, release_run_plan, r);
+    if (!good) {
+        arena_free(a);
+        return false;
+    }
+    r->worker = worker_of(e, r->id);
+    atomic_fetch_add(&e->live, 1);
+    worker_take(r);
+    return true;
+}
+
+/* Claims what is due, a batch at a time, while there is room for it. Returns when to look again. */
+static i64 claim_due_runs(struct engine *e)
+{
+    for (;;) {
+        u32 live = atomic_load(&e->live), max = e->options.live_max;
+        if (live >= max)
+            return clock_now_us() + crowded_us;
+        struct arena *a = arena_new(SCHEDULER_BYTES);
+        struct claim *list;
+        u32 n = 0, taken = 0, want = MIN((u32)CLAIM_BATCH, max - live);
+        i64 due = INT64_MAX;
+        err failed = a != NULL ? journal_claim(e->options.db, a, clock_now_us(), want, &list, &n) : ERR_MEMORY;
+        while (failed == OK && taken < n && take_claim(e, &list[taken]))
+            taken++;
+        if (failed == OK && taken < n) /* no memory for them now */
+            failed = journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken, n - taken);
+        if (failed == OK && n < want)
+            failed = journal_next_due(e->options.db, a, &due);
+        arena_free(a);
+        if (failed != OK)
+            return clock_now_us() + crowded_us;
+        if (n < want)
+            return MIN(due, clock_now_us() + poll_us);
+    }
+}
+
+/* Sleeps until something is due; false: the engine closes. */
+static bool sleep_until_due(struct engine *e)
+{
+    pthread_mutex_lock(&e->scheduler.lock);
+    while (!e->scheduler.stopping) {
+        i64 wait = e->scheduler.next_us - clock_now_us();
+        if (wait <= 0)
+            break;
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        wait = MIN(wait, poll_us); /* the wall clock may have been set */
+        i64 ns = t.tv_nsec + wait % SECOND_US * 1000;
+        t.tv_sec += wait / SECOND_US + ns / 1000000000;
+        t.tv_nsec = ns % 1000000000;
+        pthread_cond_timedwait(&e->scheduler.wake, &e->scheduler.lock, &t);
+    }
+    e->scheduler.next_us = INT64_MAX; /* from now on engine_due tells what comes in while we look */
+    bool go_on = !e->scheduler.stopping;
+    pthread_mutex_unlock(&e->scheduler.lock);
+    return go_on;
+}
+
+static void *scheduler_main(void *arg)
+{
+    struct engine *e = arg;
+    while (sleep_until_due(e))
+        engine_due(e, claim_due_runs(e));
+    db_thread_end(e->options.db);
+    return NULL;
+}
+
+/* --- opening and closing ------------------------------------------------------------------------------------------ */
+
+static err open_scheduler(struct engine *e)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&e->scheduler.lock, NULL);
+    pthread_cond_init(&e->scheduler.wake, &attr);
+    pthread_condattr_destroy(&attr);
+    if (pthread_create(&e->scheduler.thread, NULL, scheduler_main, e) != 0)
+        return ERR_BUSY;
+    pthread_setname_np(e->scheduler.thread, "scheduler");
+    return OK;
+}
+
+static void close_workers(struct engine *e)
+{
+    for (u32 i = 0; i < e->worker_count; i++)
+        worker_close(&e->workers[i]);
+}
+
+static err take_over(struct engine *e)
+{
+    i64 count;
+    struct arena *a = arena_new(MIB);
+    if (a == NULL)
+        return ERR_MEMORY;
+    err failed = journal_take_over(e->options.db, a, clock_now_us(), &count);
+    arena_free(a);
+    if (failed == OK && count > 0)
+        LOG(LOG_INFO, "engine.taken_over", LOG_INT("executions", count));
+    return failed;
+}
+
+err engine_open(const struct engine_options *options, struct engine **out)
+{
+    struct arena *a = arena_new(MIB);
+    struct engine *e = a != NULL ? NEW(a, struct engine) : NULL;
+    if (e == NULL) {
+        arena_free(a);
+        return ERR_MEMORY;
+    }
+    e->arena = a;
+    e->options = *options;
+    e->options.live_max = options->live_max != 0 ? options->live_max : LIVE_MAX;
+    u32 count = options->workers != 0 ? options->workers : (u32)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
+    e->workers = NEW_N(a, struct worker, count);
+    pthread_mutex_init(&e->plans.lock, NULL);
+    err failed = e->workers != NULL ? take_over(e) : ERR_MEMORY;
+    for (u32 i = 0; failed == OK && i < count; i++) {
+        failed = worker_open(&e->workers[i], e, i);
+        e->worker_count += failed == OK;
+    }
+    if (failed == OK)
+        failed = open_scheduler(e);
+    if (failed != OK) {
+        close_workers(e);
+        arena_free(a);
+        return failed;
+    }
+    *out = e;
+    return OK;
+}
+
+void engine_close(struct engine *e)
+{
+    atomic_store(&e->closing, true);
+    pthread_mutex_lock(&e->scheduler.lock);
+    e->scheduler.stopping = true;
+    pthread_mutex_unlock(&e->scheduler.lock);
+    pthread_cond_signal(&e->scheduler.wake);
+    pthread_join(e->scheduler.thread, NULL);
+    close_workers(e);
+    forget_plans(&e->plans.by_version);
+    pthread_cond_destroy(&e->scheduler.wake);
+    pthread_mutex_destroy(&e->scheduler.lock);
+    pthread_mutex_destroy(&e->plans.lock);
+    arena_free(e->arena);
+}
+
+struct engine_stats engine_stats(struct engine *e)
+{
+    return (struct engine_stats){ .live = atomic_load(&e->live),
+                                  .started = atomic_load(&e->started),
+                                  .completed = atomic_load(&e->completed),
+                                  .failed = atomic_load(&e->failed) };
+}

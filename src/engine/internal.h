@@ -1,0 +1,260 @@
+/* internal.h - the engine's own: records, runs, workers. Nothing here is seen outside of src/engine.
+ *
+ *   engine.c   opening, starting, the plan cache, the scheduler     worker.c   a thread with a queue, and the runs it owns
+ *   run.c      what happens next in one execution (no I/O)          journal.c  rows: admission, records, final commit, claims
+ *   call.c     an outside call on its way to a loop and back        history.c  the published shapes, and events
+ *
+ * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
+ * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
+#pragma once
+
+#include "base/map.h"
+#include "core/events.h"
+#include "engine/engine.h"
+
+#include <pthread.h>
+
+/* --- records ------------------------------------------------------------------------------------------------------ */
+
+enum step_state {
+    STEP_PENDING,
+    STEP_RUNNING,
+    STEP_WAITING,
+    STEP_COMPLETED,
+    STEP_FAILED,
+    STEP_SKIPPED,
+    STEP_CANCELLED,
+    STEP_UNKNOWN,
+    STEP_STATES
+};
+extern const char *const step_state_names[STEP_STATES]; /* "pending", … as stored and published */
+enum step_state step_state_of(str name);
+
+struct step_record {
+    str step_id;
+    const char *type;
+    enum step_state state;
+    i64 attempt;
+    const struct json *attempts, *input, *output, *error; /* NULL = none */
+    i64 started_at, completed_at, deadline_at, due_at;    /* 0 = none */
+};
+void record_write(struct json_writer *w, const struct step_record *record);
+
+enum run_state {
+    RUN_QUEUED,
+    RUN_RUNNING,
+    RUN_WAITING,
+    RUN_COMPLETED,
+    RUN_FAILED,
+    RUN_CANCELLED,
+    RUN_TIMED_OUT,
+    RUN_STATES
+};
+extern const char *const run_state_names[RUN_STATES];
+static inline bool run_state_final(enum run_state s)
+{
+    return s >= RUN_COMPLETED;
+}
+
+/* --- messages to a worker ----------------------------------------------------------------------------------------- */
+
+struct worker;
+struct worker_message {
+    void (*run)(struct worker *w, struct worker_message *m); /* frees what it came in */
+    struct worker_message *next;
+};
+void worker_post(struct worker *w, struct worker_message *m);
+
+/* --- runs --------------------------------------------------------------------------------------------------------- */
+
+struct call;
+struct run_step {
+    struct step_record record;
+    const struct plan_step *plan;
+    u32 open_needs, done_needs;
+    u32 interruptions; /* attempts that a crash ended: they do not use up retries */
+    bool queued;       /* in run->ready, or past it */
+    bool dirty;        /* has news that no write carried yet */
+    bool launch;       /* its outside call leaves after the next write */
+    struct json view;  /* {status, output, error}: what expressions see */
+    struct json output_node, error_node, attempts_node;
+    struct step_attempt *attempt;
+    i64 attempt_started_at;
+    struct call *call;
+    bool told_start, told_end; /* as events */
+    u32 told_attempts;
+};
+
+struct run {
+    struct arena *arena;
+    struct worker *worker;
+    struct plan *plan;
+    struct worker_message message; /* its start; later: its write came back */
+    str id, tenant_id, workflow_id, parent_id, dedup_key, dedup_body;
+    i64 version;
+    str input_text, trigger_text;
+    i64 created_at, started_at, completed_at, deadline_at, fence;
+    i64 last_us; /* of run_tick */
+    enum run_state state;
+    struct json *input, *trigger, *execution, *workflow;
+    struct json output, error; /* of the execution */
+    struct run_step *steps;
+    u32 *ready, ready_from, ready_to;
+    u32 open;      /* steps that have not ended */
+    u32 in_flight; /* outside calls on their way */
+    bool hydrate;  /* comes from the database: read its journal first */
+    bool detached; /* to be told when queued */
+    bool recorded; /* its row is on disk */
+    bool lost;     /* somebody else has taken it over: nothing is written any more */
+    bool writing;
+    bool told_start;
+    const char *responds;             /* the type whose output is the answer */
+    const struct run_step *responded; /* the last step of it that completed */
+    struct answer_link *answers;      /* that came while writing */
+    struct waiter *waiters;
+    struct waiter *tell_now; /* those who want to know as soon as it is on disk */
+    struct write *write;
+    i64 wake_at;        /* when the worker looks at it again by itself; 0 = never */
+    u32 write_failures; /* in a row */
+    str joins;          /* the execution that holds its idempotency key: it only carries its waiters there */
+    struct run *next_timed;
+};
+
+/* A moment of the run: now, but later than every earlier moment of it, so that its events have an order and an id. */
+i64 run_tick(struct run *r);
+/* Builds steps from the plan; r->plan, input and trigger texts are set. */
+err run_prepare(struct run *r) MUST;
+/* Puts a journalled step back in its place; after the last one call run_resume. */
+void run_restore(struct run *r, const struct step_record *record);
+void run_resume(struct run *r, i64 now_us);
+/* Does all that can be done now: pure steps run, outside steps are marked to launch. */
+void run_advance(struct run *r, struct machine *m);
+/* An outside call came back. */
+void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer);
+/* Ends it for a reason from outside of its steps. */
+void run_end(struct run *r, enum run_state state, const char *code, const char *message);
+/* Nothing is left to do in memory: when to come back; 0 = it is not to be parked. */
+i64 run_due(const struct run *r);
+/* When the first of its waits is over, or its time is up. */
+i64 run_next_wait(const struct run *r);
+/* Waits that are over get their turn at the next run_advance. */
+void run_wake(struct run *r, i64 now_us);
+
+/* --- writes ------------------------------------------------------------------------------------------------------- */
+
+/* One transaction of a run: made whole on the worker, executed on the writer, which only binds and steps. */
+struct write {
+    struct db_job job;
+    struct run *run;
+    bool final, insert;
+    struct execution_row {
+        str status, output_data, error, step_executions;
+        i64 due_at; /* 0 = NULL */
+    } row;
+    struct journal_row *records;
+    u32 record_count;
+    err outcome;
+};
+/* Makes the next write and submits it; `back` runs on the run's worker after the commit. ERR_BUSY, ERR_MEMORY: nothing was submitted. */
+err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
+                  void (*back)(struct worker *w, struct worker_message *m)) MUST;
+
+struct claim {
+    struct presence has;
+    str id, tenant_id, workflow_id, parent_id, trigger_data, input_data;
+    i64 version, created_at, started_at, deadline_at, fence;
+};
+/* Everything that a process before us left running becomes due now. */
+err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
+/* At most `max` executions that are due are ours now; texts on `a`. */
+err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim **list, u32 *n) MUST;
+/* Claims that could not be taken after all: due again then. */
+err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
+/* The next time something is due; INT64_MAX when nothing is. */
+err journal_next_due(struct db *db, struct arena *a, i64 *due_at) MUST;
+/* The steps of an execution that the journal knows. */
+err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
+err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;
+/* The execution that holds an idempotency key, with the hash of the body it came with. */
+err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out, str *dedup_body) MUST;
+
+/* --- outside calls ------------------------------------------------------------------------------------------------ */
+
+struct answer_link {
+    struct call *call;
+    struct answer_link *next;
+};
+/* Sends the prepared attempt of a step; the answer comes back to the run's worker. ERR_MEMORY: it was not sent. */
+err call_send(struct engine *e, struct run *r, struct run_step *s,
+              void (*back)(struct worker *w, struct worker_message *m)) MUST;
+struct call *call_of(struct worker_message *m);
+struct run *call_run(struct call *c);
+struct run_step *call_step(struct call *c);
+struct answer_link *call_link(struct call *c);
+const struct client_answer *call_answer(struct call *c);
+/* Asks its loop to end it; the answer still comes. */
+void call_cancel(struct call *c);
+void call_release(void *call); /* one user less */
+
+/* --- workers ------------------------------------------------------------------------------------------------------ */
+
+struct worker {
+    struct engine *engine;
+    u32 index;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct worker_message *first, *last;
+    bool stopping;
+    struct machine *machine;
+    struct map live;   /* execution id → struct run */
+    struct map parked; /* execution id → first struct waiter, of executions that are not in memory */
+    struct run *timed; /* live runs with a wake_at */
+    u32 busy;          /* live runs that a write or an outside call will come back to */
+};
+err worker_open(struct worker *w, struct engine *e, u32 index) MUST;
+void worker_close(struct worker *w);
+struct worker *worker_of(struct engine *e, str execution_id);
+/* Hands a new or claimed run over. */
+void worker_take(struct run *r);
+/* The caller of engine_tell_now. */
+void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);
+
+struct engine {
+    struct engine_options options;
+    struct arena *arena;
+    struct worker *workers;
+    u32 worker_count;
+    _Atomic u32 live;
+    _Atomic bool closing;
+    _Atomic u64 started, completed, failed;
+    struct {
+        pthread_mutex_t lock;
+        struct map by_version;
+    } plans;
+    struct {
+        pthread_t thread;
+        pthread_mutex_t lock;
+        pthread_cond_t wake;
+        i64 next_us;
+        bool stopping;
+    } scheduler;
+};
+/* Something will be due at this time: the scheduler looks not later. */
+void engine_due(struct engine *e, i64 due_us);
+
+/* --- outcomes ----------------------------------------------------------------------------------------------------- */
+
+/* Tells a list of waiters; takes over the caller's user of the outcome. */
+void outcome_tell(struct outcome *o, struct waiter *list);
+/* Of a run whose final write is on disk. Takes over the arenas of the run and of the write: neither may be touched afterwards. */
+struct outcome *outcome_of_run(struct run *r);
+/* A shared constant; needs no memory. */
+struct outcome *outcome_of_error(err e);
+/* Of what the database says of an execution now. */
+struct outcome *outcome_of_id(struct engine *e, str tenant_id, str execution_id);
+/* Of the execution that holds the run's idempotency key; ERR_INVALID in it when the body differs. */
+struct outcome *outcome_of_key(struct engine *e, const struct run *r);
+
+/* Events of what the last write recorded. */
+void run_publish(struct run *r);

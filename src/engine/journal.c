@@ -1,0 +1,396 @@
+/* journal.c - the rows of executions: admitted, recorded, finished, claimed. Texts are made here on the worker; the writer only binds them.
+ *
+ * A run of pure steps has exactly one write, the INSERT of its whole history. Every other write of a run carries its fence: when the row has another one, somebody
+ * else has taken the execution over, and nothing is changed. */
+#include "engine/internal.h"
+#include "base/clock.h"
+#include "codec/time.h"
+
+enum { WRITE_BYTES = 96 * 1024 * 1024, CLAIM_MAX = 20 };
+
+static const i64 dedup_life_us = DAY_US;
+
+/* --- statements --------------------------------------------------------------------------------------------------- */
+
+STMT(
+    execution_insert,
+    "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, started_at, completed_at, deadline_at, due_at,"
+    " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)");
+STMT(execution_update,
+     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6, due_at = $7, output_data = $8, error = $9,"
+     " step_executions = $10 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
+STMT(
+    dedup_expire,
+    "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE tenant_id = $1 AND dedup_key = $2 AND created_at < $3");
+STMT(
+    journal_upsert,
+    "INSERT INTO execution_journal (tenant_id, execution_id, step_id, iteration, status, attempt, attempts, input_data, output_data,"
+    " error, started_at, completed_at, deadline_at, due_at) VALUES ($1, $2, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+    " ON CONFLICT (execution_id, step_id, iteration) DO UPDATE SET status = excluded.status, attempt = excluded.attempt,"
+    " attempts = excluded.attempts, input_data = excluded.input_data, output_data = excluded.output_data, error = excluded.error,"
+    " started_at = excluded.started_at, completed_at = excluded.completed_at, deadline_at = excluded.deadline_at,"
+    " due_at = excluded.due_at");
+STMT(journal_delete, "DELETE FROM execution_journal WHERE tenant_id = $1 AND execution_id = $2");
+
+struct journal_row {
+    struct presence has;
+    str step_id, status, attempts, input_data, output_data, error;
+    i64 attempt, started_at, completed_at, deadline_at, due_at;
+};
+static const struct field journal_fields[] = {
+    FIELD(struct journal_row, step_id, F_STR, .doc = "Which step"),
+    FIELD(struct journal_row, status, F_STR, .doc = "Its state"),
+    FIELD(struct journal_row, attempt, F_I64, .doc = "Attempts made"),
+    FIELD(struct journal_row, attempts, F_JSON, .doc = "Earlier ones"),
+    FIELD(struct journal_row, input_data, F_JSON, .flags = F_NULLABLE, .doc = "Its input"),
+    FIELD(struct journal_row, output_data, F_JSON, .flags = F_NULLABLE, .doc = "Its output"),
+    FIELD(struct journal_row, error, F_JSON, .flags = F_NULLABLE, .doc = "Its error"),
+    FIELD(struct journal_row, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
+    FIELD(struct journal_row, completed_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
+    FIELD(struct journal_row, deadline_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
+    FIELD(struct journal_row, due_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
+};
+static const struct table journal_table = TABLE("JournalRow", struct journal_row, journal_fields);
+STMT(
+    journal_select,
+    "SELECT step_id, status, attempt, attempts, input_data, output_data, error, started_at, completed_at, deadline_at, due_at"
+    " FROM execution_journal WHERE tenant_id = $1 AND execution_id = $2",
+    .row = &journal_table);
+
+#define EXECUTION_COLUMNS                                                                                                        \
+    "id AS execution_id, workflow_id, version, status, trigger_data AS \"trigger\", input_data, output_data, error, created_at," \
+    " started_at, completed_at, parent_id, step_executions"
+STMT(execution_select, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &execution_table);
+STMT(execution_select_key, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenant_id = $1 AND dedup_key = $2",
+     .row = &execution_table);
+
+struct text_row {
+    struct presence has;
+    str text;
+};
+static const struct field text_fields[] = { FIELD(struct text_row, text, F_STR, .flags = F_NULLABLE, .doc = "A text") };
+static const struct table text_table = TABLE("TextRow", struct text_row, text_fields);
+STMT(dedup_body_select, "SELECT dedup_body AS text FROM executions WHERE tenant_id = $1 AND dedup_key = $2",
+     .row = &text_table);
+
+static const struct field claim_fields[] = {
+    FIELD(struct claim, id, F_STR, .doc = "Execution"),
+    FIELD(struct claim, tenant_id, F_STR, .doc = "Whose"),
+    FIELD(struct claim, workflow_id, F_STR, .doc = "Of which workflow"),
+    FIELD(struct claim, version, F_I64, .doc = "In which version"),
+    FIELD(struct claim, parent_id, F_STR, .flags = F_NULLABLE, .doc = "Its parent"),
+    FIELD(struct claim, trigger_data, F_JSON, .doc = "What started it"),
+    FIELD(struct claim, input_data, F_JSON, .doc = "What it was given"),
+    FIELD(struct claim, created_at, F_I64, .doc = "Epoch microseconds"),
+    FIELD(struct claim, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
+    FIELD(struct claim, deadline_at, F_I64, .doc = "Epoch microseconds"),
+    FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
+};
+static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
+STMT(
+    claim_due,
+    "UPDATE executions SET status = 'running', due_at = NULL, fence = fence + 1 WHERE id IN"
+    " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
+    " RETURNING id, tenant_id, workflow_id, version, parent_id, trigger_data, input_data, created_at, started_at, deadline_at, fence",
+    .row = &claim_table, .scope = SCOPE_SYSTEM);
+STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
+STMT(take_over,
+     "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
+     .scope = SCOPE_SYSTEM);
+
+struct due_row {
+    struct presence has;
+    i64 due_at;
+};
+static const struct field due_fields[] = { FIELD(struct due_row, due_at, F_I64, .flags = F_NULLABLE,
+                                                 .doc = "Epoch microseconds") };
+static const struct table due_table = TABLE("DueRow", struct due_row, due_fields);
+STMT(next_due, "SELECT due_at FROM executions WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1", .row = &due_table,
+     .scope = SCOPE_SYSTEM);
+
+/* --- writing ------------------------------------------------------------------------------------------------------ */
+
+static struct arg time_arg(i64 us)
+{
+    return us != 0 ? I64(us) : NIL;
+}
+
+static err insert_row(struct write *w, struct tx *tx)
+{
+    struct run *r = w->run;
+    if (r->dedup_key.p != NULL)
+        TRY(db_exec(tx, &dedup_expire, NULL,
+                    ARGS(STR(r->tenant_id), STR(r->dedup_key), I64(r->created_at - dedup_life_us))));
+    return db_exec(tx, &execution_insert, NULL,
+                   ARGS(STR(r->id), STR(r->tenant_id), STR(r->workflow_id), I64(r->version), STR(w->row.status),
+                        I64(r->created_at), time_arg(r->started_at), time_arg(r->completed_at), I64(r->deadline_at),
+                        time_arg(w->row.due_at), I64(r->fence), STR(r->parent_id), STR(r->dedup_key),
+                        STR(r->dedup_body), STR(r->trigger_text), STR(r->input_text), STR(w->row.output_data),
+                        STR(w->row.error), STR(w->row.step_executions)));
+}
+
+static err update_row(struct write *w, struct tx *tx)
+{
+    struct run *r = w->run;
+    i64 changed;
+    TRY(db_exec(tx, &execution_update, &changed,
+                ARGS(STR(r->tenant_id), STR(r->id), I64(r->fence), STR(w->row.status), time_arg(r->started_at),
+                     time_arg(r->completed_at), time_arg(w->row.due_at), STR(w->row.output_data), STR(w->row.error),
+                     STR(w->row.step_executions))));
+    return changed == 1 ? OK : ERR_PRECONDITION;
+}
+
+static err write_run(struct db_job *job, struct tx *tx)
+{
+    struct write *w = CONTAINER(job, struct write, job);
+    struct run *r = w->run;
+    TRY(w->insert ? insert_row(w, tx) : update_row(w, tx));
+    for (u32 i = 0; i < w->record_count; i++) {
+        const struct journal_row *row = &w->records[i];
+        TRY(db_exec(tx, &journal_upsert, NULL,
+                    ARGS(STR(r->tenant_id), STR(r->id), STR(row->step_id), STR(row->status), I64(row->attempt),
+                         STR(row->attempts), STR(row->input_data), STR(row->output_data), STR(row->error),
+                         time_arg(row->started_at), time_arg(row->completed_at), time_arg(row->deadline_at),
+                         time_arg(row->due_at))));
+    }
+    return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
+}
+
+static void write_done(struct db_job *job, err outcome)
+{
+    struct write *w = CONTAINER(job, struct write, job);
+    w->outcome = outcome;
+    worker_post(w->run->worker, &w->run->message);
+}
+
+static str text_of(struct arena *a, const struct json *j, bool *failed)
+{
+    if (j == NULL)
+        return STR_NONE;
+    str text = json_text(a, j);
+    *failed |= text.p == NULL;
+    return text;
+}
+
+static bool make_record(struct arena *a, const struct step_record *r, struct journal_row *row)
+{
+    bool failed = false;
+    *row = (struct journal_row){
+        .step_id = r->step_id,
+        .status = str_of(step_state_names[r->state]),
+        .attempt = r->attempt,
+        .attempts = r->attempts != NULL ? text_of(a, r->attempts, &failed) : S("[]"),
+        .input_data = text_of(a, r->input, &failed),
+        .output_data = text_of(a, r->output, &failed),
+        .error = text_of(a, r->error, &failed),
+        .started_at = r->started_at,
+        .completed_at = r->completed_at,
+        .deadline_at = r->deadline_at,
+        .due_at = r->due_at,
+    };
+    return !failed;
+}
+
+static err make_records(struct arena *a, struct run *r, struct write *w)
+{
+    w->records = NEW_N(a, struct journal_row, r->plan->count);
+    if (w->records == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < r->plan->count; i++)
+        if (r->steps[i].dirty && !make_record(a, &r->steps[i].record, &w->records[w->record_count++]))
+            return ERR_MEMORY;
+    return OK;
+}
+
+static err make_history(struct arena *a, struct run *r, struct write *w)
+{
+    struct buf b = { .arena = a };
+    struct json_writer jw = { .b = &b };
+    jw_begin(&jw, '[');
+    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++)
+        record_write(&jw, &r->steps[i].record);
+    jw_end(&jw, ']');
+    TRY(b.fail);
+    w->row.step_executions = buf_view(&b);
+    return OK;
+}
+
+static bool keeps_history(const struct run *r)
+{
+    return r->plan->save == SAVE_ALL || (r->plan->save == SAVE_ERRORS && r->state != RUN_COMPLETED);
+}
+
+static err make_row(struct arena *a, struct run *r, struct write *w)
+{
+    bool failed = false;
+    w->row.status = str_of(run_state_names[r->state]);
+    if (!w->final)
+        return r->steps != NULL ? make_records(a, r, w) : OK;
+    w->row.output_data = r->state == RUN_COMPLETED ? text_of(a, &r->output, &failed) : STR_NONE;
+    w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;
+    if (failed)
+        return ERR_MEMORY;
+    return keeps_history(r) ? make_history(a, r, w) : OK;
+}
+
+err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
+                  void (*back)(struct worker *w, struct worker_message *m))
+{
+    assert(!r->writing);
+    struct arena *a = arena_new(WRITE_BYTES);
+    struct write *w = a != NULL ? NEW(a, struct write) : NULL;
+    err e = w != NULL ? OK : ERR_MEMORY;
+    if (e == OK) {
+        *w = (struct write){ .job = { .run = write_run, .done = write_done, .arena = a },
+                             .run = r,
+                             .final = final,
+                             .insert = !r->recorded };
+        w->row.due_at = due_at;
+        e = make_row(a, r, w);
+    }
+    if (e == OK) {
+        r->write = w;
+        r->writing = true; /* before the writer can answer */
+        r->message.run = back;
+        e = db_submit(db, &w->job);
+    }
+    if (e != OK) {
+        r->write = NULL;
+        r->writing = false;
+        arena_free(a);
+    }
+    return e;
+}
+
+/* --- claims and reads --------------------------------------------------------------------------------------------- */
+
+struct claiming {
+    i64 now_us, count;
+    u32 max, n;
+    struct claim *list;
+};
+
+static err run_take_over(void *ctx, struct tx *tx)
+{
+    struct claiming *c = ctx;
+    return db_exec(tx, &take_over, &c->count, ARGS(I64(c->now_us)));
+}
+
+err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count)
+{
+    struct claiming c = { .now_us = now_us };
+    TRY(db_write_wait(db, a, run_take_over, &c));
+    *count = c.count;
+    return OK;
+}
+
+static err run_claim(void *ctx, struct tx *tx)
+{
+    struct claiming *c = ctx;
+    return db_list(tx, &claim_due, c->max, (void **)&c->list, &c->n, ARGS(I64(c->now_us), I64(c->max)));
+}
+
+err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim **list, u32 *n)
+{
+    struct claiming c = { .now_us = now_us, .max = MIN(max, (u32)CLAIM_MAX) };
+    TRY(db_write_wait(db, a, run_claim, &c));
+    *list = c.list;
+    *n = c.n;
+    return OK;
+}
+
+struct giving_back {
+    i64 due_at;
+    const struct claim *list;
+    u32 n;
+};
+
+static err run_give_back(void *ctx, struct tx *tx)
+{
+    const struct giving_back *g = ctx;
+    for (u32 i = 0; i < g->n; i++)
+        TRY(db_exec(tx, &give_back, NULL,
+                    ARGS(STR(g->list[i].tenant_id), STR(g->list[i].id), I64(g->list[i].fence), I64(g->due_at))));
+    return OK;
+}
+
+err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n)
+{
+    struct giving_back g = { due_at, list, n };
+    return db_write_wait(db, a, run_give_back, &g);
+}
+
+err journal_next_due(struct db *db, struct arena *a, i64 *due_at)
+{
+    struct tx *tx;
+    struct due_row row;
+    TRY(db_read_begin(db, a, false, &tx));
+    err e = db_row(tx, &next_due, &row, ARGS(NIL));
+    db_read_end(tx);
+    if (e != OK && e != ERR_NOT_FOUND)
+        return e;
+    *due_at = e == OK ? row.due_at : INT64_MAX;
+    return OK;
+}
+
+static err node_of(struct arena *a, str text, const struct json **out)
+{
+    struct json *j;
+    struct json_error where;
+    if (text.p == NULL)
+        return OK;
+    TRY(json_parse(a, text, &j, &where));
+    *out = j;
+    return OK;
+}
+
+static err record_of(struct arena *a, const struct journal_row *row, struct step_record *out)
+{
+    struct step_record r = { .step_id = row->step_id,
+                             .state = step_state_of(row->status),
+                             .attempt = row->attempt,
+                             .started_at = row->started_at,
+                             .completed_at = row->completed_at,
+                             .deadline_at = row->deadline_at,
+                             .due_at = row->due_at };
+    TRY(node_of(a, row->attempts, &r.attempts));
+    TRY(node_of(a, row->input_data, &r.input));
+    TRY(node_of(a, row->output_data, &r.output));
+    TRY(node_of(a, row->error, &r.error));
+    if (r.attempts != NULL && r.attempts->n == 0)
+        r.attempts = NULL;
+    *out = r;
+    return OK;
+}
+
+err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n)
+{
+    struct journal_row *rows;
+    u32 count;
+    TRY(db_list(tx, &journal_select, DEFINITION_STEPS_MAX, (void **)&rows, &count,
+                ARGS(STR(tenant_id), STR(execution_id))));
+    struct step_record *records = NEW_N(db_arena(tx), struct step_record, count);
+    if (records == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < count; i++)
+        TRY(record_of(db_arena(tx), &rows[i], &records[i]));
+    *list = records;
+    *n = count;
+    return OK;
+}
+
+err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out)
+{
+    return db_row(tx, &execution_select, out, ARGS(STR(tenant_id), STR(execution_id)));
+}
+
+err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out, str *dedup_body)
+{
+    struct text_row body;
+    TRY(db_row(tx, &execution_select_key, out, ARGS(STR(tenant_id), STR(dedup_key))));
+    TRY(db_row(tx, &dedup_body_select, &body, ARGS(STR(tenant_id), STR(dedup_key))));
+    *dedup_body = body.text;
+    return OK;
+}

@@ -1,0 +1,576 @@
+/* run.c - what happens next in one execution: a state machine over the steps of its plan. No I/O, no clock but run_tick, no other thread: worker.c feeds it
+ * and writes down what it says.
+ *
+ * The rule that is not obvious: a step ends in run.c at once, but its dependants that reach outside leave only after the write that
+ * records it (`launch`), so a crash never sees an effect whose cause is not on disk. */
+#include "engine/internal.h"
+#include "base/clock.h"
+#include "base/rng.h"
+#include "codec/time.h"
+
+enum { INTERRUPTIONS_MAX = 3 };
+
+/* Which state may follow which: bit 1 << to. An illegal move is a bug, never an input. */
+#define TO(state) (1u << (state))
+static const u32 moves[STEP_STATES] = {
+    [STEP_PENDING] = TO(STEP_RUNNING) | TO(STEP_SKIPPED) | TO(STEP_FAILED),
+    [STEP_RUNNING] = TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_WAITING) | TO(STEP_CANCELLED) | TO(STEP_UNKNOWN),
+    [STEP_WAITING] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_CANCELLED),
+    [STEP_UNKNOWN] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
+};
+
+static void move(struct run_step *s, enum step_state to)
+{
+    assert(moves[s->record.state] & TO(to));
+    s->record.state = to;
+    s->dirty = true;
+}
+
+i64 run_tick(struct run *r)
+{
+    i64 now = clock_now_us();
+    r->last_us = MAX(now, r->last_us + 1);
+    return r->last_us;
+}
+
+/* --- making a run ------------------------------------------------------------------------------------------------- */
+
+static err parse_text(struct run *r, str text, struct json **out)
+{
+    struct json_error where;
+    err e = json_parse(r->arena, text, out, &where);
+    return e == ERR_DECODE ? ERR_INTERNAL : e; /* both were JSON when they were accepted */
+}
+
+/* The names `execution` and `workflow`, and trigger.body, which is not stored twice. */
+static err make_names(struct run *r)
+{
+    struct json *x = NEW(r->arena, struct json), *w = NEW(r->arena, struct json);
+    if (x == NULL || w == NULL)
+        return ERR_MEMORY;
+    x->type = w->type = JSON_OBJECT;
+    str created = time_text(r->arena, r->created_at);
+    const struct json *body = json_get(r->input, S("body"));
+    bool good = created.p != NULL && json_set(r->arena, x, S("id"), json_of_str(r->id)) &&
+                json_set(r->arena, x, S("created_at"), json_of_str(created)) &&
+                json_set(r->arena, w, S("id"), json_of_str(r->workflow_id)) &&
+                json_set(r->arena, w, S("name"), json_of_str(r->plan->workflow_name)) &&
+                json_set(r->arena, w, S("version"), json_of_i64(r->version));
+    if (good && r->trigger->type == JSON_OBJECT)
+        good = json_set(r->arena, r->trigger, S("body"), r->input->n == 1 && body != NULL ? *body : *r->input);
+    r->execution = x;
+    r->workflow = w;
+    return good ? OK : ERR_MEMORY;
+}
+
+static void make_ready(struct run *r, struct run_step *s)
+{
+    if (s->queued)
+        return;
+    s->queued = true;
+    r->ready[r->ready_to++] = s->plan->index;
+}
+
+err run_prepare(struct run *r)
+{
+    u32 n = r->plan->count;
+    TRY(parse_text(r, r->input_text, &r->input));
+    TRY(parse_text(r, r->trigger_text, &r->trigger));
+    TRY(make_names(r));
+    r->steps = NEW_N(r->arena, struct run_step, n);
+    r->ready = NEW_N(r->arena, u32, n * 2); /* once when its dependencies ended, once more when a wait ended */
+    if (r->steps == NULL || r->ready == NULL)
+        return ERR_MEMORY;
+    r->open = n;
+    r->responds = step_kind_by(S("respond"))->type;
+    for (u32 i = 0; i < n; i++) {
+        struct run_step *s = &r->steps[i];
+        s->plan = &r->plan->steps[i];
+        s->record = (struct step_record){ .step_id = s->plan->id, .type = s->plan->kind->type };
+        s->open_needs = s->plan->need_count;
+    }
+    for (u32 i = 0; i < n; i++)
+        if (r->steps[i].open_needs == 0)
+            make_ready(r, &r->steps[i]);
+    return OK;
+}
+
+/* --- names of expressions ----------------------------------------------------------------------------------------- */
+
+static bool ended(const struct run_step *s)
+{
+    return s->record.state == STEP_COMPLETED || s->record.state == STEP_FAILED || s->record.state == STEP_SKIPPED ||
+           s->record.state == STEP_CANCELLED;
+}
+
+static struct run_step *step_by_id(struct run *r, str id)
+{
+    const struct plan_step *p = map_get(&r->plan->by_id, id);
+    return p != NULL ? &r->steps[p->index] : NULL;
+}
+
+/* {status, output, error} of an ended step, made when first asked for. */
+static const struct json *step_view(void *ctx, str id)
+{
+    struct run *r = ctx;
+    struct run_step *s = step_by_id(r, id);
+    if (s == NULL || !ended(s))
+        return NULL;
+    if (s->view.type == JSON_OBJECT)
+        return &s->view;
+    struct json view = { .type = JSON_OBJECT };
+    if (!json_set(r->arena, &view, S("status"), json_of_str(str_of(step_state_names[s->record.state]))) ||
+        !json_set(r->arena, &view, S("output"), s->record.output != NULL ? *s->record.output : json_null) ||
+        !json_set(r->arena, &view, S("error"), s->record.error != NULL ? *s->record.error : json_null))
+        return NULL;
+    s->view = view;
+    return &s->view;
+}
+
+static struct expr_scope scope_of(struct run *r, struct run_step *s)
+{
+    static const struct json no_vars = { .type = JSON_OBJECT };
+    return (struct expr_scope){
+        .input = r->input,
+        .trigger = r->trigger,
+        .execution = r->execution,
+        .workflow = r->workflow,
+        .vars = &no_vars,
+        .step = step_view,
+        .ctx = r,
+        .now_us = r->last_us,
+        .random_seed = strf(r->arena, "%.*s-%.*s", STR_FMT(r->id), STR_FMT(s->plan->id)),
+    };
+}
+
+/* --- ends --------------------------------------------------------------------------------------------------------- */
+
+static struct json error_json(struct run *r, const char *code, str message, str step_id)
+{
+    struct json e = { .type = JSON_OBJECT };
+    bool good = json_set(r->arena, &e, S("code"), json_of_str(str_of(code))) &&
+                json_set(r->arena, &e, S("message"), json_of_str(message.p != NULL ? message : S("")));
+    if (good && step_id.p != NULL)
+        good = json_set(r->arena, &e, S("step_id"), json_of_str(step_id));
+    return good ? e : json_of_str(S("out of memory"));
+}
+
+/* One of its needs has ended. Whether it then runs or is skipped is found when its turn comes. */
+static void consider(struct run *r, struct run_step *s)
+{
+    if (s->record.state == STEP_PENDING && (s->open_needs == 0 || (s->plan->join == JOIN_ANY && s->done_needs > 0)))
+        make_ready(r, s);
+}
+
+static void feed(struct run *r, const struct run_step *s)
+{
+    for (u32 i = 0; i < s->plan->feed_count; i++) {
+        struct run_step *next = &r->steps[s->plan->feeds[i]];
+        next->open_needs--;
+        next->done_needs += s->record.state == STEP_COMPLETED;
+        consider(r, next);
+    }
+}
+
+static void end_step(struct run *r, struct run_step *s, enum step_state state)
+{
+    move(s, state);
+    s->record.completed_at = run_tick(r);
+    s->record.due_at = 0;
+    r->open--;
+    feed(r, s);
+}
+
+static void complete_step(struct run *r, struct run_step *s, struct json output)
+{
+    s->output_node = output;
+    s->record.output = &s->output_node;
+    end_step(r, s, STEP_COMPLETED);
+    if (s->plan->kind->type == r->responds)
+        r->responded = s;
+}
+
+static void cancel_open(struct run *r)
+{
+    for (u32 i = 0; i < r->plan->count; i++) {
+        struct run_step *s = &r->steps[i];
+        s->launch = false;
+        if (s->call != NULL)
+            call_cancel(s->call);
+        if (s->record.state == STEP_RUNNING || s->record.state == STEP_WAITING || s->record.state == STEP_UNKNOWN) {
+            move(s, STEP_CANCELLED);
+            s->record.completed_at = run_tick(r);
+            r->open--;
+        }
+    }
+}
+
+static void end_run(struct run *r, enum run_state state, struct json error)
+{
+    if (run_state_final(r->state))
+        return;
+    r->state = state;
+    r->error = error;
+    r->ready_from = r->ready_to;
+    cancel_open(r);
+    r->completed_at = run_tick(r);
+}
+
+void run_end(struct run *r, enum run_state state, const char *code, const char *message)
+{
+    end_run(r, state, error_json(r, code, str_of(message), STR_NONE));
+}
+
+static void fail_step(struct run *r, struct run_step *s, const char *code, str message)
+{
+    s->error_node = error_json(r, code, message, STR_NONE);
+    s->record.error = &s->error_node;
+    end_step(r, s, STEP_FAILED);
+    if (!s->plan->continue_on_error)
+        end_run(r, RUN_FAILED, error_json(r, code, message, s->plan->id));
+}
+
+/* The output of the last respond step, else of the sinks by id. */
+static struct json output_of(struct run *r)
+{
+    if (r->responded != NULL)
+        return *r->responded->record.output;
+    struct json out = { .type = JSON_OBJECT };
+    for (u32 i = 0; i < r->plan->count; i++) {
+        const struct run_step *s = &r->steps[i];
+        if (s->plan->feed_count == 0 && s->record.state == STEP_COMPLETED &&
+            !json_set(r->arena, &out, s->plan->id, *s->record.output))
+            return json_null;
+    }
+    return out;
+}
+
+static void finish_if_done(struct run *r)
+{
+    if (r->open > 0 || run_state_final(r->state))
+        return;
+    r->output = output_of(r);
+    r->state = RUN_COMPLETED;
+    r->completed_at = run_tick(r);
+}
+
+/* --- retries ------------------------------------------------------------------------------------------------------ */
+
+/* Exponential with full jitter on the upper half, so that retries of many executions spread out; what the other side asked for wins. */
+static i64 backoff_us(const struct retry_policy *p, i64 failures, i64 asked_us)
+{
+    if (asked_us > 0)
+        return asked_us;
+    i64 wait = p->initial_us;
+    for (i64 i = 1; p->exponential && i < failures && wait < p->max_us; i++)
+        wait *= 2;
+    wait = MIN(wait, MAX(p->max_us, p->initial_us));
+    return wait / 2 + (i64)rng_below((u64)(wait - wait / 2) + 1);
+}
+
+static void note_attempt(struct run *r, struct run_step *s, const char *code, str message)
+{
+    struct json entry = { .type = JSON_OBJECT };
+    str from = time_text(r->arena, s->attempt_started_at), to = time_text(r->arena, run_tick(r));
+    if (s->record.attempts == NULL) {
+        s->attempts_node = (struct json){ .type = JSON_ARRAY };
+        s->record.attempts = &s->attempts_node;
+    }
+    if (from.p == NULL || to.p == NULL || !json_set(r->arena, &entry, S("n"), json_of_i64(s->record.attempt)) ||
+        !json_set(r->arena, &entry, S("error"), error_json(r, code, message, STR_NONE)) ||
+        !json_set(r->arena, &entry, S("started_at"), json_of_str(from)) ||
+        !json_set(r->arena, &entry, S("completed_at"), json_of_str(to)) ||
+        !json_add(r->arena, &s->attempts_node, entry))
+        return; /* at the memory cap the step still runs; its list of earlier attempts is shorter */
+}
+
+static void wait_until(struct run_step *s, i64 due_us)
+{
+    move(s, STEP_WAITING);
+    s->record.due_at = due_us;
+    s->queued = false; /* its turn comes again */
+}
+
+static void attempt_failed(struct run *r, struct run_step *s, const struct step_result *result)
+{
+    i64 used = s->record.attempt - s->interruptions;
+    if (!result->retryable || used >= s->plan->retry.max_attempts) {
+        fail_step(r, s, result->code, result->message);
+        return;
+    }
+    note_attempt(r, s, result->code, result->message);
+    wait_until(s, r->last_us + backoff_us(&s->plan->retry, used, result->retry_after_us));
+}
+
+/* --- attempts ----------------------------------------------------------------------------------------------------- */
+
+/* Evaluates `with` and the special member; the step's input is both. False: the step has failed. */
+static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt)
+{
+    const struct plan_step *p = s->plan;
+    struct expr_scope scope = scope_of(r, s);
+    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    struct json *with = NEW(r->arena, struct json);
+    err e = with != NULL ? expr_eval(m, p->with, &scope, r->arena, with, &error) : ERR_MEMORY;
+    if (e == OK && p->special != NULL) {
+        scope.args = json_get(with, S("args"));
+        e = expr_eval(m, p->special, &scope, r->arena, &attempt->special, &error);
+    }
+    if (e == OK && p->special != NULL) {
+        /* what a person sees as input: the URL that was called, but the script as it is written */
+        struct json shown = p->kind->special_use == EXPR_SCRIPT ? *p->special_source : attempt->special;
+        struct json copy = { .type = JSON_OBJECT };
+        bool good = json_set(r->arena, &copy, str_of(p->kind->special), shown);
+        for (u32 i = 0; good && i < with->n; i++)
+            good = json_set(r->arena, &copy, with->members[i].key, with->members[i].value);
+        e = good ? OK : ERR_MEMORY;
+        *with = copy;
+    }
+    attempt->with = s->record.input = with;
+    if (e == OK)
+        return true;
+    s->record.input = NULL;
+    if (e == ERR_MEMORY)
+        error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    fail_step(r, s, error.code, error.detail);
+    return false;
+}
+
+/* An expression may have given what the step's table does not allow. */
+static bool check_input(struct run *r, struct run_step *s)
+{
+    const struct plan_step *p = s->plan;
+    if (expr_is_constant(p->with) &&
+        (p->special == NULL || p->kind->special_use == EXPR_SCRIPT || expr_is_constant(p->special)))
+        return true;
+    struct problems problems = { .arena = r->arena };
+    err e = field_decode(r->arena, p->kind->with, FIELD_EVALUATED, s->record.input, S(""), NULL, &problems);
+    if (e == OK)
+        return true;
+    str detail = S("The execution's memory is used up");
+    if (e == ERR_INVALID)
+        detail = strf(r->arena, "%.*s: %.*s", STR_FMT(problems.list[0].pointer), STR_FMT(problems.list[0].detail));
+    fail_step(r, s, e == ERR_INVALID ? "step.input" : "engine.memory", detail);
+    return false;
+}
+
+static void take_result(struct run *r, struct run_step *s)
+{
+    struct step_result *result = &s->attempt->result;
+    if (result->what == RESULT_COMPLETED && json_size(&result->output) > EXPR_VALUE_BYTES) {
+        fail_step(r, s, "step.output_too_large", S("The output is larger than 4 MiB"));
+        return;
+    }
+    switch (result->what) {
+    case RESULT_COMPLETED:
+        complete_step(r, s, result->output);
+        return;
+    case RESULT_FAILED:
+        attempt_failed(r, s, result);
+        return;
+    case RESULT_OUTSIDE:
+        s->launch = s->dirty = true;
+        return;
+    case RESULT_DELAY:
+        wait_until(s, result->due_us);
+        return;
+    }
+}
+
+static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
+{
+    move(s, STEP_RUNNING);
+    s->record.attempt++;
+    s->attempt_started_at = run_tick(r);
+    if (s->record.started_at == 0)
+        s->record.started_at = s->attempt_started_at;
+    struct step_attempt *a = s->attempt = NEW(r->arena, struct step_attempt);
+    if (a == NULL) {
+        fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        return;
+    }
+    i64 left = r->deadline_at - r->last_us;
+    *a = (struct step_attempt){ .arena = r->arena,
+                                .now_us = r->last_us,
+                                .timeout_us = MAX(MIN(s->plan->timeout_us, left), 1),
+                                .number = (u32)s->record.attempt };
+    a->idempotency_key = strf(r->arena, "%.*s-%.*s-0", STR_FMT(r->id), STR_FMT(s->plan->id));
+    s->record.deadline_at = r->last_us + a->timeout_us;
+    if (!evaluate(r, s, m, a) || !check_input(r, s))
+        return;
+    s->plan->kind->start(a);
+    take_result(r, s);
+}
+
+/* False: its condition says no, or cannot be evaluated (then it has failed). */
+static bool condition_holds(struct run *r, struct run_step *s, struct machine *m)
+{
+    if (s->plan->condition == NULL)
+        return true;
+    struct expr_scope scope = scope_of(r, s);
+    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    struct json result;
+    err e = expr_eval(m, s->plan->condition, &scope, r->arena, &result, &error);
+    if (e == OK && expr_truth(&result))
+        return true;
+    if (e == OK)
+        end_step(r, s, STEP_SKIPPED);
+    else
+        fail_step(r, s, error.code, error.detail);
+    return false;
+}
+
+static void turn(struct run *r, struct run_step *s, struct machine *m)
+{
+    if (s->record.state == STEP_WAITING) { /* its time has come: a delay is over, a retry begins */
+        if (s->plan->kind->answered == NULL)
+            complete_step(r, s, (struct json){ .type = JSON_OBJECT });
+        else
+            begin_attempt(r, s, m);
+        return;
+    }
+    bool nothing_done = s->plan->need_count > 0 && s->done_needs == 0;
+    if (nothing_done && s->plan->join != JOIN_ALWAYS)
+        end_step(r, s, STEP_SKIPPED);
+    else if (condition_holds(r, s, m))
+        begin_attempt(r, s, m);
+}
+
+static bool out_of_time(struct run *r)
+{
+    if (run_tick(r) < r->deadline_at)
+        return false;
+    run_end(r, RUN_TIMED_OUT, "execution.timed_out", "The execution's time is up");
+    return true;
+}
+
+void run_advance(struct run *r, struct machine *m)
+{
+    if (run_state_final(r->state))
+        return;
+    r->state = RUN_RUNNING;
+    if (r->started_at == 0)
+        r->started_at = run_tick(r);
+    do {
+        if (r->open > 0 && out_of_time(r))
+            return;
+        if (r->ready_from < r->ready_to)
+            turn(r, &r->steps[r->ready[r->ready_from++]], m);
+    } while (r->ready_from < r->ready_to && !run_state_final(r->state));
+    r->ready_from = r->ready_to = 0;
+    finish_if_done(r);
+}
+
+void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer)
+{
+    s->call = NULL;
+    r->in_flight--;
+    if (s->record.state != STEP_RUNNING) /* it was cancelled meanwhile */
+        return;
+    s->attempt->now_us = run_tick(r);
+    s->plan->kind->answered(s->attempt, answer);
+    take_result(r, s);
+    run_advance(r, m);
+}
+
+i64 run_next_wait(const struct run *r)
+{
+    i64 due = r->deadline_at;
+    for (u32 i = 0; i < r->plan->count; i++)
+        if (r->steps[i].record.state == STEP_WAITING)
+            due = MIN(due, r->steps[i].record.due_at);
+    return due;
+}
+
+i64 run_due(const struct run *r)
+{
+    if (run_state_final(r->state) || r->in_flight > 0 || r->open == 0)
+        return 0;
+    for (u32 i = 0; i < r->plan->count; i++)
+        if (r->steps[i].launch)
+            return 0;
+    return run_next_wait(r);
+}
+
+void run_wake(struct run *r, i64 now_us)
+{
+    for (u32 i = 0; i < r->plan->count; i++) {
+        struct run_step *s = &r->steps[i];
+        if (s->record.state == STEP_WAITING && s->record.due_at <= now_us)
+            make_ready(r, s);
+    }
+}
+
+/* --- after a crash or a wait -------------------------------------------------------------------------------------- */
+
+void run_restore(struct run *r, const struct step_record *record)
+{
+    struct run_step *s = step_by_id(r, record->step_id);
+    if (s == NULL)
+        return; /* cannot be: versions are immutable */
+    const char *type = s->record.type;
+    s->record = *record;
+    s->record.type = type;
+    s->queued = record->state != STEP_WAITING && record->state != STEP_RUNNING; /* the others have had their turn */
+    s->attempt_started_at = record->started_at;
+    if (record->attempts != NULL) {
+        s->attempts_node = *record->attempts;
+        s->record.attempts = &s->attempts_node;
+        for (u32 i = 0; i < record->attempts->n; i++) {
+            const struct json *code = json_at(&record->attempts->items[i], S("/error/code"));
+            s->interruptions += str_eq(json_str(code), S("engine.interrupted"));
+        }
+    }
+    s->told_start = record->started_at != 0;
+    s->told_end = ended(s);
+    s->told_attempts = record->attempts != NULL ? record->attempts->n : 0;
+    r->last_us = MAX(r->last_us, MAX(record->started_at, record->completed_at));
+}
+
+/* It was in the middle of an attempt when the process died. */
+static void interrupted(struct run *r, struct run_step *s)
+{
+    if (s->plan->at_most_once) {
+        move(s, STEP_UNKNOWN);
+        return;
+    }
+    if (++s->interruptions >= INTERRUPTIONS_MAX) {
+        fail_step(r, s, "engine.crashed", S("The server stopped three times in the middle of this step"));
+        return;
+    }
+    note_attempt(r, s, "engine.interrupted", S("The server stopped in the middle of this attempt"));
+    wait_until(s, r->last_us);
+}
+
+/* What an ended step means for those that wait for it, without waking them yet. */
+static void count_ended(struct run *r, struct run_step *s)
+{
+    r->open--;
+    if (s->record.state == STEP_COMPLETED && s->plan->kind->type == r->responds &&
+        (r->responded == NULL || r->responded->record.completed_at < s->record.completed_at))
+        r->responded = s;
+    for (u32 k = 0; k < s->plan->feed_count; k++) {
+        struct run_step *next = &r->steps[s->plan->feeds[k]];
+        next->open_needs--;
+        next->done_needs += s->record.state == STEP_COMPLETED;
+    }
+}
+
+void run_resume(struct run *r, i64 now_us)
+{
+    r->last_us = MAX(r->last_us, now_us);
+    r->ready_from = r->ready_to = 0;
+    for (u32 i = 0; i < r->plan->count; i++) {
+        struct run_step *s = &r->steps[i];
+        if (s->record.state == STEP_PENDING)
+            s->queued = false;
+        else if (ended(s))
+            count_ended(r, s);
+    }
+    for (u32 i = 0; i < r->plan->count && !run_state_final(r->state); i++)
+        if (r->steps[i].record.state == STEP_RUNNING)
+            interrupted(r, &r->steps[i]);
+    for (u32 i = 0; i < r->plan->count && !run_state_final(r->state); i++)
+        consider(r, &r->steps[i]);
+    run_wake(r, r->last_us);
+}
