@@ -110,7 +110,7 @@ async function floor() {
 
 /** Commits of one row each by as many waiters as there are connections: rate per second. */
 function groupCommit() {
-    return JSON.parse(run(program('group_commit'), ['-w', options.connections, '-d', options.seconds, join(folder, 'commits.db')])).rate;
+    return JSON.parse(run(program('group_commit'), [folder, options.seconds, options.connections])).tx_per_second;
 }
 
 async function weir() {

@@ -5,6 +5,7 @@ import { createHmac } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { errorAt } from '../lib/client.mjs';
 import { PASSWORD, ROLES, Weir, runWeir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
@@ -165,6 +166,26 @@ describe('POST /auth/refresh', () => {
     });
 });
 
+describe('POST /auth/logout', () => {
+    const session = () => anyone.login('viewer@acme.test', PASSWORD);
+    test('"this" ends the session at once, access and refresh, and leaves the others', async () => {
+        const [mine, other] = [await session(), await session()];
+        const { status } = await mine.post('/api/v1/auth/logout', { scope: 'this' });
+        assert.ok([200, 204].includes(status), String(status));
+        assert.equal((await me(mine.tokens.access_token)).status, 401);
+        assert.equal((await refresh(mine.tokens.refresh_token)).status, 401);
+        assert.equal((await me(other.tokens.access_token)).status, 200);
+    });
+
+    test('"others" leaves only this one, "all" none', async () => {
+        const [mine, other] = [await session(), await session()];
+        await mine.post('/api/v1/auth/logout', { scope: 'others' });
+        assert.deepEqual([(await me(mine.tokens.access_token)).status, (await me(other.tokens.access_token)).status], [200, 401]);
+        await mine.post('/api/v1/auth/logout', { scope: 'all' });
+        assert.equal((await me(mine.tokens.access_token)).status, 401);
+    });
+});
+
 describe('the login limit', () => {
     let limited;
     before(async () => (limited = await Weir.start()));
@@ -197,13 +218,24 @@ describe('setup', () => {
     const owner = { email: 'first@example.test', password: PASSWORD };
 
     test('the first start prints a link with a one-time token, which makes tenant and owner exactly once', async () => {
-        const link = await until('the setup link is printed', () => /https?:\/\/\S*setup\S*?[=#/]([\w.-]{16,})/.exec(fresh.stdout + fresh.stderr));
-        const setup_token = link[1];
-        assert.ok([401, 403].includes((await setup({ ...owner, setup_token: `x${setup_token.slice(1)}x`, tenant: 'first' })).status));
-        const made = await setup({ ...owner, setup_token, tenant: 'first' });
+        const link = await until('the setup link is printed', () => /https?:\/\/\S*\/setup\?token=([\w-]{20,})/.exec(fresh.stdout + fresh.stderr));
+        const token = link[1];
+        const wrong = token.startsWith('A') ? `B${token.slice(1)}` : `A${token.slice(1)}`;
+        assert.equal((await setup({ ...owner, token: wrong })).status, 401);
+        errorAt(await setup({ email: 'x', password: 'short', token }), '/email');
+        errorAt(await setup({ ...owner, password: 'password123', token }), '/password');
+        const made = await setup({ ...owner, token });
         assert.equal(made.status, 201, made.text);
-        assert.equal((await setup({ ...owner, setup_token, tenant: 'first' })).status, 409);
+        assert.match((await fresh.anonymous().bearer(made.body.access_token).get('/api/v1/auth/me', { expect: 200 })).text, /"owner"/);
+        assert.equal((await setup({ ...owner, email: 'second@example.test', token })).status, 409);
         await fresh.anonymous().login(owner.email, owner.password);
+    });
+
+    test('after a restart there is no link any more', async () => {
+        await fresh.terminate();
+        fresh.stderr = '';
+        await fresh.serve();
+        assert.doesNotMatch(fresh.stderr + fresh.stdout, /token=/);
     });
 });
 
@@ -213,7 +245,7 @@ describe('the first owner by settings', () => {
         try {
             const client = await mine.anonymous().login('root@example.test', PASSWORD);
             assert.match((await client.get('/api/v1/auth/me', { expect: 200 })).text, /owner/);
-            assert.equal((await mine.anonymous().post('/api/v1/setup', { email: 'b@example.test', password: PASSWORD, setup_token: 'x'.repeat(32), tenant: 'b' })).status, 409);
+            assert.equal((await mine.anonymous().post('/api/v1/setup', { email: 'b@example.test', password: PASSWORD, token: 'x'.repeat(32) })).status, 409);
             await mine.terminate();
             mine.env.WEIR_ADMIN_PASSWORD = 'Another-9-password-entirely';
             await mine.serve();

@@ -17,9 +17,8 @@ for (const path of ['/livez', '/readyz', '/healthz'])
         await anyone.head(path, { expect: 200 });
     });
 
-test('/readyz?verbose names its checks', async () => {
-    const { text } = await anyone.get('/readyz?verbose', { expect: 200 });
-    assert.match(text, /database/);
+test('/readyz takes ?verbose, as probes send it', async () => {
+    await anyone.get('/readyz?verbose', { expect: 200 });
 });
 
 test('/api/v1/info tells name and version, and a trailing slash is the same route', async () => {

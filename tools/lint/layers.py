@@ -10,7 +10,7 @@ RANK = {"base": 0, "codec": 1, "net": 2, "db": 2, "core": 3, "engine": 4, "feat"
 
 # library header -> where it may be included, as path prefixes; test_*.c of the same folder may as well
 HOMES = [
-    (r"sqlite3\.h|libpq-fe\.h", ["src/db/"], "go through db/db.h"),
+    (r"sqlite3\.h|libpq-fe\.h", ["src/db/", "bench/"], "go through db/db.h"),
     (r"lua\.h|lualib\.h|lauxlib\.h|lua5\.4/.*", ["src/engine/"], "go through engine/expr.h"),
     (r"curl/.*", ["src/net/"], "go through net/client.h"),
     (r"llhttp\.h", ["src/net/"], "go through net/http.h"),
