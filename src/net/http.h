@@ -3,7 +3,7 @@
  *
  * Strictness (RFC 9112, and more): exactly one Host, one Content-Length, never beside Transfer-Encoding, CRLF only, no folding,
  * exactly one space around the target, HTTP/1.0 and 1.1 only, no NUL or control bytes in values, origin-form targets (and * for OPTIONS). Every refusal
- * is answered (problem+json made by `refuse`) and closes the connection: shut down, drain, close.
+ * (net/refusal.h lists them) is answered (problem+json made by `refuse`) and closes the connection: shut down, drain, close.
  * Pipelined requests are answered one after the other, in order. */
 #pragma once
 
@@ -19,15 +19,16 @@ const char *http_reason(int status); /* "Not Found"; static */
 
 struct http_server;
 struct http_limits {
-    size_t target_bytes;    /* 8 KiB  → 414 */
-    size_t header_bytes;    /* 16 KiB → 431 */
-    u32 header_count;       /* 100    → 431 */
-    i64 header_us;          /* 10 s from the first byte of a request; also TLS and an empty connection's first request */
-    i64 body_us;            /* 30 s + size / 32 KiB/s */
-    i64 idle_us;            /* 60 s between requests */
-    i64 write_stall_us;     /* 30 s without progress */
-    u32 connections;        /* per loop; further ones are closed at accept with 503 */
+    size_t target_bytes; /* 8 KiB  → 414 */
+    size_t header_bytes; /* 16 KiB → 431 */
+    u32 header_count;    /* 100    → 431 */
+    i64 header_us;       /* 10 s from the first byte of a request; also TLS and an empty connection's first request */
+    i64 body_us;         /* 30 s + size / 32 KiB/s */
+    i64 idle_us;         /* 60 s between requests */
+    i64 write_stall_us;  /* 30 s without progress */
+    u32 connections;     /* per loop; further ones are closed at accept with 503 */
     size_t stream_high_bytes, stream_low_bytes; /* pause at 256 KiB, resume at 64 KiB */
+    size_t arena_bytes; /* 64 MiB: cap of one request's arena, so of its body and its answer together */
 };
 extern const struct http_limits http_default_limits;
 
@@ -38,18 +39,19 @@ struct http_request {
     struct arena *arena;
     enum http_method method;
     str method_text;
-    str target;        /* as sent */
-    str path, query;   /* of the target, not decoded */
+    str target;           /* as sent */
+    str path, query;      /* of the target, not decoded */
     struct pair *headers; /* names in lower case, in order */
     u32 header_count;
     str body;
-    str remote;      /* "127.0.0.1", "::1" */
+    str remote; /* "127.0.0.1", "::1" */
     u16 remote_port;
     bool tls;
     bool keep_alive;
-    i64 received_mono_us; /* when its first byte arrived: what a duration is measured from */
-    struct loop *loop;    /* where it must be answered */
-    void *user;           /* the handler's, e.g. what `admit` found */
+    i64 received_mono_us;       /* when its first byte arrived: what a duration is measured from */
+    struct loop *loop;          /* where it must be answered */
+    void *user;                 /* the handler's, e.g. what `admit` found */
+    int refused;                /* set by `admit` to 401, 404, …: the body is not read */
     struct http_stream *stream; /* the server's */
 };
 /* First value of a header (lower-case name); STR_NONE when absent. Any thread that owns the request. */
@@ -59,9 +61,9 @@ u32 http_header_count(const struct http_request *rq, str name);
 
 struct http_handler {
     void *ctx;
-    /* The head is complete. Returns the most bytes of body this request may have; or a refusal: *status is set to 401, 404, … and
-     * `request` is called at once with an empty body, `refused` telling the handler not to wait for one (the connection closes after the answer
-     * when a body was announced). NULL = 1 MiB for all. */
+    /* The head is complete. Returns the most bytes of body this request may have; or refuses by setting rq->refused to 401, 404, …:
+     * `request` is then called at once with an empty body (and the connection closes after the answer when a body was announced).
+     * A request may end between the two calls (413, a lost client): what `admit` leaves in rq->user lives on the arena. NULL = 1 MiB for all. */
     size_t (*admit)(void *ctx, struct http_request *rq);
     /* The request is complete. The handler owes exactly one of reply, stream or drop, now or later. */
     void (*request)(void *ctx, struct http_request *rq);
@@ -71,14 +73,15 @@ struct http_handler {
 };
 
 /* Opens a listener on every loop (SO_REUSEPORT after a probe bind without it, so that a taken port fails here). host is an address literal
- * or "localhost". port 0 takes any; http_port() tells. ERR_BUSY when the port is taken, ERR_INVALID for a bad host. */
+ * or "localhost" (127.0.0.1). port 0 takes any; http_port() tells. ERR_BUSY when the port is taken, ERR_INVALID for a bad host. Call it before
+ * the loops run: their listeners are opened on this thread. */
 err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct http_limits *limits,
                 const struct http_handler *handler, struct http_server **out) MUST;
 u16 http_port(const struct http_server *s);
 /* Stop accepting and close idle connections; busy ones close after their answer (Connection: close). From any thread. `drained` is called
  * once, on a loop, when the last connection has gone. */
 void http_drain(struct http_server *s, void (*drained)(void *), void *ctx);
-/* After the loops stopped. */
+/* After the loops stopped, and all threads that hold requests; before loop_free. Requests still held go with it. NULL is allowed. */
 void http_free(struct http_server *s);
 /* Open connections over all loops, for metrics. Any thread. */
 u32 http_connections(const struct http_server *s);
@@ -92,7 +95,8 @@ void http_drop(struct http_request *rq);
 /* Streaming (SSE): chunked, nothing buffered beyond stream_high_bytes. Loop thread only. */
 struct http_stream_events {
     void (*drain)(void *ctx); /* the buffer fell below stream_low_bytes after http_stream_write returned false */
-    void (*closed)(void *ctx); /* the client left, or the server drains; no write after this; the handler calls http_stream_end */
+    void (*closed)(
+        void *ctx); /* the client left, or the server drains; no write after this; the handler calls http_stream_end */
     void *ctx;
 };
 void http_stream_begin(struct http_request *rq, int status, const struct pair *headers, size_t count,

@@ -18,7 +18,9 @@ struct message {
 struct loop *loop_new(u32 index) MUST; /* NULL when out of resources */
 void loop_run(struct loop *l);         /* until loop_stop; on the thread that shall own it */
 void loop_stop(struct loop *l);        /* from any thread; returns at once */
-void loop_free(struct loop *l);        /* after loop_run returned */
+void loop_settle(
+    struct loop *l); /* after loop_run returned: one turn without waiting, so that closed handles get their callbacks */
+void loop_free(struct loop *l); /* after loop_run returned, and after everything on the loop was freed */
 /* From any thread; never fails, never blocks; wakes the loop. Messages of one thread stay in order. */
 void loop_post(struct loop *l, struct message *m);
 bool loop_is_current(const struct loop *l);
