@@ -18,10 +18,12 @@ struct cache {
 const void *cache_get(struct cache *c, str key, i64 now_us);
 /* To be called before reading the database. */
 u64 cache_epoch(struct cache *c);
-/* Hands over an entry and the arena that it lives on. */
+/* Hands over an entry and the arena that it lives on. Whether or not it is remembered (memory, a write meanwhile), it stays valid until the next cache_put
+ * on this thread. */
 void cache_put(struct cache *c, str key, const void *entry, struct arena *owner, u64 epoch_before, i64 now_us);
-/* Keeps the arena of an entry alive until `a` ends. */
+/* Keeps the arena of an entry that cache_get gave alive until `a` ends. ERR_NOT_FOUND when it is not remembered. */
 err cache_keep(struct cache *c, str key, struct arena *a) MUST;
-/* From any thread, after the commit. */
+/* From any thread, after the commit (req_after). */
 void cache_forget(struct cache *c);
+/* Frees what the calling thread remembers. */
 void cache_thread_end(void);

@@ -21,4 +21,7 @@ struct job_kind {
 /* Inside a write transaction: the job exists when the transaction does. delay_us from now_us. */
 err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload, i64 delay_us) MUST;
 err jobs_start(void) MUST; /* after the modules started */
+/* No job is claimed or begun after this; one that runs ends in its pool. So: jobs_stop, then pool_free, then db_close. */
 void jobs_stop(void);
+/* How long to wait after the failed attempt (from 1): 1 s doubling to 1 h, of which the upper half is `random`. Pure. */
+i64 jobs_backoff_us(i64 attempt, u64 random);

@@ -27,6 +27,11 @@ struct metric *const *metrics_all(size_t *count);
 
 /* `labels` is ready text ("" = none); finding a series is a short scan, so hot paths keep the pointer. NULL only when out of memory. */
 struct metric_series *metric_of(struct metric *m, const char *labels);
+/* What a hot path does with the pointer it kept. */
+static inline void metric_count(struct metric_series *s, i64 n)
+{
+    atomic_fetch_add_explicit(&s->value, n, memory_order_relaxed);
+}
 void metric_add(struct metric *m, const char *labels, i64 n);
 void metric_set(struct metric *m, const char *labels, i64 value);
 void metric_observe_us(struct metric_series *s, i64 us);

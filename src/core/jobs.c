@@ -1,0 +1,475 @@
+/* jobs.c - a dispatcher thread claims due rows in batches and hands them to the slow pool; each outcome is a row again.
+ *
+ * A job may run more than once (a crash, a lost outcome, an overrun lease), so kinds must bear that. While nothing is due the dispatcher only reads: an idle
+ * server does not write. After jobs_enqueue it claims without looking first - the claim waits in the writer's queue behind the transaction that woke it. */
+#include "core/jobs.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "codec/typeid.h"
+#include "core/app.h"
+#include "core/metrics.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+enum {
+    CLAIM_MAX = 16,
+    ATTEMPTS = 5,
+    JOB_BYTES = 16 << 20,
+    DISPATCHER_BYTES = 1 << 20,
+    OUTCOME_TRIES = 5,
+    PAYLOAD_BYTES = 256 << 10
+};
+#define POLL_US    SECOND_US
+#define TIMEOUT_US (5 * MINUTE_US)
+#define BUSY_US    SECOND_US /* when the pool had no room */
+
+METRIC(jobs_total, "weir_jobs_total", METRIC_COUNTER, "Jobs that ran, by kind and outcome (done, again, dead)");
+
+/* --- rows -------------------------------------------------------------------------------------------------------- */
+
+struct row {
+    struct presence has;
+    str id, kind, tenant_id, payload;
+    i64 periodic, attempt;
+};
+static const struct field fields[] = {
+    FIELD(struct row, id, F_STR, .doc = "Id"),
+    FIELD(struct row, kind, F_STR, .doc = "Which job kind runs it"),
+    FIELD(struct row, tenant_id, F_STR, .flags = F_NULLABLE, .doc = "For whom, when for one tenant"),
+    FIELD(struct row, payload, F_JSON, .doc = "What the kind was given"),
+    FIELD(struct row, periodic, F_I64, .doc = "1 for the one row of a periodic kind"),
+    FIELD(struct row, attempt, F_I64, .doc = "How often it was claimed"),
+};
+static const struct table row_table = TABLE("Job", struct row, fields);
+
+STMT(job_add,
+     "INSERT INTO jobs (id, kind, tenant_id, payload, status, timeout_us, due_at, created_at, updated_at)"
+     " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $7, $7)",
+     .scope = SCOPE_SYSTEM);
+STMT(
+    job_seed,
+    "INSERT INTO jobs (id, kind, payload, status, periodic, timeout_us, due_at, created_at, updated_at)"
+    " VALUES ($1, $2, '{}', 'queued', 1, $3, $4, $4, $4)"
+    " ON CONFLICT (kind) WHERE periodic = 1 DO UPDATE SET status = 'queued', attempt = 0, timeout_us = excluded.timeout_us",
+    .scope = SCOPE_SYSTEM);
+STMT(jobs_take_over, "UPDATE jobs SET status = 'queued', due_at = $1, updated_at = $1 WHERE status = 'running'",
+     .scope = SCOPE_SYSTEM, .scan_ok = true);
+STMT(job_due, "SELECT id FROM jobs WHERE status <> 'dead' AND due_at <= $1 LIMIT 1", .row = &row_table,
+     .scope = SCOPE_SYSTEM);
+STMT(jobs_claim,
+     "UPDATE jobs SET status = 'running', attempt = attempt + 1, due_at = $1 + timeout_us, updated_at = $1"
+     " WHERE id IN (SELECT id FROM jobs WHERE status <> 'dead' AND due_at <= $1 ORDER BY due_at LIMIT $2)"
+     " RETURNING id, kind, tenant_id, payload, periodic, attempt",
+     .row = &row_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
+STMT(job_done, "DELETE FROM jobs WHERE id = $1 AND attempt = $2", .scope = SCOPE_SYSTEM);
+STMT(
+    job_back,
+    "UPDATE jobs SET status = $3, attempt = $4, due_at = $5, last_error = $6, updated_at = $7 WHERE id = $1 AND attempt = $2",
+    .scope = SCOPE_SYSTEM);
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct running { /* one claimed job on its way through the pool; on its own arena */
+    struct task task;
+    struct job job;
+    const struct job_kind *kind;
+    struct arena *arena;
+    bool periodic;
+    struct running *next;
+    i64 attempt; /* as the row has it; the lock */
+};
+
+/* One dispatcher per process, as there is one queue. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool started;
+    bool woken;    /* look whether something is due */
+    bool enqueued; /* claim without looking: the row may not be committed yet */
+    atomic_bool stopping;
+    struct running *list;
+    u32 running;
+} jobs = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static const struct job_kind *kind_of(str name)
+{
+    for (const struct module *const *m = modules; *m != NULL; m++)
+        for (u32 i = 0; i < (*m)->job_count; i++)
+            if (str_eq(str_of((*m)->jobs[i].name), name))
+                return &(*m)->jobs[i];
+    return NULL;
+}
+
+static i64 timeout_of(const struct job_kind *k)
+{
+    return k->timeout_us > 0 ? k->timeout_us : TIMEOUT_US;
+}
+
+static void wake(bool enqueued)
+{
+    pthread_mutex_lock(&jobs.lock);
+    jobs.woken = true;
+    jobs.enqueued = jobs.enqueued || enqueued;
+    if (jobs.started)
+        pthread_cond_signal(&jobs.wake);
+    pthread_mutex_unlock(&jobs.lock);
+}
+
+err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload, i64 delay_us)
+{
+    const struct job_kind *k = kind_of(str_of(kind));
+    if (k == NULL || payload.n > PAYLOAD_BYTES)
+        return k == NULL ? ERR_INTERNAL : ERR_TOO_LARGE;
+    str id = typeid_new(a, "job", now_us);
+    if (id.p == NULL)
+        return ERR_MEMORY;
+    TRY(db_exec(tx, &job_add, NULL,
+                ARGS(STR(id), STR(str_of(kind)), STR(tenant_id), STR(payload.n > 0 ? payload : S("{}")),
+                     I64(timeout_of(k)), I64(now_us + delay_us), I64(now_us))));
+    if (delay_us <= 0)
+        wake(true);
+    return OK;
+}
+
+i64 jobs_backoff_us(i64 attempt, u64 random)
+{
+    i64 whole = HOUR_US;
+    if (attempt < 13) /* 2^12 s is above an hour */
+        whole = MIN(whole, SECOND_US << (MAX(attempt, (i64)1) - 1));
+    return whole / 2 + (i64)(random % (u64)(whole / 2 + 1));
+}
+
+/* --- outcomes (slow pool) ---------------------------------------------------------------------------------------- */
+
+struct outcome {
+    str id;
+    i64 claimed, now_us; /* claimed: the attempt that this outcome belongs to; another one means the row moved on */
+    const char *status;  /* NULL = it is done: delete */
+    i64 attempt, due_us;
+    str error;
+};
+
+static err write_outcome(void *ctx, struct tx *tx)
+{
+    const struct outcome *o = ctx;
+    if (o->status == NULL)
+        return db_exec(tx, &job_done, NULL, ARGS(STR(o->id), I64(o->claimed)));
+    return db_exec(tx, &job_back, NULL,
+                   ARGS(STR(o->id), I64(o->claimed), STR(str_of(o->status)), I64(o->attempt), I64(o->due_us),
+                        STR(o->error), I64(o->now_us)));
+}
+
+static struct outcome outcome_of(const struct running *r, err e, i64 attempt, i64 now_us)
+{
+    const struct job_kind *k = r->kind;
+    struct outcome o = { .id = r->job.id, .claimed = attempt, .now_us = now_us, .attempt = attempt };
+    u32 max = k != NULL && k->max_attempts > 0 ? k->max_attempts : ATTEMPTS;
+    o.error = e == OK ? STR_NONE : str_of(k == NULL ? "no such kind" : err_text(e));
+    if (e == OK && !r->periodic)
+        return o;
+    if (e != OK && k != NULL && err_retryable(e) && attempt < max) {
+        o.status = "queued";
+        o.due_us = now_us + jobs_backoff_us(attempt, rng_u64());
+    } else if (r->periodic && k != NULL) { /* it never dies: its next turn is its next chance */
+        o.status = "queued";
+        o.attempt = 0;
+        o.due_us = now_us + k->every_us;
+    } else {
+        o.status = "dead";
+        o.due_us = now_us;
+    }
+    return o;
+}
+
+/* Tried a few times; then the end of the lease brings the job back. */
+static void save(struct arena *a, struct outcome *o)
+{
+    err e = ERR_BUSY;
+    for (int i = 0; i < OUTCOME_TRIES && e != OK; i++) {
+        if (i > 0)
+            nanosleep(&(struct timespec){ .tv_nsec = 100 * 1000 * 1000 }, NULL);
+        e = db_write_wait(app.db, a, write_outcome, o);
+    }
+    if (e != OK)
+        LOG(LOG_ERROR, "jobs.outcome_lost", LOG_STR("job", o->id), LOG_STR("cause", str_of(err_name(e))));
+}
+
+static void count(const struct running *r, err e, const struct outcome *o)
+{
+    char labels[160];
+    const char *word = e == OK ? "done" : o->status[0] == 'd' ? "dead" : "again";
+    snprintf(labels, sizeof labels, "kind=\"%s\",outcome=\"%s\"", r->kind != NULL ? r->kind->name : "unknown", word);
+    metric_add(&jobs_total, labels, 1);
+    if (e != OK)
+        LOG(LOG_WARN, "jobs.failed", LOG_STR("job", r->job.id), LOG_STR("kind", r->job.kind),
+            LOG_INT("attempt", o->claimed), LOG_STR("outcome", str_of(word)), LOG_STR("cause", o->error));
+}
+
+static void forget(struct running *r)
+{
+    pthread_mutex_lock(&jobs.lock);
+    struct running **link = &jobs.list;
+    while (*link != r)
+        link = &(*link)->next;
+    *link = r->next;
+    jobs.running--;
+    pthread_mutex_unlock(&jobs.lock);
+    arena_free(r->arena);
+    wake(false); /* there is room for another */
+}
+
+static i64 attempt_of(const struct running *r)
+{
+    pthread_mutex_lock(&jobs.lock);
+    i64 attempt = r->attempt;
+    pthread_mutex_unlock(&jobs.lock);
+    return attempt;
+}
+
+/* Claimed but not begun: as if it had not been claimed. */
+static void give_back(struct running *r, i64 delay_us)
+{
+    i64 attempt = attempt_of(r), now_us = clock_now_us();
+    struct outcome o = { .id = r->job.id,
+                         .claimed = attempt,
+                         .now_us = now_us,
+                         .status = "queued",
+                         .attempt = attempt - 1,
+                         .due_us = now_us + delay_us };
+    save(r->arena, &o);
+    forget(r);
+}
+
+static void run(struct task *t)
+{
+    struct running *r = CONTAINER(t, struct running, task);
+    if (atomic_load(&jobs.stopping)) {
+        give_back(r, 0);
+        return;
+    }
+    r->job.now_us = clock_now_us();
+    err e = r->kind == NULL ? ERR_NOT_FOUND : r->kind->run(&r->job);
+    struct outcome o = outcome_of(r, e, attempt_of(r), clock_now_us());
+    save(r->arena, &o);
+    count(r, e, &o);
+    forget(r);
+}
+
+/* --- the dispatcher ---------------------------------------------------------------------------------------------- */
+
+struct claim {
+    i64 now_us;
+    u32 max, n;
+    struct row *rows;
+};
+
+static err claim_rows(void *ctx, struct tx *tx)
+{
+    struct claim *c = ctx;
+    void *rows;
+    u32 n;
+    TRY(db_list(tx, &jobs_claim, c->max, &rows, &n, ARGS(I64(c->now_us), I64(c->max))));
+    c->rows = rows;
+    c->n = n;
+    return OK;
+}
+
+/* A job that outlasts its lease is claimed again while it still runs here: that renews the lease, nothing more. */
+static bool runs_already(const struct row *row)
+{
+    pthread_mutex_lock(&jobs.lock);
+    struct running *r = jobs.list;
+    while (r != NULL && !str_eq(r->job.id, row->id))
+        r = r->next;
+    if (r != NULL)
+        r->attempt = row->attempt;
+    pthread_mutex_unlock(&jobs.lock);
+    if (r != NULL)
+        LOG(LOG_WARN, "jobs.overdue", LOG_STR("job", row->id), LOG_STR("kind", row->kind));
+    return r != NULL;
+}
+
+static struct running *running_new(const struct row *row)
+{
+    struct arena *a = arena_new(JOB_BYTES);
+    struct running *r = a == NULL ? NULL : NEW(a, struct running);
+    if (r == NULL) {
+        arena_free(a);
+        return NULL;
+    }
+    *r = (struct running){
+        .task.run = run, .kind = kind_of(row->kind), .arena = a, .periodic = row->periodic == 1, .attempt = row->attempt
+    };
+    r->job = (struct job){ .id = str_dup(a, row->id),
+                           .kind = str_dup(a, row->kind),
+                           .payload = str_dup(a, row->payload),
+                           .attempt = row->attempt,
+                           .arena = a };
+    if (row->tenant_id.p != NULL)
+        r->job.tenant_id = str_dup(a, row->tenant_id);
+    if (r->job.id.p != NULL && r->job.kind.p != NULL && r->job.payload.p != NULL &&
+        (row->tenant_id.p == NULL || r->job.tenant_id.p != NULL))
+        return r;
+    arena_free(a);
+    return NULL;
+}
+
+static void begin(const struct row *row)
+{
+    if (runs_already(row))
+        return;
+    struct running *r = running_new(row);
+    if (r == NULL) { /* the end of its lease brings it back */
+        LOG(LOG_ERROR, "jobs.not_begun", LOG_STR("job", row->id), LOG_STR("cause", S("out of memory")));
+        return;
+    }
+    pthread_mutex_lock(&jobs.lock);
+    r->next = jobs.list;
+    jobs.list = r;
+    jobs.running++;
+    pthread_mutex_unlock(&jobs.lock);
+    if (pool_submit(app.slow, &r->task) != OK)
+        give_back(r, BUSY_US);
+}
+
+static bool something_due(struct arena *a, i64 now_us)
+{
+    struct tx *tx;
+    if (db_read_begin(app.db, a, false, &tx) != OK)
+        return false;
+    err e = db_row(tx, &job_due, NULL, ARGS(I64(now_us)));
+    db_read_end(tx);
+    return e == OK;
+}
+
+/* Jobs take at most half of the pool: the other half is for requests that someone waits for. */
+static u32 room(void)
+{
+    u32 most = MIN((u32)CLAIM_MAX, (u32)MAX(app.config.slow_threads / 2, (i64)1));
+    pthread_mutex_lock(&jobs.lock);
+    u32 n = most - MIN(most, jobs.running);
+    pthread_mutex_unlock(&jobs.lock);
+    return n;
+}
+
+/* True when there may be more at once. */
+static bool dispatch(struct arena *a, bool sure)
+{
+    struct claim c = { .now_us = clock_now_us(), .max = room() };
+    if (c.max == 0 || (!sure && !something_due(a, c.now_us)))
+        return false;
+    if (db_write_wait(app.db, a, claim_rows, &c) != OK)
+        return false;
+    for (u32 i = 0; i < c.n; i++)
+        begin(&c.rows[i]);
+    return c.n == c.max;
+}
+
+/* Until somebody wakes it, or the next poll. True when a row was just added. */
+static bool wait_for_work(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += POLL_US / SECOND_US;
+    pthread_mutex_lock(&jobs.lock);
+    int rc = 0;
+    while (!jobs.woken && !atomic_load(&jobs.stopping) && rc == 0)
+        rc = pthread_cond_timedwait(&jobs.wake, &jobs.lock, &until);
+    bool enqueued = jobs.enqueued;
+    jobs.woken = jobs.enqueued = false;
+    pthread_mutex_unlock(&jobs.lock);
+    return enqueued;
+}
+
+static void *dispatcher(void *arg)
+{
+    struct arena *a = arg;
+    struct arena_mark mark = arena_mark(a);
+    pthread_setname_np(pthread_self(), "weir-jobs");
+    bool go_on = false;
+    while (!atomic_load(&jobs.stopping)) {
+        bool sure = go_on || wait_for_work();
+        if (atomic_load(&jobs.stopping))
+            break;
+        go_on = dispatch(a, sure);
+        arena_rewind(a, mark);
+    }
+    db_thread_end(app.db);
+    arena_free(a);
+    return NULL;
+}
+
+/* --- start and stop ---------------------------------------------------------------------------------------------- */
+
+static err seed(void *ctx, struct tx *tx)
+{
+    struct arena *a = db_arena(tx);
+    i64 now_us = *(const i64 *)ctx;
+    TRY(db_exec(tx, &jobs_take_over, NULL, ARGS(I64(now_us)))); /* the folder's lock says that nobody else runs them */
+    for (const struct module *const *m = modules; *m != NULL; m++) {
+        for (u32 i = 0; i < (*m)->job_count; i++) {
+            const struct job_kind *k = &(*m)->jobs[i];
+            if (k->every_us <= 0)
+                continue;
+            str id = typeid_new(a, "job", now_us);
+            if (id.p == NULL)
+                return ERR_MEMORY;
+            TRY(db_exec(tx, &job_seed, NULL, ARGS(STR(id), STR(str_of(k->name)), I64(timeout_of(k)), I64(now_us))));
+        }
+    }
+    return OK;
+}
+
+static err start_thread(struct arena *a)
+{
+    pthread_condattr_t attr;
+    if (pthread_condattr_init(&attr) != 0)
+        return ERR_MEMORY;
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    int rc = pthread_cond_init(&jobs.wake, &attr);
+    pthread_condattr_destroy(&attr);
+    if (rc != 0)
+        return ERR_MEMORY;
+    atomic_store(&jobs.stopping, false);
+    pthread_mutex_lock(&jobs.lock);
+    rc = pthread_create(&jobs.thread, NULL, dispatcher, a);
+    jobs.started = rc == 0;
+    pthread_mutex_unlock(&jobs.lock);
+    if (rc == 0)
+        return OK;
+    pthread_cond_destroy(&jobs.wake);
+    return ERR_INTERNAL;
+}
+
+err jobs_start(void)
+{
+    struct arena *a = arena_new(DISPATCHER_BYTES + CLAIM_MAX * PAYLOAD_BYTES);
+    if (a == NULL)
+        return ERR_MEMORY;
+    i64 now_us = clock_now_us();
+    err e = db_write_wait(app.db, a, seed, &now_us);
+    if (e == OK)
+        e = start_thread(a);
+    if (e != OK)
+        arena_free(a);
+    return e;
+}
+
+void jobs_stop(void)
+{
+    if (!jobs.started)
+        return;
+    atomic_store(&jobs.stopping, true);
+    wake(false);
+    pthread_join(jobs.thread, NULL);
+    pthread_mutex_lock(&jobs.lock);
+    jobs.started = false;
+    pthread_mutex_unlock(&jobs.lock);
+    pthread_cond_destroy(&jobs.wake);
+}

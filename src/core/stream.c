@@ -1,0 +1,161 @@
+/* stream.c - see stream.h. The stream lives on its request's arena and ends it.
+ *
+ * Whoever calls stream_event may do so several times in a row, so a stream that is given up there only turns silent; `closed` follows from a timer in a later
+ * turn of the loop, never from inside of the caller. */
+#include "core/stream.h"
+
+#include "core/pipeline.h"
+
+#include <string.h>
+
+enum { WAITING_BYTES = 1 << 20 /* kept beyond the server's own bound while the client is slow */ };
+#define HEARTBEAT_US (15 * SECOND_US)
+
+struct stream {
+    struct req *rq;
+    void (*closed)(void *ctx);
+    void *ctx;
+    struct buf waiting; /* while the server asked to wait; not on the arena: it comes and goes */
+    struct loop_timer timer;
+    size_t bytes;
+    bool full, given_up;
+};
+
+static void finish(struct stream *s)
+{
+    struct request_core *core = s->rq->core;
+    struct http_request *http = s->rq->http;
+    loop_timer_stop(&s->timer);
+    buf_free(&s->waiting);
+    reply_account(core, 200, s->bytes);
+    core->answered = true; /* and accounted for */
+    http_stream_end(http); /* the arena goes, and `s` with it */
+}
+
+static void close_now(struct stream *s)
+{
+    s->closed(s->ctx);
+    finish(s);
+}
+
+static void beat(struct loop_timer *t);
+
+static void give_up(struct stream *s)
+{
+    s->given_up = true;
+    loop_timer_stop(&s->timer);
+    if (loop_timer_start(s->rq->http->loop, &s->timer, 0, beat) != OK)
+        s->full = true; /* no memory for a timer: the server ends a stalled client after write_stall_us */
+}
+
+static void put(struct stream *s, str bytes)
+{
+    if (s->given_up)
+        return;
+    if (!s->full) {
+        s->bytes += bytes.n;
+        s->full = !http_stream_write(s->rq->http, bytes);
+        return;
+    }
+    buf_str(&s->waiting, bytes);
+    if (s->waiting.fail != OK)
+        give_up(s);
+}
+
+static void beat(struct loop_timer *t)
+{
+    struct stream *s = CONTAINER(t, struct stream, timer);
+    if (s->given_up) {
+        close_now(s);
+        return;
+    }
+    if (!s->full) /* a client that is behind has enough to read */
+        put(s, S(":\n\n"));
+    if (loop_timer_start(s->rq->http->loop, t, HEARTBEAT_US, beat) != OK)
+        give_up(s);
+}
+
+static void on_drain(void *ctx)
+{
+    struct stream *s = ctx;
+    struct buf waiting = s->waiting;
+    s->full = false;
+    s->waiting = (struct buf){ .max = WAITING_BYTES };
+    if (waiting.n > 0)
+        put(s, buf_view(&waiting));
+    buf_free(&waiting);
+}
+
+static void on_closed(void *ctx)
+{
+    close_now(ctx);
+}
+
+struct stream *stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx)
+{
+    struct stream *s = NEW(rq->arena, struct stream);
+    if (s == NULL)
+        return NULL;
+    *s = (struct stream){ .rq = rq, .closed = closed, .ctx = ctx, .waiting.max = WAITING_BYTES };
+    if (loop_timer_start(rq->http->loop, &s->timer, HEARTBEAT_US, beat) != OK)
+        return NULL;
+    const struct pair headers[] = {
+        { S("Content-Type"), S("text/event-stream") }, { S("Cache-Control"), S("no-store") },
+        { S("X-Accel-Buffering"), S("no") }, /* nginx would gather events otherwise */
+        { S("X-Content-Type-Options"), S("nosniff") }, { S("X-Request-Id"), rq->request_id },
+    };
+    struct http_stream_events events = { .drain = on_drain, .closed = on_closed, .ctx = s };
+    http_stream_begin(rq->http, 200, headers, COUNT(headers), &events);
+    return s;
+}
+
+/* "name: value\n"; a value that cannot stand on one line is left out. */
+static void put_line(struct buf *b, const char *name, str value)
+{
+    if (value.n == 0 || memchr(value.p, '\n', value.n) != NULL || memchr(value.p, '\r', value.n) != NULL)
+        return;
+    buf_f(b, "%s: ", name);
+    buf_str(b, value);
+    buf_char(b, '\n');
+}
+
+/* One data line per line of the text; CR, LF and CRLF all end one. */
+static void put_data(struct buf *b, str data)
+{
+    size_t from = 0;
+    for (size_t i = 0; i <= data.n; i++) {
+        if (i < data.n && data.p[i] != '\n' && data.p[i] != '\r')
+            continue;
+        BUF_LIT(b, "data: ");
+        buf_str(b, str_slice(data, from, i));
+        buf_char(b, '\n');
+        i += i + 1 < data.n && data.p[i] == '\r' && data.p[i + 1] == '\n';
+        from = i + 1;
+    }
+}
+
+void stream_event(struct stream *s, str id, str event, str data)
+{
+    if (s->given_up)
+        return;
+    struct buf b = { .max = WAITING_BYTES };
+    if (memchr(id.p != NULL ? id.p : "", '\0', id.n) == NULL) /* a NUL would make the client ignore the id */
+        put_line(&b, "id", id);
+    put_line(&b, "event", event);
+    put_data(&b, data);
+    buf_char(&b, '\n');
+    if (b.fail == OK)
+        put(s, buf_view(&b));
+    else
+        give_up(s);
+    buf_free(&b);
+}
+
+void stream_end(struct stream *s)
+{
+    if (!s->given_up && s->full && s->waiting.n > 0) {
+        s->bytes += s->waiting.n; /* the server bounds what it keeps of a stream that ends */
+        http_stream_write(s->rq->http, buf_view(&s->waiting));
+    }
+    finish(s);
+}
