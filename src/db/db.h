@@ -58,7 +58,7 @@ struct args {
 struct db_options {
     str folder;             /* WEIR_DATA */
     u32 batch_max;          /* jobs per commit; 0 = 256 */
-    u32 queue_max;          /* waiting jobs; above: ERR_BUSY; 0 = 16,384 */
+    u32 queue_max;          /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
     i64 read_budget_us;     /* of a fast read (db_read_begin fast = true); 0 = 2,000 */
 };
 err db_open(const struct db_options *options, struct db **out) MUST;
@@ -77,7 +77,7 @@ struct migration_state {
     u32 number;
     str name;
     i64 applied_at; /* 0 = not yet */
-    bool changed;   /* applied with another checksum */
+    bool changed;   /* applied with another checksum, or unknown to this binary */
 };
 /* Applies all missing ones, each in a transaction. ERR_CONFLICT: the schema is newer than the binary or a checksum differs (logged). */
 err db_migrate_up(struct db *db) MUST;
@@ -109,7 +109,8 @@ struct db_job {
     void (*done)(struct db_job *job, err outcome);
     struct arena *arena; /* rows live here */
     bool background;     /* behind interactive ones, in slices of 2 ms */
-    struct db_job *next; /* the queue's */
+    struct db_job *next; /* this and the rest are the queue's */
+    i64 queued_us;
     err outcome;
     struct arena_mark mark;
 };

@@ -1,0 +1,405 @@
+/* sqlite_writer.c - the one thread that writes: takes jobs from bounded queues, commits them in batches, keeps the WAL short.
+ *
+ * A batch takes what is queued until the queue is empty or the batch full, and never waits for more: while one batch syncs,
+ * the next one gathers. The first job of a transaction needs no savepoint, because rolling back everything takes nothing
+ * else along; so a lone job costs BEGIN and COMMIT only. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "db/db_internal.h"
+
+static _Thread_local bool on_writer; /* asked by code that must not run here */
+
+bool db_on_writer(void)
+{
+    return on_writer;
+}
+
+/* ---- queues ---- */
+
+void queue_init(struct queue *q)
+{
+    *q = (struct queue){ .tail = &q->first };
+}
+
+void queue_put(struct queue *q, struct db_job *job)
+{
+    job->next = NULL;
+    *q->tail = job;
+    q->tail = &job->next;
+    q->n++;
+}
+
+struct db_job *queue_take(struct queue *q)
+{
+    struct db_job *job = q->first;
+    if (job == NULL)
+        return NULL;
+    q->first = job->next;
+    if (q->first == NULL)
+        q->tail = &q->first;
+    q->n--;
+    return job;
+}
+
+err db_submit(struct db *db, struct db_job *job)
+{
+    struct queue *q = job->background ? &db->background : &db->interactive;
+    job->queued_us = clock_mono_us();
+    pthread_mutex_lock(&db->mutex);
+    bool taken = !db->closing && q->n < db->options.queue_max;
+    if (taken) {
+        queue_put(q, job);
+        pthread_cond_signal(&db->work);
+    }
+    pthread_mutex_unlock(&db->mutex);
+    return taken ? OK : ERR_BUSY;
+}
+
+/* ---- a batch ---- */
+
+struct batch {
+    struct queue jobs;  /* taken, in order */
+    struct db_job **at; /* the next one to run */
+    bool background;
+    bool yields;  /* background: ends when an interactive job comes in; one that has waited too long does not */
+    i64 until_us; /* of a background slice */
+    u32 kept;     /* jobs whose changes stand in the open transaction */
+    u32 replays, failed;
+    err fail; /* of the batch as a whole */
+};
+
+/* Takes more jobs while the batch may grow. False when it is complete. */
+static bool batch_more(struct db *db, struct batch *b)
+{
+    struct queue *q = b->background ? &db->background : &db->interactive;
+    u32 room = db->options.batch_max - MIN(b->jobs.n, db->options.batch_max);
+    u32 before = b->jobs.n;
+    bool in_time = !b->background || before == 0 || clock_mono_us() < b->until_us;
+    pthread_mutex_lock(&db->mutex);
+    if (b->background) /* one by one, to see the clock and who came in */
+        room = in_time && (before == 0 || !b->yields || db->interactive.n == 0) ? MIN(room, 1u) : 0;
+    for (struct db_job *job; room > 0 && (job = queue_take(q)) != NULL; room--)
+        queue_put(&b->jobs, job);
+    pthread_mutex_unlock(&db->mutex);
+    for (struct db_job *job = *b->at; job != NULL; job = job->next)
+        if (job->arena != NULL)
+            job->mark = arena_mark(job->arena);
+    return b->jobs.n > before;
+}
+
+void tx_begin_write(struct tx *tx, struct db *db, struct arena *a)
+{
+    *tx = (struct tx){ .db = db, .conn = &db->writer, .arena = a, .writes = true, .begun = true };
+}
+
+/* Takes back what the job did. When not even that works, everything goes. */
+static void job_undo(struct conn *c, struct batch *b)
+{
+    if (b->kept > 0 && conn_verb(c, VERB_ROLLBACK_TO) == OK && conn_verb(c, VERB_RELEASE) == OK)
+        return;
+    if (!conn_idle(c) && conn_verb(c, VERB_ROLLBACK) != OK)
+        b->fail = ERR_INTERNAL;
+}
+
+static err job_execute(struct db *db, struct batch *b, struct db_job *job)
+{
+    struct conn *c = &db->writer;
+    struct tx tx;
+    TRY(conn_verb(c, b->kept > 0 ? VERB_SAVEPOINT : VERB_BEGIN_WRITE));
+    if (job->arena != NULL)
+        arena_rewind(job->arena, job->mark);
+    tx_begin_write(&tx, db, job->arena);
+    err e = job->run(job, &tx);
+    atomic_fetch_add_explicit(&db->statements, tx.statements, memory_order_relaxed);
+    if (e == OK && conn_idle(c)) /* it went on after SQLite had rolled everything back */
+        e = ERR_INTERNAL;
+    if (e == OK && b->kept > 0)
+        e = conn_verb(c, VERB_RELEASE);
+    if (e != OK && !conn_idle(c))
+        job_undo(c, b);
+    return e;
+}
+
+/* Runs one job. False when the changes of jobs before it are lost. */
+static bool job_run(struct db *db, struct batch *b, struct db_job *job)
+{
+    job->outcome = job_execute(db, b, job);
+    if (job->outcome == OK)
+        b->kept++;
+    return b->kept == 0 || !conn_idle(&db->writer);
+}
+
+/* The transaction is gone and with it the changes of the jobs before: the culprit leaves with its error, the others start
+ * again from the top. */
+static void batch_replay(struct batch *b)
+{
+    struct db_job *culprit = *b->at;
+    *b->at = culprit->next;
+    if (culprit->next == NULL)
+        b->jobs.tail = b->at;
+    b->failed++;
+    culprit->done(culprit, culprit->outcome); /* it may be gone after this */
+    b->at = &b->jobs.first;
+    b->kept = 0;
+    if (b->fail == OK && ++b->replays > REPLAYS_MAX)
+        b->fail = ERR_BUSY;
+}
+
+static void batch_run(struct db *db, struct batch *b)
+{
+    while (b->fail == OK && (*b->at != NULL || batch_more(db, b))) {
+        if (job_run(db, b, *b->at))
+            b->at = &(*b->at)->next;
+        else
+            batch_replay(b);
+    }
+}
+
+static i64 batch_commit(struct db *db, struct batch *b)
+{
+    struct conn *c = &db->writer;
+    i64 from_us = clock_mono_us();
+    if (b->fail == OK && b->kept > 0)
+        b->fail = conn_verb(c, VERB_COMMIT);
+    if (!conn_idle(c) && conn_verb(c, VERB_ROLLBACK) != OK)
+        b->fail = ERR_INTERNAL;
+    return clock_mono_us() - from_us;
+}
+
+/* A batch that failed as a whole fails every job: also one that met, say, a conflict may have met it with a neighbour
+ * whose row is gone now. */
+static void batch_settle(struct batch *b)
+{
+    for (struct db_job *job = b->jobs.first; job != NULL; job = job->next) {
+        job->outcome = b->fail != OK ? b->fail : job->outcome;
+        b->failed += job->outcome != OK;
+    }
+}
+
+static void batch_tell(struct batch *b)
+{
+    for (struct db_job *job; (job = queue_take(&b->jobs)) != NULL;)
+        job->done(job, job->outcome);
+}
+
+static void batch_count(struct db *db, const struct batch *b, i64 commit_us)
+{
+    pthread_mutex_lock(&db->mutex);
+    db->stats.batches++;
+    db->stats.jobs += b->jobs.n;
+    db->stats.failed += b->failed;
+    db->stats.last_commit_us = commit_us;
+    db->stats.wal_pages = db->wal_pages;
+    if (db->checkpoint == CHECKPOINT_NONE && db->wal_pages >= db->checkpoint_at) {
+        db->checkpoint = CHECKPOINT_WANTED;
+        pthread_cond_signal(&db->wal);
+    }
+    pthread_mutex_unlock(&db->mutex);
+}
+
+static void write_batch(struct db *db, bool background, bool yields)
+{
+    struct batch b = { .background = background, .yields = yields, .until_us = clock_mono_us() + BACKGROUND_SLICE_US };
+    queue_init(&b.jobs);
+    b.at = &b.jobs.first;
+    batch_run(db, &b);
+    i64 commit_us = batch_commit(db, &b);
+    batch_settle(&b);
+    batch_count(db, &b, commit_us); /* first: who is told may look at once */
+    batch_tell(&b);
+    if (background)
+        db->background_us = clock_mono_us();
+}
+
+/* ---- the WAL ---- */
+
+/* Called within each commit. A WAL that is shorter than before has started from its beginning. */
+static int see_wal(void *ctx, sqlite3 *sqlite, const char *name, int pages)
+{
+    struct db *db = ctx;
+    if ((u32)pages < db->wal_pages)
+        db->checkpoint_at = CHECKPOINT_PAGES;
+    db->wal_pages = (u32)pages;
+    return SQLITE_OK;
+}
+
+static void copy_wal(struct conn *c)
+{
+    int rc = sqlite3_wal_checkpoint_v2(c->sqlite, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    err e = conn_error(c, rc, "checkpoint"); /* logged; what was not copied is in the WAL still, and is tried again */
+    (void)e;
+}
+
+static void *run_checkpointer(void *ctx)
+{
+    struct db *db = ctx;
+    pthread_mutex_lock(&db->mutex);
+    while (!db->closed) {
+        if (db->checkpoint != CHECKPOINT_WANTED) {
+            pthread_cond_wait(&db->wal, &db->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&db->mutex);
+        copy_wal(&db->checkpointer);
+        pthread_mutex_lock(&db->mutex);
+        db->checkpoint = CHECKPOINT_COPIED;
+        pthread_cond_signal(&db->work);
+    }
+    pthread_mutex_unlock(&db->mutex);
+    return NULL;
+}
+
+/* The writer's share. The next round comes after so many more pages, not at once: with a long reader in the way nothing
+ * could be gained by trying at each commit. */
+static void finish_checkpoint(struct db *db)
+{
+    copy_wal(&db->writer);
+    db->checkpoint_at = db->wal_pages + CHECKPOINT_PAGES;
+    pthread_mutex_lock(&db->mutex);
+    db->checkpoint = CHECKPOINT_NONE;
+    pthread_mutex_unlock(&db->mutex);
+}
+
+/* ---- the thread ---- */
+
+enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_END };
+
+/* Whether background jobs have waited so long that they go before interactive ones. */
+static bool is_overdue(const struct db *db)
+{
+    if (db->background.n == 0)
+        return false;
+    i64 since_us = MAX(db->background_us, db->background.first->queued_us);
+    return clock_mono_us() - since_us >= BACKGROUND_WAIT_US;
+}
+
+static enum work next_work(struct db *db)
+{
+    enum work work = WORK_END;
+    pthread_mutex_lock(&db->mutex);
+    while (db->interactive.n == 0 && db->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !db->closing)
+        pthread_cond_wait(&db->work, &db->mutex);
+    if (db->checkpoint == CHECKPOINT_COPIED)
+        work = WORK_CHECKPOINT;
+    else if (is_overdue(db))
+        work = WORK_OVERDUE;
+    else if (db->interactive.n > 0)
+        work = WORK_INTERACTIVE;
+    else if (db->background.n > 0)
+        work = WORK_BACKGROUND;
+    pthread_mutex_unlock(&db->mutex);
+    return work;
+}
+
+static void *run_writer(void *ctx)
+{
+    struct db *db = ctx;
+    on_writer = true;
+    sqlite3_wal_hook(db->writer.sqlite, see_wal, db);
+    for (enum work work; (work = next_work(db)) != WORK_END;) {
+        if (work == WORK_CHECKPOINT)
+            finish_checkpoint(db);
+        else
+            write_batch(db, work != WORK_INTERACTIVE, work == WORK_BACKGROUND);
+    }
+    db_thread_end(db);
+    return NULL;
+}
+
+static err start_thread(pthread_t *thread, bool *runs, const char *name, void *(*run)(void *), struct db *db)
+{
+    int rc = pthread_create(thread, NULL, run, db);
+    if (rc != 0) {
+        LOG(LOG_ERROR, "db.thread", LOG_STR("name", str_of(name)), LOG_INT("error", rc));
+        return ERR_INTERNAL;
+    }
+    *runs = true;
+    pthread_setname_np(*thread, name);
+    return OK;
+}
+
+err writer_start(struct db *db)
+{
+    TRY(start_thread(&db->checkpointer_thread, &db->checkpointer_runs, "weir-wal", run_checkpointer, db));
+    return start_thread(&db->writer_thread, &db->writer_runs, "weir-writer", run_writer, db);
+}
+
+void writer_stop(struct db *db)
+{
+    pthread_mutex_lock(&db->mutex);
+    db->closing = true;
+    pthread_cond_signal(&db->work);
+    pthread_mutex_unlock(&db->mutex);
+    if (db->writer_runs)
+        pthread_join(db->writer_thread, NULL);
+    pthread_mutex_lock(&db->mutex);
+    db->closed = true;
+    pthread_cond_signal(&db->wal);
+    pthread_mutex_unlock(&db->mutex);
+    if (db->checkpointer_runs)
+        pthread_join(db->checkpointer_thread, NULL);
+    if (db->writer.sqlite != NULL)
+        copy_wal(&db->writer);
+}
+
+/* ---- waiting, looking ---- */
+
+struct waiter {
+    struct db_job job;
+    err (*run)(void *ctx, struct tx *tx);
+    void *ctx;
+    pthread_mutex_t mutex;
+    pthread_cond_t done;
+    bool is_done;
+    err outcome;
+};
+
+static err waiter_run(struct db_job *job, struct tx *tx)
+{
+    struct waiter *w = CONTAINER(job, struct waiter, job);
+    return w->run(w->ctx, tx);
+}
+
+static void waiter_done(struct db_job *job, err outcome)
+{
+    struct waiter *w = CONTAINER(job, struct waiter, job);
+    pthread_mutex_lock(&w->mutex);
+    w->outcome = outcome;
+    w->is_done = true;
+    pthread_cond_signal(&w->done); /* under the mutex: once it is free the waiter and its stack may be gone */
+    pthread_mutex_unlock(&w->mutex);
+}
+
+err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
+{
+    assert(!db_on_writer());
+    struct waiter w = {
+        .job = { .run = waiter_run, .done = waiter_done, .arena = a },
+        .run = run,
+        .ctx = ctx,
+        .mutex = PTHREAD_MUTEX_INITIALIZER,
+        .done = PTHREAD_COND_INITIALIZER,
+    };
+    TRY(db_submit(db, &w.job));
+    pthread_mutex_lock(&w.mutex);
+    while (!w.is_done)
+        pthread_cond_wait(&w.done, &w.mutex);
+    pthread_mutex_unlock(&w.mutex);
+    return w.outcome;
+}
+
+struct db_stats db_stats(struct db *db)
+{
+    i64 now_us = clock_mono_us(), oldest_us = now_us;
+    pthread_mutex_lock(&db->mutex);
+    struct db_stats stats = db->stats;
+    stats.queued = db->interactive.n + db->background.n;
+    if (db->interactive.n > 0)
+        oldest_us = MIN(oldest_us, db->interactive.first->queued_us);
+    if (db->background.n > 0)
+        oldest_us = MIN(oldest_us, db->background.first->queued_us);
+    pthread_mutex_unlock(&db->mutex);
+    stats.oldest_queued_us = now_us - oldest_us;
+    stats.statements = atomic_load_explicit(&db->statements, memory_order_relaxed);
+    return stats;
+}
