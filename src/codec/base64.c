@@ -49,15 +49,13 @@ static bool unpad(enum base64_kind kind, str *text)
     return text->n % 4 != 1;
 }
 
-bool base64_decode(struct arena *a, enum base64_kind kind, str text, str *bytes)
+bool base64_decode_into(enum base64_kind kind, str text, u8 *out, size_t *n)
 {
-    if (!unpad(kind, &text))
-        return false;
-    u8 *p = arena_alloc(a, text.n / 4 * 3 + 3), *to = p;
-    if (p == NULL)
-        return false;
+    u8 *to = out;
     u32 bits = 0;
     int count = 0; /* of bits not written yet */
+    if (!unpad(kind, &text))
+        return false;
     for (size_t i = 0; i < text.n; i++) {
         int value = letter_value(kind, text.p[i]);
         if (value < 0)
@@ -71,7 +69,17 @@ bool base64_decode(struct arena *a, enum base64_kind kind, str text, str *bytes)
     }
     if ((bits & ((1u << count) - 1)) != 0) /* stray bits in the last letter */
         return false;
-    *bytes = (str){ (const char *)p, (size_t)(to - p) };
+    *n = (size_t)(to - out);
+    return true;
+}
+
+bool base64_decode(struct arena *a, enum base64_kind kind, str text, str *bytes)
+{
+    size_t n;
+    u8 *p = arena_alloc(a, text.n / 4 * 3 + 3);
+    if (p == NULL || !base64_decode_into(kind, text, p, &n))
+        return false;
+    *bytes = (str){ (const char *)p, n };
     return true;
 }
 

@@ -57,11 +57,13 @@ static err no(const char **reason, const char *why)
 
 static err part_json(struct arena *a, str part, struct json **out)
 {
-    str text;
-    struct json_error where;
-    if (!base64_decode(a, BASE64URL, part, &text))
+    size_t n;
+    u8 *text = arena_alloc(a, part.n);
+    if (text == NULL)
+        return ERR_MEMORY;
+    if (!base64_decode_into(BASE64URL, part, text, &n))
         return ERR_DECODE;
-    TRY(json_parse(a, text, out, &where));
+    TRY(json_parse(a, (str){ (char *)text, n }, out, NULL));
     return (*out)->type == JSON_OBJECT ? OK : ERR_DECODE;
 }
 
