@@ -22,7 +22,7 @@ before(async () => {
     weir = await Weir.start({ env: { JWT_SECRET_KEY } });
     anyone = weir.anonymous();
 });
-after(() => weir.stop());
+after(() => weir?.stop());
 
 const token = (email, password = PASSWORD) => anyone.post('/api/v1/auth/token', { email, password });
 const refresh = (refresh_token) => anyone.post('/api/v1/auth/refresh', { refresh_token });

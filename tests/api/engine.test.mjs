@@ -27,8 +27,8 @@ before(async () => {
     editor = await weir.as('editor');
 });
 after(async () => {
-    await upstream.stop();
-    await weir.stop();
+    await upstream?.stop();
+    await weir?.stop();
 });
 const run = (definition, input) => runDefinition(editor, definition, input);
 const output = async (step, input) => {

@@ -9,7 +9,7 @@ before(async () => {
     weir = await Weir.start();
     anyone = weir.anonymous();
 });
-after(() => weir.stop());
+after(() => weir?.stop());
 
 for (const path of ['/livez', '/readyz', '/healthz'])
     test(`${path} answers 200 without a token, and HEAD without a body`, async () => {
@@ -57,7 +57,7 @@ test('/metrics is Prometheus text: HELP and TYPE for each family, no label of a 
 test('/openapi.json is OpenAPI 3.1 and documents every listed route with a summary, an operation id and its problems', async () => {
     const { body } = await anyone.get('/openapi.json', { expect: 200 });
     assert.match(body.openapi, /^3\.1\./);
-    assert.equal(body.servers, undefined, 'no servers prefix');
+    assert.ok((body.servers ?? []).every(({ url }) => url === '/'), 'paths are full: no servers prefix');
     const ids = new Set();
     for (const [path, item] of Object.entries(body.paths))
         for (const [method, operation] of Object.entries(item)) {

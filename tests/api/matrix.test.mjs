@@ -21,7 +21,7 @@ before(async () => {
     secret = `only-acme-${Math.trunc(performance.now())}`;
     await renew();
 });
-after(() => weir.stop());
+after(() => weir?.stop());
 
 const login = (caller) => [caller === 'stranger' ? 'owner@globex.test' : `${caller}@acme.test`, PASSWORD];
 

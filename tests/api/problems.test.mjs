@@ -12,7 +12,7 @@ before(async () => {
     weir = await Weir.start();
     [editor, viewer, anyone] = [await weir.as('editor'), await weir.as('viewer'), weir.anonymous()];
 });
-after(() => weir.stop());
+after(() => weir?.stop());
 
 test('400: what cannot be decoded', async () => {
     await editor.post('/api/v1/workflows', '{"name":', { expect: 400 });

@@ -17,8 +17,8 @@ before(async () => {
     workflow = await createWorkflow(editor, echo);
 });
 after(async () => {
-    await upstream.stop();
-    await weir.stop();
+    await upstream?.stop();
+    await weir?.stop();
 });
 const list = () => `/api/v1/webhooks/${workflow.id}/triggers`;
 

@@ -16,8 +16,8 @@ before(async () => {
     [editor, member] = [await weir.as('editor'), await weir.as('member')];
 });
 after(async () => {
-    await upstream.stop();
-    await weir.stop();
+    await upstream?.stop();
+    await weir?.stop();
 });
 
 describe('create and read', () => {

@@ -19,8 +19,8 @@ beforeEach(() => {
     upstream.calls.length = 0;
 });
 after(async () => {
-    await upstream.stop();
-    await weir.stop();
+    await upstream?.stop();
+    await weir?.stop();
 });
 
 const fiveCalls = () => createWorkflow(editor, chain(...STEPS.map((id) => http(id, `${upstream.base}/${id}`))));

@@ -77,11 +77,12 @@ export class Contract {
         const bare = answer.type.split(';')[0];
         const content = response.$ref ? this.#resolve(response.$ref).content : response.content;
         if (answer.text === '' && !content) return;
-        assert.ok(content?.[bare], `${where}: content type "${bare}" is not documented (${Object.keys(content ?? {})})`);
-        if (!content[bare].schema || answer.body === undefined) return;
+        const documented = Object.keys(content ?? {}).find((key) => key.split(';')[0] === bare);
+        assert.ok(documented, `${where}: content type "${bare}" is not documented (${Object.keys(content ?? {})})`);
+        if (!content[documented].schema || answer.body === undefined) return;
         const path = response.$ref
-            ? `${response.$ref.slice(1)}/content/${escapePointer(bare)}/schema`
-            : `/paths/${escapePointer(template)}/${method.toLowerCase()}/responses/${answer.status}/content/${escapePointer(bare)}/schema`;
+            ? `${response.$ref.slice(1)}/content/${escapePointer(documented)}/schema`
+            : `/paths/${escapePointer(template)}/${method.toLowerCase()}/responses/${answer.status}/content/${escapePointer(documented)}/schema`;
         const validate = this.#validator(path);
         if (!validate(answer.body)) assert.fail(`${where}\nbreaks its schema: ${this.ajv.errorsText(validate.errors, { separator: '\n' })}`);
     }

@@ -57,6 +57,7 @@ export class Weir {
      * `env`: further settings. `serve: false` prepares the folder only.
      */
     static async start({ env = {}, users = true, serve = true } = {}) {
+        if (!existsSync(BINARY)) throw new Error(`there is no ${BINARY}: run \`make test\`, or set WEIR_BINARY`);
         const weir = new Weir(env);
         alive.add(weir);
         if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
