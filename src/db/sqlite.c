@@ -358,6 +358,7 @@ static err finish(struct tx *tx, const struct stmt *s, struct prepared *p, err e
     sqlite3_reset(p->stmt);
     if (tx->fast) {
         tx->left_us = tx->deadline_us - clock_mono_us();
+        tx->deadline_us = INT64_MAX;
         tx->slow = tx->slow || tx->left_us <= 0;
     }
     return e;
@@ -544,7 +545,12 @@ err db_read_begin(struct db *db, struct arena *a, bool fast, struct tx **out)
     if (r->open)
         return misused("read", "a thread has one snapshot at a time");
     r->open = true;
-    r->tx = (struct tx){ .db = db, .conn = &r->conn, .arena = a, .fast = fast, .left_us = db->options.read_budget_us };
+    r->tx = (struct tx){ .db = db,
+                         .conn = &r->conn,
+                         .arena = a,
+                         .fast = fast,
+                         .left_us = db->options.read_budget_us,
+                         .deadline_us = INT64_MAX };
     if (fast)
         sqlite3_progress_handler(r->conn.sqlite, PROGRESS_STEPS, out_of_time, &r->tx);
     *out = &r->tx;
