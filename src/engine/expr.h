@@ -5,6 +5,11 @@
  * never enters Lua: it passes the JSON node by reference. Names: input steps trigger execution workflow item vars, and the pure
  * helpers json date base64 sha256 hmac uuid regex.
  *
+ * What a writer of expressions should know: a literal "{{" is written {{ "{{" }}. JSON null is json.null, which Lua counts as true (a table
+ * cannot hold nil); an absent member is nil; both come out as null, as "" inside text, and as false from a condition. Positions count from 1.
+ * {} is an object, json.array{} an empty array; a table with both names and positions, or with holes, is no JSON. string.find is always
+ * plain; patterns are `regex` (PCRE2, UTF-8). No expression sees what another one assigned, not even within one value.
+ *
  * Compiled expressions are immutable and shared; a machine (one Lua state) belongs to one worker thread. Each evaluation gets a fresh
  * _ENV; a state that was stopped or ran out of memory is dropped, so nothing passes from one tenant to the next. */
 #pragma once
