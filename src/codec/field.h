@@ -16,7 +16,11 @@
  * C types by kind: F_STR str · F_I64, F_TIME (epoch microseconds) i64 · F_F64 double · F_BOOL bool · F_JSON str, compact JSON
  * text · F_OBJECT pointer to the struct of `.of` · F_LIST struct list · F_MAP struct list of struct map_item · F_VARIANT struct variant.
  * With F_TEXT an OBJECT, LIST, MAP or VARIANT is checked in full against its tables but kept as compact JSON text in a `str`.
- * A table without struct (size 0, made by SHAPE) only checks; it is what F_TEXT fields and step configurations use. */
+ * A table without struct (size 0, made by SHAPE) only checks; it is what F_TEXT fields and step configurations use.
+ *
+ * What is written: every member but F_SPARSE ones without a value. One without a value is null when F_NULLABLE or an OBJECT, VARIANT or JSON, else
+ * its kind's zero ("", 0, false, 1970, [], {}); the published output schema says the same. A patch reaches into an OBJECT that is a struct;
+ * LISTs, MAPs, VARIANTs and all F_TEXT are replaced whole, so they must be whole. An `.each` element is its kind's C type, an OBJECT a pointer. */
 #pragma once
 
 #include "codec/json.h"
@@ -66,9 +70,11 @@ struct field {
     enum field_kind kind;
     u32 flags;
     size_t offset;
-    i64 min, max;              /* STR: code points · I64: value · LIST, MAP: count · JSON: bytes (max). 0,0 = kind's default bound */
-    double min_real, max_real; /* F64 */
-    const char *const *one_of; /* NULL-terminated */
+    /* STR: code points · I64: value · LIST, MAP: count · JSON, OBJECT, VARIANT: bytes (max). 0,0 = kind's default bound (65,536 characters,
+     * 1,000 items, 1 MiB of JSON); .min alone leaves the default .max */
+    i64 min, max;
+    double min_real, max_real; /* F64; 0,0 = none */
+    const char *const *one_of; /* NULL-terminated; with format, prefix and check also for each item of a LIST or MAP of STR */
     const char *format;        /* STR: "id" (TypeID; `.prefix`), "email", "uri", "name", "json-pointer", "date-time", "slug" */
     const char *prefix;        /* of a TypeID */
     const char *preset;        /* JSON text of the default: applied on decode when absent, shown in the schema */
@@ -105,7 +111,9 @@ struct table {
 /* What is wrong with an input: at most 100 entries, then `more`. Texts live in the arena. */
 struct field_problem {
     str pointer; /* RFC 6901 into the body, or "query/<name>" */
-    const char *code; /* "field.required", "field.unknown", "field.type", "field.range", "field.length", "field.one_of", … static */
+    /* Static: field.required, unknown, read_only, null, type, range, length, count (items), size (bytes of JSON), one_of, format, nul, key (of a map),
+     * repeated, variant (the sibling is missing), or the code of a check. */
+    const char *code;
     str detail;
 };
 enum { PROBLEMS_MAX = 100 };

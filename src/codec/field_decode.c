@@ -15,7 +15,7 @@ enum { SHOWN_MAX = 80, LISTED_MAX = 300, PAIRWISE_MAX = 16 };
 struct decoder {
     struct arena *a;
     struct problems *problems;
-    u32 bad;     /* problems found, listed or not */
+    u32 bad;        /* problems found, listed or not */
     bool evaluated; /* FIELD_EVALUATED: {{ }} is text like any other */
     bool stored; /* our own text from a column: any member, nothing required, what is unknown by now is passed over */
 };

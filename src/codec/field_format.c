@@ -94,14 +94,14 @@ static bool valid_date_time(struct arena *a, const struct field *f, str s)
 }
 
 static const struct field_format formats[] = {
-    { "id", valid_id, "an id", NULL, "[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}$" },
-    { "email", valid_email, "an e-mail address", "email", NULL },
-    { "uri", valid_uri, "an absolute URI", "uri", NULL },
+    { "id", valid_id, "an id", NULL, "[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}$", 90 },
+    { "email", valid_email, "an e-mail address", "email", NULL, FIELD_EMAIL_MAX },
+    { "uri", valid_uri, "an absolute URI", "uri", NULL, 0 },
     { "name", valid_name, "a name of letters, digits and _ that does not begin with a digit", NULL,
-      "^[A-Za-z_][A-Za-z0-9_]*$" },
-    { "slug", valid_slug, "a slug of a-z and 0-9 with single hyphens inside", NULL, "^[a-z0-9]+(-[a-z0-9]+)*$" },
-    { "json-pointer", valid_json_pointer, "a JSON pointer (RFC 6901)", "json-pointer", NULL },
-    { "date-time", valid_date_time, "a time by RFC 3339", "date-time", NULL },
+      "^[A-Za-z_][A-Za-z0-9_]*$", 0 },
+    { "slug", valid_slug, "a slug of a-z and 0-9 with single hyphens inside", NULL, "^[a-z0-9]+(-[a-z0-9]+)*$", 0 },
+    { "json-pointer", valid_json_pointer, "a JSON pointer (RFC 6901)", "json-pointer", NULL, 0 },
+    { "date-time", valid_date_time, "a time by RFC 3339", "date-time", NULL, 0 },
 };
 
 const struct field_format *field_format(const char *name)

@@ -44,6 +44,7 @@ struct field_format {
     const char *what;    /* "must be …" */
     const char *schema;  /* JSON Schema format; NULL: pattern says it */
     const char *pattern; /* for "id" without the prefix */
+    i64 max;             /* characters that can be valid; 0 = any */
 };
 /* NULL when the name is unknown. */
 const struct field_format *field_format(const char *name);

@@ -153,12 +153,13 @@ static void one_of(const struct scheme *s, const char *const *list, bool null)
     jw_end(s->w, ']');
 }
 
-static void format(const struct scheme *s, const struct field *f)
+/* Returns the length that the format leaves of max. */
+static i64 format(const struct scheme *s, const struct field *f, i64 max)
 {
     struct buf pattern = { 0 };
     const struct field_format *known = field_format(f->format);
     if (known == NULL)
-        return;
+        return max;
     if (known->schema != NULL)
         word(s, "format", known->schema);
     if (strcmp(known->name, "id") == 0)
@@ -168,6 +169,7 @@ static void format(const struct scheme *s, const struct field *f)
     if (known->pattern != NULL)
         pieces(s, "pattern", &pattern);
     buf_free(&pattern);
+    return known->max != 0 ? MIN(known->max, max) : max;
 }
 
 /* One kind's members, without braces. `own`: the bounds of the field are this value's, not those of the list around it. */
@@ -190,7 +192,7 @@ static void core_str(const struct scheme *s, const struct core *c)
         return;
     }
     if (c->f->format != NULL)
-        format(s, c->f);
+        b.max = format(s, c->f, b.max);
     if (b.min > 0)
         number(s, "minLength", b.min);
     number(s, "maxLength", b.max);
