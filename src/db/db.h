@@ -53,6 +53,8 @@ struct args {
 #define ARGS(...)                                                                                                      \
     ((struct args){ (const struct arg[]){ __VA_ARGS__ }, sizeof((struct arg[]){ __VA_ARGS__ }) / sizeof(struct arg) })
 
+#define NO_ARGS ((struct args){ NULL, 0 })
+
 /* Opens the data folder's database (made when absent), takes the folder's lock (ERR_BUSY: another process has it), starts the writer thread.
  * ERR_INTERNAL is logged with its cause. */
 struct db_options {

@@ -227,30 +227,39 @@ static bool take_claim(struct engine *e, const struct claim *c)
     return true;
 }
 
-/* Claims what is due, a batch at a time, while there is room for it. Returns when to look again. */
+/* One batch of what is due. *again: there may be more. */
+static err claim_batch(struct engine *e, struct arena *a, u32 want, bool *again)
+{
+    struct claim *list;
+    u32 n = 0, taken = 0;
+    TRY(journal_claim(e->options.db, a, clock_now_us(), want, &list, &n));
+    while (taken < n && take_claim(e, &list[taken]))
+        taken++;
+    *again = n == want;
+    if (taken == n)
+        return OK;
+    return journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken,
+                             n - taken); /* no memory for them now */
+}
+
+/* Claims what is due while there is room for it. Returns when to look again. Looking is a read: a write only happens when something is due. */
 static i64 claim_due_runs(struct engine *e)
 {
-    for (;;) {
+    i64 due = INT64_MAX, now = clock_now_us();
+    bool again = true;
+    err failed = OK;
+    while (failed == OK && again) {
         u32 live = atomic_load(&e->live), max = e->options.live_max;
-        if (live >= max)
-            return clock_now_us() + crowded_us;
-        struct arena *a = arena_new(SCHEDULER_BYTES);
-        struct claim *list;
-        u32 n = 0, taken = 0, want = MIN((u32)CLAIM_BATCH, max - live);
-        i64 due = INT64_MAX;
-        err failed = a != NULL ? journal_claim(e->options.db, a, clock_now_us(), want, &list, &n) : ERR_MEMORY;
-        while (failed == OK && taken < n && take_claim(e, &list[taken]))
-            taken++;
-        if (failed == OK && taken < n) /* no memory for them now */
-            failed = journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken, n - taken);
-        if (failed == OK && n < want)
+        struct arena *a = live < max ? arena_new(SCHEDULER_BYTES) : NULL;
+        again = false;
+        failed = a != NULL ? journal_next_due(e->options.db, a, &due) : ERR_BUSY;
+        if (failed == OK && due <= now)
+            failed = claim_batch(e, a, MIN((u32)CLAIM_BATCH, max - live), &again);
+        if (failed == OK && due <= now && !again)
             failed = journal_next_due(e->options.db, a, &due);
         arena_free(a);
-        if (failed != OK)
-            return clock_now_us() + crowded_us;
-        if (n < want)
-            return MIN(due, clock_now_us() + poll_us);
     }
+    return failed == OK ? MIN(due, now + poll_us) : now + crowded_us;
 }
 
 /* Sleeps until something is due; false: the engine closes. */

@@ -327,7 +327,7 @@ err journal_next_due(struct db *db, struct arena *a, i64 *due_at)
     struct tx *tx;
     struct due_row row;
     TRY(db_read_begin(db, a, false, &tx));
-    err e = db_row(tx, &next_due, &row, ARGS(NIL));
+    err e = db_row(tx, &next_due, &row, NO_ARGS);
     db_read_end(tx);
     if (e != OK && e != ERR_NOT_FOUND)
         return e;

@@ -127,7 +127,8 @@ static const struct json *step_view(void *ctx, str id)
     return &s->view;
 }
 
-static struct expr_scope scope_of(struct run *r, struct run_step *s)
+/* `what` is evaluated: each has ids of its own from uuid(). */
+static struct expr_scope scope_of(struct run *r, struct run_step *s, const char *what)
 {
     static const struct json no_vars = { .type = JSON_OBJECT };
     return (struct expr_scope){
@@ -139,7 +140,7 @@ static struct expr_scope scope_of(struct run *r, struct run_step *s)
         .step = step_view,
         .ctx = r,
         .now_us = r->last_us,
-        .random_seed = strf(r->arena, "%.*s-%.*s", STR_FMT(r->id), STR_FMT(s->plan->id)),
+        .random_seed = strf(r->arena, "%.*s-%.*s-%s", STR_FMT(r->id), STR_FMT(s->plan->id), what),
     };
 }
 
@@ -308,11 +309,12 @@ static void attempt_failed(struct run *r, struct run_step *s, const struct step_
 static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt)
 {
     const struct plan_step *p = s->plan;
-    struct expr_scope scope = scope_of(r, s);
+    struct expr_scope scope = scope_of(r, s, "with");
     struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
     struct json *with = NEW(r->arena, struct json);
     err e = with != NULL ? expr_eval(m, p->with, &scope, r->arena, with, &error) : ERR_MEMORY;
     if (e == OK && p->special != NULL) {
+        scope = scope_of(r, s, p->kind->special);
         scope.args = json_get(with, S("args"));
         e = expr_eval(m, p->special, &scope, r->arena, &attempt->special, &error);
     }
@@ -407,7 +409,7 @@ static bool condition_holds(struct run *r, struct run_step *s, struct machine *m
 {
     if (s->plan->condition == NULL)
         return true;
-    struct expr_scope scope = scope_of(r, s);
+    struct expr_scope scope = scope_of(r, s, "condition");
     struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
     struct json result;
     err e = expr_eval(m, s->plan->condition, &scope, r->arena, &result, &error);

@@ -1,0 +1,671 @@
+/* test_engine.c - the engine as a specification: definitions and what comes of them, its promises, and what survives a stop. Each test has a store, a loop, an
+ * upstream that counts, and an engine of its own. */
+#include "engine/internal.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/http.h"
+
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+const struct table definition_trigger_table = { .name = "TestTrigger", .open = true };
+
+/* --- the house around an engine ----------------------------------------------------------------------------------- */
+
+enum { PATHS = 16, ID_LENGTH = sizeof "execution_" - 1 + 26 };
+
+struct upstream {
+    struct http_server *server;
+    struct {
+        char path[32];
+        int calls;
+    } seen[PATHS];
+    char last_key[128];
+    pthread_mutex_t lock;
+};
+
+struct house {
+    struct arena *arena;
+    char folder[64];
+    struct db *db;
+    struct loop *loop;
+    struct client *client;
+    pthread_t thread;
+    struct upstream upstream;
+    struct engine *engine;
+    const char *definition; /* what `load` gives */
+    int fail_first;         /* upstream: how many calls of /flaky fail */
+};
+static struct house house;
+
+static int calls_of(const char *path)
+{
+    int n = 0;
+    pthread_mutex_lock(&house.upstream.lock);
+    for (int i = 0; i < PATHS; i++)
+        if (strcmp(house.upstream.seen[i].path, path) == 0)
+            n = house.upstream.seen[i].calls;
+    pthread_mutex_unlock(&house.upstream.lock);
+    return n;
+}
+
+static int count_call(str path)
+{
+    pthread_mutex_lock(&house.upstream.lock);
+    int i = 0;
+    while (i < PATHS - 1 && house.upstream.seen[i].path[0] != '\0' &&
+           !str_eq(str_of(house.upstream.seen[i].path), path))
+        i++;
+    snprintf(house.upstream.seen[i].path, sizeof house.upstream.seen[i].path, "%.*s", STR_FMT(path));
+    int n = ++house.upstream.seen[i].calls;
+    pthread_mutex_unlock(&house.upstream.lock);
+    return n;
+}
+
+static void upstream_request(void *ctx, struct http_request *rq)
+{
+    struct pair json = { S("content-type"), S("application/json") };
+    int n = count_call(rq->path);
+    str key = http_header(rq, S("idempotency-key"));
+    snprintf(house.upstream.last_key, sizeof house.upstream.last_key, "%.*s", STR_FMT(key));
+    if (str_eq(rq->path, S("/flaky")) && n <= house.fail_first)
+        http_reply(rq, 503, &json, 1, S("{}"));
+    else if (str_eq(rq->path, S("/gone")))
+        http_reply(rq, 404, &json, 1, S("{\"why\":\"gone\"}"));
+    else if (str_eq(rq->path, S("/drop")))
+        http_drop(rq);
+    else if (str_starts(rq->path, S("/hang")))
+        return; /* answered by nobody: freed when the server goes */
+    else
+        http_reply(rq, 200, &json, 1, strf(rq->arena, "{\"call\":%d,\"path\":\"%.*s\"}", n, STR_FMT(rq->path)));
+}
+
+static void upstream_refuse(void *ctx, int status, const char *code, str remote, struct buf *b)
+{
+    buf_f(b, "%s", code);
+}
+
+static void *loop_main(void *arg)
+{
+    loop_run(arg);
+    return NULL;
+}
+
+static err load(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name)
+{
+    struct json_error where;
+    *name = S("Test");
+    return json_parse(db_arena(tx), str_of(house.definition), definition, &where);
+}
+
+static void open_engine(void)
+{
+    struct engine_options o = {
+        .workers = 2, .load = load, .db = house.db, .loops = &house.loop, .clients = &house.client, .loop_count = 1
+    };
+    assert_int_equal(engine_open(&o, &house.engine), OK);
+}
+
+static struct message make_client_message;
+static pthread_mutex_t made_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t made = PTHREAD_COND_INITIALIZER;
+
+static void make_client(struct message *m)
+{
+    const struct egress *egress;
+    str bad;
+    assert_int_equal(egress_new(house.arena, S("127.0.0.0/8"), &egress, &bad), OK);
+    pthread_mutex_lock(&made_lock);
+    house.client = client_new(house.loop, egress);
+    pthread_cond_signal(&made);
+    pthread_mutex_unlock(&made_lock);
+}
+
+static int setup(void **state)
+{
+    house = (struct house){ .arena = arena_new(64 * MIB), .upstream = { .lock = PTHREAD_MUTEX_INITIALIZER } };
+    log_setup(LOG_OFF, LOG_ERROR);
+    strcpy(house.folder, "/tmp/weir-engine-XXXXXX");
+    assert_non_null(mkdtemp(house.folder));
+    struct db_options o = { .folder = str_of(house.folder) };
+    assert_int_equal(db_open(&o, &house.db), OK);
+    assert_int_equal(db_migrate_up(house.db), OK);
+    house.loop = loop_new(0);
+    static const struct http_handler handler = { .request = upstream_request, .refuse = upstream_refuse };
+    assert_int_equal(
+        http_listen(&house.loop, 1, S("127.0.0.1"), 0, &http_default_limits, &handler, &house.upstream.server), OK);
+    pthread_create(&house.thread, NULL, loop_main, house.loop);
+    make_client_message.run = make_client;
+    pthread_mutex_lock(&made_lock);
+    loop_post(house.loop, &make_client_message);
+    while (house.client == NULL)
+        pthread_cond_wait(&made, &made_lock);
+    pthread_mutex_unlock(&made_lock);
+    open_engine();
+    return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static int teardown(void **state)
+{
+    engine_close(house.engine);
+    loop_stop(house.loop);
+    pthread_join(house.thread, NULL);
+    client_free(house.client);
+    http_free(house.upstream.server);
+    loop_free(house.loop);
+    db_thread_end(house.db);
+    db_close(house.db);
+    nftw(house.folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    arena_free(house.arena);
+    return 0;
+}
+
+/* --- executions --------------------------------------------------------------------------------------------------- */
+
+struct caller {
+    struct waiter waiter;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    struct outcome *outcome;
+    str id;
+    bool told;
+};
+
+static void tell(struct waiter *w, struct outcome *o)
+{
+    struct caller *c = CONTAINER(w, struct caller, waiter);
+    pthread_mutex_lock(&c->lock);
+    c->outcome = o;
+    c->told = true;
+    pthread_cond_signal(&c->cond);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* The definition with %PORT% replaced by the upstream's. */
+static char *with_port(const char *text)
+{
+    struct buf b = { .arena = house.arena };
+    str rest = str_of(text), mark = S("%PORT%");
+    for (i64 at; (at = str_find(rest, mark, 0)) >= 0; rest = str_slice(rest, (size_t)at + mark.n, rest.n)) {
+        buf_str(&b, str_slice(rest, 0, (size_t)at));
+        buf_f(&b, "%d", http_port(house.upstream.server));
+    }
+    buf_str(&b, rest);
+    buf_char(&b, '\0');
+    return b.p;
+}
+
+static err start(struct caller *c, const char *definition, const char *input, const char *key, bool detached)
+{
+    struct json *j;
+    struct json_error where;
+    struct problems problems = { .arena = house.arena };
+    struct plan *plan;
+    house.definition = with_port(definition);
+    assert_int_equal(json_parse(house.arena, str_of(house.definition), &j, &where), OK);
+    assert_int_equal(field_decode(house.arena, &definition_table, FIELD_CREATE, j, S(""), NULL, &problems), OK);
+    assert_int_equal(plan_compile(j, S(""), &problems, &plan), OK);
+    plan->tenant_id = S("tenant_1");
+    plan->workflow_id = S("workflow_1");
+    plan->workflow_name = S("Test");
+    plan->version = 1;
+    *c = (struct caller){ .waiter = { .tell = tell } };
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->cond, NULL);
+    struct start s = { .plan = plan,
+                       .input_data = str_of(input),
+                       .trigger = S("{\"type\":\"manual\"}"),
+                       .now_us = clock_now_us(),
+                       .detached = detached,
+                       .dedup_key = str_of(key),
+                       .dedup_body = key != NULL ? str_of(input) : STR_NONE };
+    return engine_start(house.engine, house.arena, &s, &c->waiter, &c->id);
+}
+
+static struct outcome *wait_for(struct caller *c)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 30;
+    pthread_mutex_lock(&c->lock);
+    while (!c->told)
+        assert_int_equal(pthread_cond_timedwait(&c->cond, &c->lock, &until), 0);
+    pthread_mutex_unlock(&c->lock);
+    return c->outcome;
+}
+
+static struct outcome *run(const char *definition, const char *input)
+{
+    struct caller c;
+    assert_int_equal(start(&c, definition, input, NULL, false), OK);
+    struct outcome *o = wait_for(&c);
+    assert_int_equal(o->error, OK);
+    return o;
+}
+
+static void assert_str(str got, const char *expected)
+{
+    if (!str_eq(got, str_of(expected)))
+        fail_msg("got      %.*s\nexpected %s", STR_FMT(got), expected);
+}
+
+static void assert_error(const struct execution *x, const char *code)
+{
+    if (str_find(x->error, strf(house.arena, "\"code\":\"%s\"", code), 0) < 0)
+        fail_msg("got %.*s, expected %s", STR_FMT(x->error), code);
+}
+
+/* Waits, by looking at the database, until an execution has a status. */
+static struct execution *await_status(str id, const char *status)
+{
+    i64 until = clock_mono_us() + 30 * SECOND_US;
+    for (;;) {
+        struct tx *tx;
+        struct execution *x = NEW(house.arena, struct execution);
+        assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
+        err e = journal_row_of(tx, S("tenant_1"), id, x);
+        db_read_end(tx);
+        if (e == OK && str_eq(x->status, str_of(status)))
+            return x;
+        assert_true(clock_mono_us() < until);
+        sched_yield();
+    }
+}
+
+/* --- definitions that are wrong ----------------------------------------------------------------------------------- */
+
+static void test_wrong_definitions(void **state)
+{
+    static const struct {
+        const char *definition, *pointer, *code;
+    } rows[] = {
+        { "{}", "/definition/steps", "field.required" },
+        { "{\"steps\":[]}", "/definition/steps", "field.count" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"nope\"}]}", "/definition/steps/0/type", "field.one_of" },
+        { "{\"steps\":[{\"id\":\"1a\",\"type\":\"transform\"}]}", "/definition/steps/0/id", "definition.step_id" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"a\",\"type\":\"transform\"}]}",
+          "/definition/steps/1/id", "definition.duplicate_step" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"dependencies\":{\"b\":[\"a\"]}}",
+          "/definition/dependencies/b", "definition.unknown_step" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"dependencies\":{\"a\":[\"x\"]}}",
+          "/definition/dependencies/a/0", "definition.unknown_step" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"dependencies\":{\"a\":[\"a\"]}}",
+          "/definition/dependencies/a/0", "definition.cycle" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"b\",\"type\":\"transform\"}],\"dependencies\":{\"a\":[\"b\"],\"b\":[\"a\"]}}",
+          "/definition/dependencies/a", "definition.cycle" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"conditions\":{\"x\":\"true\"}}",
+          "/definition/conditions/x", "definition.unknown_step" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"conditions\":{\"a\":\"1 +\"}}",
+          "/definition/conditions/a", "expr.syntax" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":[{\"y\":\"{{ 1 + }}\"}]}}]}",
+          "/definition/steps/0/with/x/0/y", "expr.syntax" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"script\",\"with\":{\"code\":\"return (\"}}]}",
+          "/definition/steps/0/with/code", "expr.syntax" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"http\"}]}", "/definition/steps/0/with/url", "field.required" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://x\",\"methd\":\"GET\"}}]}",
+          "/definition/steps/0/with/methd", "field.unknown" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"delay\",\"with\":{}}]}", "/definition/steps/0/with", "delay.one_of" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"delay\",\"with\":{\"ms\":1,\"until\":\"2026-01-01T00:00:00Z\"}}]}",
+          "/definition/steps/0/with", "delay.one_of" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"retry\":{\"max_attempts\":0}}]}",
+          "/definition/steps/0/retry/max_attempts", "field.range" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"settings\":{\"timeout_ms\":0}}",
+          "/definition/settings/timeout_ms", "field.range" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct json *j;
+        struct json_error where;
+        struct problems problems = { .arena = house.arena };
+        struct plan *plan = NULL;
+        assert_int_equal(json_parse(house.arena, str_of(rows[i].definition), &j, &where), OK);
+        err e = field_decode(house.arena, &definition_table, FIELD_CREATE, j, S("/definition"), NULL, &problems);
+        if (e == OK)
+            e = plan_compile(j, S("/definition"), &problems, &plan);
+        if (e != ERR_INVALID || problems.n == 0)
+            fail_msg("accepted: %s", rows[i].definition);
+        assert_str(problems.list[0].pointer, rows[i].pointer);
+        assert_string_equal(problems.list[0].code, rows[i].code);
+    }
+}
+
+/* --- what comes of a definition ----------------------------------------------------------------------------------- */
+
+static void test_outcomes(void **state)
+{
+    static const struct {
+        const char *definition, *input, *status, *result; /* output, or the error's code */
+    } rows[] = {
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":\"{{ input.n * 2 }}\",\"t\":\"n={{ input.n }}\"}}]}",
+          "{\"n\":21}", "completed", "{\"a\":{\"x\":42,\"t\":\"n=21\"}}" },
+        /* the output is that of the last respond step */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":1}},{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"status\":201,\"body\":\"{{ steps.a.output }}\"}}],"
+          "\"dependencies\":{\"r\":[\"a\"]}}",
+          "{}", "completed", "{\"status\":201,\"headers\":{},\"body\":{\"x\":1}}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"script\",\"with\":{\"code\":\"return { sum = args.a + args.b }\",\"args\":{\"a\":\"{{ input.a }}\",\"b\":2}}}]}",
+          "{\"a\":1}", "completed", "{\"s\":{\"sum\":3}}" },
+        /* a false condition skips the step, and all that only waits for it */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"n\":5}},{\"id\":\"b\",\"type\":\"transform\"},{\"id\":\"c\",\"type\":\"transform\"}],"
+          "\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]},\"conditions\":{\"b\":\"steps.a.output.n > 5\"}}",
+          "{}", "completed", "{}" },
+        /* join all: one completed dependency is enough when the other was skipped */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"b\",\"type\":\"transform\"},{\"id\":\"c\",\"type\":\"transform\",\"with\":{\"b\":\"{{ steps.b.status }}\"}}],"
+          "\"dependencies\":{\"c\":[\"a\",\"b\"]},\"conditions\":{\"b\":\"false\"}}",
+          "{}", "completed", "{\"c\":{\"b\":\"skipped\"}}" },
+        /* join always: runs although nothing before it completed */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"b\",\"type\":\"transform\",\"join\":\"always\",\"with\":{\"x\":1}}],"
+          "\"dependencies\":{\"b\":[\"a\"]},\"conditions\":{\"a\":\"false\"}}",
+          "{}", "completed", "{\"b\":{\"x\":1}}" },
+        /* join any: skipped when none completed */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"b\",\"type\":\"transform\",\"join\":\"any\"}],\"dependencies\":{\"b\":[\"a\"]},\"conditions\":{\"a\":\"nil\"}}",
+          "{}", "completed", "{}" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"fail\",\"with\":{\"message\":\"no {{ input.x }}\",\"code\":\"shop.closed\"}}]}",
+          "{\"x\":\"way\"}", "failed", "shop.closed" },
+        /* a failure that is to be passed over; its dependants see the error */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"fail\",\"on_error\":\"continue\"},{\"id\":\"b\",\"type\":\"transform\",\"join\":\"always\",\"with\":{\"e\":\"{{ steps.a.error.code }}\"}}],"
+          "\"dependencies\":{\"b\":[\"a\"]}}",
+          "{}", "completed", "{\"b\":{\"e\":\"workflow.failed\"}}" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":\"{{ input.a.b.c }}\"}}]}", "{}", "failed",
+          "expr.runtime" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"script\",\"with\":{\"code\":\"while true do end\"}}]}", "{}", "failed",
+          "expr.instructions" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"script\",\"with\":{\"code\":\"local s = 'x' while true do s = s .. s end\"}}]}",
+          "{}", "failed", "expr.memory" },
+        { "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"status\":\"{{ 'teapot' }}\"}}]}", "{}", "failed",
+          "step.input" },
+        { "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"status\":\"{{ '{' .. '{' }}\"}}]}", "{}",
+          "failed", "step.input" },
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/a/{{ input.id }}\"}}]}",
+          "{\"id\":\"x/y\"}", "completed", NULL },
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/gone\"}}]}", "{}",
+          "failed", "http.status" },
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://10.0.0.1/\"}}]}", "{}", "failed",
+          "egress.blocked" },
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":50,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang1\"}}]}",
+          "{}", "failed", "http.timeout" },
+        { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":20}}]}", "{}", "completed", "{\"d\":{}}" },
+        { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"until\":\"2001-01-01T00:00:00Z\"}}]}", "{}",
+          "completed", "{\"d\":{}}" },
+        { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}],\"settings\":{\"timeout_ms\":30}}",
+          "{}", "timed_out", "execution.timed_out" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct outcome *o = run(rows[i].definition, rows[i].input);
+        struct execution *x = &o->execution;
+        if (!str_eq(x->status, str_of(rows[i].status)))
+            fail_msg("%s: %.*s %.*s", rows[i].definition, STR_FMT(x->status), STR_FMT(x->error));
+        if (x->error.p != NULL)
+            assert_error(x, rows[i].result);
+        else if (rows[i].result != NULL)
+            assert_str(x->output_data, rows[i].result);
+        outcome_release(o);
+    }
+}
+
+static void test_url_values_are_encoded(void **state)
+{
+    struct outcome *o = run(
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/a/{{ input.id }}\",\"query\":{\"q\":\"a b&c\",\"l\":[1,2],\"n\":null}}}]}",
+        "{\"id\":\"x/y?z\"}");
+    assert_true(str_find(o->execution.step_executions, S("/a/x%2Fy%3Fz"), 0) >= 0);
+    assert_int_equal(calls_of("/a/x%2Fy%3Fz"), 1);
+    outcome_release(o);
+}
+
+/* --- promises ----------------------------------------------------------------------------------------------------- */
+
+static const char three_pure[] =
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":1}},{\"id\":\"b\",\"type\":\"script\",\"with\":{\"code\":\"return steps.a.output.x + 1\"}},"
+    "{\"id\":\"c\",\"type\":\"respond\",\"with\":{\"body\":\"{{ steps.b.output }}\"}}],\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]}}";
+
+static void test_pure_steps_cost_one_transaction(void **state)
+{
+    u64 before = db_stats(house.db).jobs;
+    struct outcome *o = run(three_pure, "{}");
+    assert_int_equal(db_stats(house.db).jobs - before, 1);
+    assert_true(o->has_response);
+    assert_int_equal(o->response_status, 200);
+    assert_str(o->response_body, "2");
+    outcome_release(o);
+}
+
+static void test_retries(void **state)
+{
+    house.fail_first = 2;
+    struct outcome *o = run(
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"retry\":{\"max_attempts\":3,\"initial_ms\":5,\"max_ms\":10},\"with\":{\"url\":\"http://127.0.0.1:%PORT%/flaky\"}}]}",
+        "{}");
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(calls_of("/flaky"), 3);
+    assert_true(str_find(o->execution.step_executions, S("\"attempt\":3"), 0) >= 0);
+    assert_true(str_find(o->execution.step_executions, S("\"n\":2,\"error\":{\"code\":\"http.status\""), 0) >= 0);
+    str key = strf(house.arena, "%.*s-h-0", STR_FMT(o->execution.execution_id));
+    assert_str(str_of(house.upstream.last_key), key.p);
+    outcome_release(o);
+}
+
+static void test_final_errors_are_not_retried(void **state)
+{
+    struct outcome *o = run(
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"retry\":{\"max_attempts\":5,\"initial_ms\":1},\"with\":{\"url\":\"http://127.0.0.1:%PORT%/gone\"}}]}",
+        "{}");
+    assert_str(o->execution.status, "failed");
+    assert_int_equal(calls_of("/gone"), 1);
+    outcome_release(o);
+}
+
+static void test_retries_are_used_up(void **state)
+{
+    struct outcome *o = run(
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"retry\":{\"max_attempts\":2,\"initial_ms\":1},\"with\":{\"url\":\"http://127.0.0.1:%PORT%/drop\"}}]}",
+        "{}");
+    assert_str(o->execution.status, "failed");
+    assert_int_equal(calls_of("/drop"), 2);
+    outcome_release(o);
+}
+
+/* A failing branch ends the execution at once, although another branch is in the middle of a call. */
+static void test_failure_cancels_the_rest(void **state)
+{
+    struct outcome *o = run(
+        "{\"steps\":[{\"id\":\"slow\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang2\"}},{\"id\":\"bad\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/gone\"}},"
+        "{\"id\":\"never\",\"type\":\"transform\"}],\"dependencies\":{\"never\":[\"slow\"]}}",
+        "{}");
+    assert_str(o->execution.status, "failed");
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"slow\",\"type\":\"http\",\"status\":\"cancelled\""), 0) >= 0);
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"never\",\"type\":\"transform\",\"status\":\"pending\""), 0) >= 0);
+    assert_true(o->execution.execution_time < 10);
+    outcome_release(o);
+}
+
+static void test_idempotency_key(void **state)
+{
+    struct caller c[3];
+    assert_int_equal(start(&c[0], three_pure, "{\"n\":1}", "key-1", false), OK);
+    assert_int_equal(start(&c[1], three_pure, "{\"n\":1}", "key-1", false), OK);
+    struct outcome *a = wait_for(&c[0]), *b = wait_for(&c[1]);
+    assert_true(str_eq(a->execution.execution_id, b->execution.execution_id));
+    assert_true(c[0].waiter.joined != c[1].waiter.joined);
+    assert_true(b->has_response);
+    assert_int_equal(start(&c[2], three_pure, "{\"n\":2}", "key-1", false), OK);
+    assert_int_equal(wait_for(&c[2])->error, ERR_INVALID);
+    outcome_release(a);
+    outcome_release(b);
+    outcome_release(c[2].outcome);
+}
+
+/* A repeat of an execution that waits in the database joins it, and both are told at its end. */
+static void test_joining_a_waiting_execution(void **state)
+{
+    static const char definition[] = "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":150}}]}";
+    struct caller first, second;
+    assert_int_equal(start(&first, definition, "{}", "key-2", false), OK);
+    await_status(first.id, "waiting");
+    assert_int_equal(start(&second, definition, "{}", "key-2", false), OK);
+    struct outcome *a = wait_for(&first), *b = wait_for(&second);
+    assert_str(b->execution.status, "completed");
+    assert_true(str_eq(a->execution.execution_id, b->execution.execution_id));
+    outcome_release(a);
+    outcome_release(b);
+}
+
+static void test_detached_is_told_when_queued(void **state)
+{
+    struct caller c;
+    assert_int_equal(start(&c, three_pure, "{}", NULL, true), OK);
+    struct outcome *o = wait_for(&c);
+    assert_int_equal(o->error, OK);
+    assert_true(str_eq(o->execution.execution_id, c.id));
+    outcome_release(o);
+    struct execution *x = await_status(c.id, "completed");
+    assert_true(str_find(x->step_executions, S("\"status\":\"completed\""), 0) >= 0);
+}
+
+static void test_tell_now(void **state)
+{
+    struct caller c;
+    assert_int_equal(
+        start(&c, "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}]}", "{}", NULL, false), OK);
+    engine_tell_now(house.engine, S("tenant_1"), c.id, &c.waiter);
+    struct outcome *o = wait_for(&c);
+    assert_int_equal(o->error, OK);
+    assert_false(execution_is_final(o->execution.status));
+    engine_tell_now(house.engine, S("tenant_1"), c.id, &c.waiter); /* harmless */
+    outcome_release(o);
+}
+
+static void test_waiting_costs_no_memory(void **state)
+{
+    struct caller c[20];
+    for (size_t i = 0; i < COUNT(c); i++)
+        assert_int_equal(
+            start(
+                &c[i],
+                "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":3600000}}],\"settings\":{\"timeout_ms\":7200000}}",
+                "{}", NULL, true),
+            OK);
+    for (size_t i = 0; i < COUNT(c); i++) {
+        outcome_release(wait_for(&c[i]));
+        await_status(c[i].id, "waiting");
+    }
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (engine_stats(house.engine).live > 0)
+        assert_true(clock_mono_us() < until);
+}
+
+/* --- stops -------------------------------------------------------------------------------------------------------- */
+
+static const char two_calls[] =
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/first\"}},{\"id\":\"b\",\"type\":\"delay\",\"with\":{\"ms\":300}},"
+    "{\"id\":\"c\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/second/{{ steps.a.output.body.call }}\"}}],\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]}}";
+
+static void test_goes_on_after_a_stop(void **state)
+{
+    struct caller c;
+    assert_int_equal(start(&c, two_calls, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    await_status(c.id, "waiting");
+    engine_close(house.engine);
+    assert_int_equal(calls_of("/first"), 1);
+    open_engine();
+    await_status(c.id, "completed");
+    assert_int_equal(calls_of("/first"), 1);
+    assert_int_equal(calls_of("/second/1"), 1);
+}
+
+/* What a process that died left behind: a row that runs, and a step in the middle of its call. */
+static void leave_behind(str id, const char *definition)
+{
+    struct caller c;
+    assert_int_equal(start(&c, definition, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (calls_of("/hang3") == 0)
+        assert_true(clock_mono_us() < until);
+    engine_close(house.engine); /* cancels the call, and records nothing of it */
+    memcpy((char *)id.p, c.id.p, id.n);
+}
+
+static void test_interrupted_step_runs_again(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    leave_behind(
+        id,
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+    int before = calls_of("/hang3");
+    open_engine();
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (calls_of("/hang3") == before)
+        assert_true(clock_mono_us() < until);
+    assert_int_equal(calls_of("/hang3"), 2);
+}
+
+static void test_at_most_once_waits_for_a_person(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    leave_behind(
+        id,
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+    open_engine();
+    await_status(id, "waiting");
+    assert_int_equal(calls_of("/hang3"), 1);
+}
+
+/* --- events ------------------------------------------------------------------------------------------------------- */
+
+static void test_events_of_the_history(void **state)
+{
+    struct outcome *o = run(three_pure, "{}");
+    struct execution_event *list;
+    u32 n;
+    assert_int_equal(execution_events(house.arena, &o->execution, &list, &n), OK);
+    static const char *const names[] = { "execution.started", "step.started", "step.completed", "step.started",
+                                         "step.completed",    "step.started", "step.completed", "execution.completed" };
+    assert_int_equal(n, COUNT(names));
+    for (u32 i = 0; i < n; i++) {
+        assert_str(list[i].name, names[i]);
+        assert_true(i == 0 || execution_event_cmp(list[i - 1].id, list[i].id) < 0);
+    }
+    outcome_release(o);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_wrong_definitions),
+        TEST(test_outcomes),
+        TEST(test_url_values_are_encoded),
+        TEST(test_pure_steps_cost_one_transaction),
+        TEST(test_retries),
+        TEST(test_final_errors_are_not_retried),
+        TEST(test_retries_are_used_up),
+        TEST(test_failure_cancels_the_rest),
+        TEST(test_idempotency_key),
+        TEST(test_joining_a_waiting_execution),
+        TEST(test_detached_is_told_when_queued),
+        TEST(test_tell_now),
+        TEST(test_waiting_costs_no_memory),
+        TEST(test_goes_on_after_a_stop),
+        TEST(test_interrupted_step_runs_again),
+        TEST(test_at_most_once_waits_for_a_person),
+        TEST(test_events_of_the_history),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
