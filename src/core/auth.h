@@ -7,3 +7,5 @@
 typedef err authenticate_fn(struct req *rq, str bearer, const char **reason);
 /* Set by the auth module at its start. */
 void gate_authenticate_by(authenticate_fn *fn);
+/* For public routes that show more to some: the caller's token is read when there is one. True when it is valid and its role has `need`. On the loop or in the pool. */
+bool gate_allows(struct req *rq, const struct permission *need);

@@ -27,7 +27,11 @@ struct config {
 /* Reads and checks all settings. ERR_INVALID writes the complaint (one line per bad setting). Also refuses weak JWT_SECRET_KEY: under 32 bytes,
  * fewer than 10 distinct bytes, known samples. Unknown WEIR_* names are complaints too (a typo must not be silent). */
 err config_load(struct arena *a, struct config *out, struct buf *complaint) MUST;
+/* Makes the data folder (0700) when it is absent, its parents too. */
+err config_folder(const struct config *c, struct buf *complaint) MUST;
 /* Makes the data folder's secrets where they are missing and derives jwt_secret. */
 err config_secrets(struct arena *a, struct config *c, struct buf *complaint) MUST;
+/* "host:port", "[::1]:port" or ":port" (any address) taken apart. */
+bool config_host_port(str text, str *host, i64 *port);
 /* NAME  value (masked)  source  default  bounds  help: for `weir config`. */
 void config_print(struct buf *b);

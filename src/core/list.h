@@ -22,6 +22,8 @@ static inline struct arg list_before(const struct page *p)
 {
     return p->cursor.p != NULL ? STR(p->cursor) : STR(S("~"));
 }
+/* In place of a keyset key, for lists whose order has none: the next page is named by skip. */
+#define LIST_BY_SKIP SIZE_MAX
 /* Replies with at most limit of the n rows; when there is one more, Link names the next page: by the cursor `key_of` (offset of the str member that is the
  * keyset key, e.g. offsetof(struct row, id)). total < 0 = not counted. `cut` as in field_encode_cut. */
 err reply_list(struct req *rq, const struct table *t, const void *rows, u32 n, const struct page *page, size_t key_of, i64 total,

@@ -12,7 +12,7 @@ struct module {
     const struct job_kind *jobs;
     u32 job_count;
     err (*start)(void); /* after migration, before the listener opens; may be NULL */
-    void (*stop)(void); /* after the last request; may be NULL */
+    void (*stop)(void); /* after the last request, while the loops still run; may be NULL */
 };
 
 /* All modules; ends with NULL. Defined in src/feat/all.c (and by tests of core, for their own). */
@@ -28,3 +28,7 @@ err route_find(struct arena *a, enum http_method method, str path, const struct 
 /* Name of the i-th parameter of a route's path; STR_NONE beyond. */
 str route_param_name(const struct route *r, u32 i);
 err routes_build(void) MUST; /* makes the trie from `modules`; once, at start */
+
+/* The OpenAPI 3.1 document of all modules: made once, at start, on the arena; then served from memory. ERR_CONFLICT (logged): two tables of one name. */
+err openapi_build(struct arena *a) MUST;
+str openapi_text(void);

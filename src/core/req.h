@@ -1,7 +1,10 @@
 /* req.h - one request on its way: who asks, what was decoded, where to write, what to answer. Handlers are straight lines over it.
  *
  * A handler ends with reply…() or problem(), returning what they return. An error class without a problem becomes that class's own answer.
- * In W_WRITE everything but OK rolls back; to commit *and* answer an error (a failed login is a row), call problem() and return OK. */
+ * In W_WRITE everything but OK rolls back; to commit *and* answer an error (a failed login is a row), call problem() and return OK.
+ * A `prepare` that answers ends the request there: `handle` and its transaction are left out.
+ *
+ * Handlers may run again from the top (a slow read moves to the pool, a failed batch is replayed): the arena is rewound, answer and errors start empty. */
 #pragma once
 
 #include "core/route.h"
@@ -79,13 +82,18 @@ err problem_at(struct req *rq, const struct problem *p, str pointer, const char 
 /* A fault of ours: logs one line with request id and cause, answers 500 with nothing of it. Always ERR_INTERNAL. */
 err fault(struct req *rq, const char *cause_format, ...) PRINTF_LIKE(2, 3) MUST;
 
+/* What may only happen once the transaction is durable: fn(arg) is called once on the request's loop after the commit and before the answer leaves
+ * (events, caches, wake-ups). Forgotten when the transaction rolls back. Within W_WRITE's `handle`; arg lives on rq->arena. */
+err req_after(struct req *rq, void (*fn)(void *arg), void *arg) MUST;
+
 /* W_WAIT: the request waits without a thread. Exactly one req_resume(rq) must follow, from any thread; it calls `resume` on the request's loop (without
  * tx; req_read gives one), which replies as a handler does. */
 err park(struct req *rq, void (*resume)(struct req *rq), void *parked) MUST;
 void req_resume(struct req *rq);
 /* In resume: sends what the handler's outcome was (as the pipeline does for handlers). */
 void req_finish(struct req *rq, err outcome);
-/* Calls fire(rq) on the loop when the request is still parked after delay_us; at most one per request; ends with the resume. */
+/* Calls fire(rq) on the loop when the request is still parked after delay_us; at most one per request; ends with the resume. When fire resumes, it first takes
+ * the request from whoever else would: a second req_resume is ignored only as long as the request exists. Call after park(), on the loop. */
 err park_timer(struct req *rq, i64 delay_us, void (*fire)(struct req *rq)) MUST;
 /* A read snapshot for a resumed or streaming request on its loop; db_read_end ends it. */
 err req_read(struct req *rq, struct tx **tx) MUST;

@@ -46,7 +46,8 @@ enum route_flags {
     R_NO_AUTH_HEADER = 1 << 6, /* the gate leaves Authorization to the handler (trigger URLs) */
     R_HIDDEN = 1 << 7,       /* not in the OpenAPI document (aliases) */
     R_ADMIT = 1 << 8,        /* `admit` bounds the body per object */
-    R_ANY_METHOD = 1 << 9,   /* one row per method would repeat: used with `also` */
+    R_ANY_METHOD = 1 << 9,   /* the row stands for GET, POST, PUT, PATCH and DELETE; the handler looks at rq->http->method */
+    R_NO_STORE = 1 << 10,    /* the handler reads nothing: no snapshot is taken (rq->tx stays NULL), so it answers while the store is down */
 };
 
 struct route_status { /* a further documented answer */

@@ -1,0 +1,389 @@
+/* app.c - the life of the process: everything is opened in one order and closed in the opposite one.
+ *
+ * Whatever can be wrong is found before the listener opens, so a server that accepts a connection is one that works; the rest of
+ * the house may therefore treat `app` as constant. */
+#include "core/app.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "core/cache.h"
+#include "core/jobs.h"
+#include "core/metrics.h"
+#include "core/pipeline.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct app app;
+
+enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, LOOPS_MAX = 256 };
+#define APP_ARENA (256 * MIB)
+#define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+/* What only serving needs; beside `app` because no one else may see it. */
+static struct {
+    struct listener main, metrics;
+    struct http_server *metrics_server;
+    pthread_t threads[LOOPS_MAX];
+    u32 thread_count, started_modules;
+    uv_signal_t signals[2];
+    struct loop_timer deadline;
+    _Atomic u32 undrained;
+    sem_t drained; /* what main waits for */
+} serving;
+
+static i64 connections(void)
+{
+    return app.server != NULL ? (i64)http_connections(app.server) : 0;
+}
+METRIC(http_connections_open, "weir_http_connections", METRIC_GAUGE, "Open connections", .read = connections);
+
+/* -- complaints ---------------------------------------------------------------------------------------------------- */
+
+static int say(int code, str text)
+{
+    for (str line; str_cut(&text, '\n', &line);)
+        if (line.n > 0)
+            fprintf(stderr, "weir: %.*s\n", STR_FMT(line));
+    return code;
+}
+
+static int say_or(int code, const struct buf *complaint, str otherwise)
+{
+    return say(code, complaint->n > 0 ? buf_view(complaint) : otherwise);
+}
+
+/* -- opening ------------------------------------------------------------------------------------------------------- */
+
+static void harden(void)
+{
+    struct rlimit files, none = { 0, 0 };
+    umask(077);
+    signal(SIGPIPE, SIG_IGN);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (SANITIZED) /* the leak checker needs to look at the process */
+        return;
+    setrlimit(RLIMIT_CORE, &none); /* a core holds every secret */
+    prctl(PR_SET_DUMPABLE, 0);
+}
+
+static enum log_format log_format(str name)
+{
+    if (name.n == 0)
+        return isatty(STDERR_FILENO) ? LOG_TEXT : LOG_JSON;
+    return str_eq(name, S("off")) ? LOG_OFF : str_eq(name, S("text")) ? LOG_TEXT : LOG_JSON;
+}
+
+static int open_config(enum log_level least)
+{
+    app.arena = arena_new(APP_ARENA);
+    struct buf complaint = { .arena = app.arena };
+    if (app.arena == NULL)
+        return say(EXIT_FAILED, S("out of memory"));
+    err e = config_load(app.arena, &app.config, &complaint);
+    if (e != OK)
+        return say_or(EXIT_CONFIG, &complaint, str_of(err_text(e)));
+    log_setup(log_format(app.config.log), least);
+    i64 machine = (i64)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    arena_budget((size_t)(app.config.memory_max != 0 ? app.config.memory_max : machine / 2));
+    str bad;
+    e = egress_new(app.arena, app.config.egress_allow, &app.egress, &bad);
+    return e == OK ? 0 : say(EXIT_CONFIG, S("WEIR_EGRESS_ALLOW: cannot be used"));
+}
+
+static int open_store(void)
+{
+    struct buf complaint = { .arena = app.arena };
+    struct db_options options = { .folder = app.config.data };
+    err e = config_folder(&app.config, &complaint);
+    if (e != OK)
+        return say_or(EXIT_CONFIG, &complaint, S("WEIR_DATA: cannot be used"));
+    e = db_open(&options, &app.db);
+    if (e == ERR_BUSY)
+        return say(EXIT_FAILED,
+                   strf(app.arena, "%.*s: data folder is in use by another process", STR_FMT(app.config.data)));
+    if (e != OK)
+        return say(EXIT_FAILED, strf(app.arena, "%.*s: the database cannot be opened", STR_FMT(app.config.data)));
+    e = config_secrets(app.arena, &app.config, &complaint);
+    return e == OK ? 0 : say_or(EXIT_FAILED, &complaint, S("the data folder's keys cannot be read or made"));
+}
+
+static int open_schema(void)
+{
+    err e = db_migrate_up(app.db);
+    if (e == ERR_CONFLICT)
+        return say(EXIT_FAILED,
+                   S("the database was made by a newer weir, or a migration was changed (weir migrate status)"));
+    return e == OK ? 0 : say(EXIT_FAILED, S("the database cannot be migrated"));
+}
+
+int app_open_unmigrated(void)
+{
+    harden();
+    int code = open_config(LOG_WARN);
+    return code != 0 ? code : open_store();
+}
+
+int app_open(void)
+{
+    int code = app_open_unmigrated();
+    return code != 0 ? code : open_schema();
+}
+
+void app_close(void)
+{
+    if (app.db != NULL) {
+        db_thread_end(app.db);
+        db_close(app.db);
+    }
+    app.db = NULL;
+    arena_free(app.arena);
+    app.arena = NULL;
+}
+
+/* -- starting ------------------------------------------------------------------------------------------------------ */
+
+static int check(void)
+{
+    struct buf complaint = { .arena = app.arena };
+    err statements = db_check(app.db, &complaint);
+    err tables = modules_check(&complaint);
+    if (statements == OK && tables == OK)
+        return 0;
+    return say_or(EXIT_FAILED, &complaint, S("the built-in tables could not be checked"));
+}
+
+static int build(void)
+{
+    if (routes_build() == OK && openapi_build(app.arena) == OK)
+        return 0;
+    return say(EXIT_FAILED, S("the routes or their document cannot be built"));
+}
+
+static u32 loop_count(void)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    i64 wanted = app.config.loops != 0 ? app.config.loops : cores;
+    return (u32)MIN(MAX(wanted, (i64)1), (i64)LOOPS_MAX);
+}
+
+static int make_loops(void)
+{
+    u32 count = loop_count();
+    app.loops = NEW_N(app.arena, struct loop *, count);
+    app.clients = NEW_N(app.arena, struct client *, count);
+    if (app.loops == NULL || app.clients == NULL)
+        return say(EXIT_FAILED, S("out of memory"));
+    for (; app.loop_count < count; app.loop_count++) {
+        u32 i = app.loop_count;
+        app.loops[i] = loop_new(i);
+        app.clients[i] = app.loops[i] != NULL ? client_new(app.loops[i], app.egress) : NULL;
+        if (app.clients[i] == NULL)
+            return say(EXIT_FAILED, S("no resources for a network thread"));
+    }
+    app.slow = pool_new("weir-slow", (u32)app.config.slow_threads, SLOW_QUEUE);
+    return app.slow != NULL ? 0 : say(EXIT_FAILED, S("no resources for the slow pool"));
+}
+
+static int start_modules(void)
+{
+    for (const struct module *const *m = modules; *m != NULL; m++) {
+        err e = (*m)->start != NULL ? (*m)->start() : OK;
+        if (e != OK)
+            return say(EXIT_FAILED, strf(app.arena, "%s: cannot start: %s", (*m)->name, err_text(e)));
+        serving.started_modules++;
+    }
+    return jobs_start() == OK ? 0 : say(EXIT_FAILED, S("the job queue cannot start"));
+}
+
+static int listen_at(struct listener *l, str host, i64 port, struct http_server **out)
+{
+    struct http_handler handler = req_handler(l);
+    err e = http_listen(app.loops, app.loop_count, host, (u16)port, &http_default_limits, &handler, out);
+    if (e == OK)
+        return 0;
+    const char *why = e == ERR_BUSY      ? "is taken by another process"
+                      : e == ERR_INVALID ? "is no address of this machine"
+                                         : "cannot be opened";
+    return say(EXIT_FAILED, strf(app.arena, "%.*s:%lld %s", STR_FMT(host), (long long)port, why));
+}
+
+static int listen_all(void)
+{
+    str host;
+    i64 port;
+    serving.metrics.metrics_only = true;
+    serving.undrained = 1;
+    int code = listen_at(&serving.main, app.config.listen_host, app.config.listen_port, &app.server);
+    if (code != 0 || !config_host_port(app.config.metrics_listen, &host, &port))
+        return code;
+    serving.undrained = 2;
+    return listen_at(&serving.metrics, host, port, &serving.metrics_server);
+}
+
+static void ready(void)
+{
+    bool v6 = str_find_char(app.config.listen_host, ':', 0) >= 0;
+    str url = strf(app.arena, "http://%s%.*s%s:%u", v6 ? "[" : "", STR_FMT(app.config.listen_host), v6 ? "]" : "",
+                   http_port(app.server));
+    if (isatty(STDERR_FILENO) && app.config.log.n == 0)
+        fprintf(stderr, "Weir %s listens on %.*s\n", WEIR_VERSION, STR_FMT(url));
+    else
+        LOG(LOG_INFO, "app.ready", LOG_STR("version", S(WEIR_VERSION)), LOG_STR("url", url),
+            LOG_INT("started_ms", (clock_now_us() - app.started_us) / 1000));
+}
+
+/* -- stopping ------------------------------------------------------------------------------------------------------ */
+
+static void on_drained(void *ctx)
+{
+    if (atomic_fetch_sub(&serving.undrained, 1) == 1)
+        sem_post(&serving.drained);
+}
+
+static void on_deadline(struct loop_timer *t)
+{
+    LOG(LOG_WARN, "app.drain_ended", LOG_INT("connections", connections()));
+    sem_post(&serving.drained);
+}
+
+static void exit_now(int number)
+{
+    _exit(EXIT_FAILED);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    if (atomic_exchange(&app.draining, true)) /* somebody is in a hurry */
+        exit_now(number);
+    LOG(LOG_INFO, "app.draining", LOG_INT("signal", number), LOG_INT("connections", connections()));
+    if (loop_timer_start(app.loops[0], &serving.deadline, DRAIN_US, on_deadline) != OK)
+        sem_post(&serving.drained);
+    http_drain(app.server, on_drained, NULL);
+    if (serving.metrics_server != NULL)
+        http_drain(serving.metrics_server, on_drained, NULL);
+}
+
+static int watch_signals(void)
+{
+    static const int numbers[COUNT(serving.signals)] = { SIGTERM, SIGINT };
+    int failed = 0;
+    for (size_t i = 0; i < COUNT(numbers); i++) {
+        failed |= uv_signal_init(loop_uv(app.loops[0]), &serving.signals[i]);
+        failed |= uv_signal_start(&serving.signals[i], on_signal, numbers[i]);
+    }
+    return failed == 0 ? 0 : say(EXIT_FAILED, S("signals cannot be watched"));
+}
+
+/* -- running ------------------------------------------------------------------------------------------------------- */
+
+static void *loop_thread(void *arg)
+{
+    u32 i = (u32)(uintptr_t)arg;
+    char name[16];
+    snprintf(name, sizeof name, "weir-loop-%u", i);
+    pthread_setname_np(pthread_self(), name);
+    loop_run(app.loops[i]);
+    client_free(app.clients[i]);
+    db_thread_end(app.db);
+    cache_thread_end();
+    return NULL;
+}
+
+static int start_loops(void)
+{
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, LOOP_STACK);
+    int failed = sem_init(&serving.drained, 0, 0);
+    for (u32 i = 0; i < app.loop_count && failed == 0; i++) {
+        failed = pthread_create(&serving.threads[i], &attr, loop_thread, (void *)(uintptr_t)i);
+        serving.thread_count += failed == 0;
+    }
+    pthread_attr_destroy(&attr);
+    return failed == 0 ? 0 : say(EXIT_FAILED, S("no resources for a network thread"));
+}
+
+static void stop_modules(void)
+{
+    jobs_stop();
+    while (serving.started_modules > 0) {
+        const struct module *m = modules[--serving.started_modules];
+        if (m->stop != NULL)
+            m->stop();
+    }
+}
+
+static void stop_loops(void)
+{
+    for (u32 i = 0; i < app.loop_count; i++)
+        loop_stop(app.loops[i]);
+    for (u32 i = 0; i < serving.thread_count; i++)
+        pthread_join(serving.threads[i], NULL);
+    signal(SIGTERM, exit_now); /* the loop that watched them is gone */
+    signal(SIGINT, exit_now);
+}
+
+static void free_loops(void)
+{
+    for (size_t i = 0; i < COUNT(serving.signals); i++)
+        uv_close((uv_handle_t *)&serving.signals[i], NULL);
+    for (u32 i = 0; i < app.loop_count; i++) {
+        loop_settle(app.loops[i]);
+        loop_free(app.loops[i]);
+    }
+    app.loop_count = 0;
+}
+
+/* Modules end while the loops still run: the engine's outgoing calls come back over them. Threads that hold requests end before the
+ * server's memory does; the store ends before the loops that its writer posts to. */
+static void stop_everything(void)
+{
+    stop_modules();
+    stop_loops();
+    pool_free(app.slow);
+    db_thread_end(app.db);
+    db_close(app.db);
+    app.db = NULL;
+    http_free(serving.metrics_server);
+    http_free(app.server);
+    free_loops();
+    app_close();
+}
+
+int app_serve(void)
+{
+    static int (*const steps[])(void) = { open_store,    open_schema, check,         build,      make_loops,
+                                          start_modules, listen_all,  watch_signals, start_loops };
+    app.started_us = clock_now_us();
+    harden();
+    int code = open_config(LOG_INFO);
+    for (size_t i = 0; i < COUNT(steps) && code == 0; i++)
+        code = steps[i]();
+    if (code != 0)
+        return code; /* nothing has been promised yet; the kernel cleans up faster */
+    ready();
+    while (sem_wait(&serving.drained) != 0) /* interrupted */
+        ;
+    stop_everything();
+    return 0;
+}

@@ -1,0 +1,561 @@
+/* config.c - one table of settings; reading, checking, printing and the documentation follow from it.
+ *
+ * All settings are checked before the first complaint is shown, so one start names every mistake. A WEIR_ name that the table
+ * does not know stops the start too: a typo in a limit must not be silently without effect. */
+#include "core/config.h"
+#include "base/map.h"
+#include "base/rng.h"
+#include "codec/base64.h"
+#include "codec/hash.h"
+#include "core/app.h"
+#include "net/egress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum {
+    FILE_MAX = 64 << 10, /* of .env and of a NAME_FILE */
+    KEY_BYTES = 32,      /* of a generated secret */
+    KEY_MIN = 32,        /* bytes of a secret that is given */
+    KEY_DISTINCT = 10,
+    PRINT_ARENA = 1 << 20,
+    PORT_MAX = 65535,
+};
+
+enum kind { TEXT, NUMBER, SWITCH, HOST_PORT, SECRET, CHOICE, NETWORKS };
+
+struct setting {
+    const char *name, *alias; /* the alias is an older name; NULL when there is none */
+    enum kind kind;
+    size_t offset, port_offset;
+    const char *preset;
+    i64 min, max; /* NUMBER: value · others: bytes */
+    const char *const *one_of;
+    const char *help;
+};
+#define AT(member) offsetof(struct config, member)
+
+static const char *const log_formats[] = { "json", "text", "off", NULL };
+
+static const struct setting settings[] = {
+    { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
+      "Address and port of the API; port 0 takes any free one" },
+    { "WEIR_DATA", NULL, TEXT, AT(data), 0, "./data", 1, 4000, NULL, "Folder of the database and the generated keys" },
+    { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
+      "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
+    { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },
+    { "SECRET_KEY", NULL, SECRET, AT(secret_key), 0, "", KEY_MIN, 4096, NULL,
+      "Root of all derived keys; generated into the data folder when unset" },
+    { "JWT_SECRET_KEY", "JWT_SECRET", SECRET, AT(jwt_secret), 0, "", KEY_MIN, 4096, NULL,
+      "Signs access tokens; derived from SECRET_KEY when unset" },
+    { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", NULL, NUMBER, AT(access_minutes), 0, "15", 1, 1440, NULL,
+      "Life of an access token" },
+    { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
+    { "WEIR_EGRESS_ALLOW", NULL, NETWORKS, AT(egress_allow), 0, "", 1, 16384, NULL,
+      "Private networks and host:port that workflows may call" },
+    { "WEIR_LOG", NULL, CHOICE, AT(log), 0, "", 0, 0, log_formats,
+      "Form of the log; unset: text on a terminal, else json" },
+    { "WEIR_PUBLIC_URL", NULL, TEXT, AT(public_url), 0, "", 8, 2000, NULL,
+      "URL under which clients reach this server" },
+    { "WEIR_METRICS_LISTEN", NULL, TEXT, AT(metrics_listen), 0, "", 1, 300, NULL,
+      "Address and port that /metrics moves to" },
+    { "WEIR_LOOPS", NULL, NUMBER, AT(loops), 0, "0", 0, 256, NULL, "Network threads; 0 = one per core" },
+    { "WEIR_WORKERS", NULL, NUMBER, AT(workers), 0, "0", 0, 256, NULL, "Workflow threads; 0 = one per core" },
+    { "WEIR_SLOW_THREADS", NULL, NUMBER, AT(slow_threads), 0, "8", 1, 256, NULL,
+      "Threads for password hashing and long queries" },
+    { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,
+      "Bytes for all requests and executions; 0 = half of the machine's memory" },
+    { "WEIR_DEBUG", NULL, SWITCH, AT(debug), 0, "false", 0, 0, NULL,
+      "Shows causes of internal errors to clients; never in production" },
+};
+
+/* Keys from tutorials and templates, anywhere in a secret. */
+static const char *const known_samples[] = {
+    "supersecret",
+    "your-secret-key",
+    "your_secret_key",
+    "change-in-production",
+    "change_in_production",
+    "changeme",
+    "change-me",
+    "change_me",
+    "your-256-bit-secret",
+    "secret-key-here",
+    "insecure",
+    "example-key",
+    "0123456789abcdef0123456789abcdef",
+};
+
+struct source { /* where a value comes from */
+    str name, value;
+    enum { FROM_DEFAULT, FROM_ENVIRONMENT, FROM_FILE, FROM_DOTENV } from;
+};
+static const char *const source_names[] = { "default", "environment", "file", ".env" };
+
+struct loading {
+    struct arena *arena;
+    struct map dotenv; /* name → struct source */
+    struct buf *out;
+    err fail;
+};
+#define COMPLAIN(l, ...) (buf_f((l)->out, __VA_ARGS__), buf_char((l)->out, '\n'), (l)->fail = ERR_INVALID)
+
+/* -- files --------------------------------------------------------------------------------------------------------- */
+
+/* The whole of a small file. ERR_NOT_FOUND, ERR_TOO_LARGE or ERR_INTERNAL with errno. */
+static err read_small(struct arena *a, const char *path, int flags, str *out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+    if (fd < 0)
+        return errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL;
+    char *p = arena_alloc(a, FILE_MAX + 1);
+    ssize_t n = 0, total = 0;
+    while (p != NULL && total <= FILE_MAX && (n = read(fd, p + total, (size_t)(FILE_MAX + 1 - total))) > 0)
+        total += n;
+    int cause = errno;
+    close(fd);
+    errno = cause;
+    if (p == NULL)
+        return ERR_MEMORY;
+    if (n < 0)
+        return ERR_INTERNAL;
+    if (total > FILE_MAX)
+        return ERR_TOO_LARGE;
+    *out = (str){ p, (size_t)total };
+    return OK;
+}
+
+static const char *file_error(err e)
+{
+    return e == ERR_INTERNAL    ? strerror(errno)
+           : e == ERR_TOO_LARGE ? "larger than 64 KiB"
+           : e == ERR_NOT_FOUND ? "no such file"
+                                : err_text(e);
+}
+
+/* KEY=VALUE; blanks around both are dropped; in quotes everything stays as it is; # begins a comment at the start of a line or behind a blank. */
+static bool dotenv_value(str raw, str *value)
+{
+    raw = str_trim(raw);
+    if (raw.n > 0 && (raw.p[0] == '"' || raw.p[0] == '\'')) {
+        i64 end = str_find_char(raw, raw.p[0], 1);
+        str rest = end < 0 ? STR_NONE : str_trim(str_slice(raw, (size_t)end + 1, raw.n));
+        *value = str_slice(raw, 1, (size_t)MAX(end, (i64)1));
+        return end > 0 && (rest.n == 0 || rest.p[0] == '#');
+    }
+    i64 comment = raw.n > 0 && raw.p[0] == '#' ? 0 : str_find(raw, S(" #"), 0);
+    *value = comment < 0 ? raw : str_trim(str_slice(raw, 0, (size_t)comment));
+    return true;
+}
+
+static void dotenv_line(struct loading *l, str line, u32 number)
+{
+    line = str_trim(line);
+    if (line.n == 0 || line.p[0] == '#')
+        return;
+    if (str_starts(line, S("export ")))
+        line = str_trim(str_slice(line, 7, line.n));
+    str name;
+    struct source *s = NEW(l->arena, struct source);
+    i64 equals = str_find_char(line, '=', 0);
+    name = str_trim(str_slice(line, 0, (size_t)MAX(equals, (i64)0)));
+    if (s == NULL || equals < 1 || !dotenv_value(str_slice(line, (size_t)equals + 1, line.n), &s->value)) {
+        COMPLAIN(l, ".env line %u: not of the form NAME=VALUE", number);
+        return;
+    }
+    s->name = name;
+    s->from = FROM_DOTENV;
+    if (map_put(&l->dotenv, name, s) != OK)
+        COMPLAIN(l, ".env: out of memory");
+}
+
+static void dotenv_read(struct loading *l)
+{
+    str text, line;
+    err e = read_small(l->arena, ".env", 0, &text);
+    if (e == ERR_NOT_FOUND)
+        return;
+    if (e != OK) {
+        COMPLAIN(l, ".env: %s", file_error(e));
+        return;
+    }
+    for (u32 number = 1; str_cut(&text, '\n', &line); number++)
+        dotenv_line(l, line, number);
+}
+
+/* -- sources ------------------------------------------------------------------------------------------------------- */
+
+/* Environment before .env; an empty value is no value, as compose files pass unset variables on as "". */
+static bool find_exact(struct loading *l, str name, struct source *out)
+{
+    const char *z = str_z(l->arena, name);
+    str value = str_of(z != NULL ? getenv(z) : NULL);
+    const struct source *s = map_get(&l->dotenv, name);
+    if (value.n > 0)
+        *out = (struct source){ name, value, FROM_ENVIRONMENT };
+    else if (s != NULL && s->value.n > 0)
+        *out = *s;
+    return value.n > 0 || (s != NULL && s->value.n > 0);
+}
+
+static bool find_file(struct loading *l, const char *name, struct source *out)
+{
+    struct source path;
+    str text;
+    if (!find_exact(l, strf(l->arena, "%s_FILE", name), &path))
+        return false;
+    const char *z = str_z(l->arena, path.value);
+    err e = z != NULL ? read_small(l->arena, z, 0, &text) : ERR_MEMORY;
+    if (e != OK) {
+        COMPLAIN(l, "%s_FILE: %.*s: %s", name, STR_FMT(path.value), file_error(e));
+        return false;
+    }
+    *out = (struct source){ str_of(name), str_trim(text), FROM_FILE };
+    return true;
+}
+
+static struct source find(struct loading *l, const struct setting *s)
+{
+    struct source out = { str_of(s->name), str_of(s->preset), FROM_DEFAULT };
+    if (find_exact(l, str_of(s->name), &out) || find_file(l, s->name, &out))
+        return out;
+    if (s->alias != NULL && !find_exact(l, str_of(s->alias), &out))
+        (void)find_file(l, s->alias, &out);
+    return out;
+}
+
+static bool known(str name)
+{
+    if (str_ends(name, S("_FILE")) && known(str_slice(name, 0, name.n - 5)))
+        return true;
+    for (size_t i = 0; i < COUNT(settings); i++)
+        if (str_eq(name, str_of(settings[i].name)))
+            return true;
+    return false;
+}
+
+static void refuse_unknown(struct loading *l)
+{
+    struct map_entry *e;
+    for (char **v = environ; *v != NULL; v++) {
+        str rest = str_of(*v), name;
+        if (str_cut(&rest, '=', &name) && str_starts(name, S("WEIR_")) && !known(name))
+            COMPLAIN(l, "%.*s: there is no such setting (weir config lists them)", STR_FMT(name));
+    }
+    for (u32 i = 0; (e = map_next(&l->dotenv, &i)) != NULL;)
+        if (str_starts(e->key, S("WEIR_")) && !known(e->key))
+            COMPLAIN(l, "%.*s in .env: there is no such setting (weir config lists them)", STR_FMT(e->key));
+}
+
+/* -- values -------------------------------------------------------------------------------------------------------- */
+
+static void put_str(struct config *c, size_t offset, str value)
+{
+    memcpy((char *)c + offset, &value, sizeof value);
+}
+
+static void put_i64(struct config *c, size_t offset, i64 value)
+{
+    memcpy((char *)c + offset, &value, sizeof value);
+}
+
+bool config_host_port(str text, str *host, i64 *port)
+{
+    i64 colon = -1;
+    for (size_t i = 0; i < text.n; i++)
+        if (text.p[i] == ':')
+            colon = (i64)i;
+    if (colon < 0 || !str_i64(str_slice(text, (size_t)colon + 1, text.n), 0, PORT_MAX, port))
+        return false;
+    *host = str_slice(text, 0, (size_t)colon);
+    if (host->n >= 2 && host->p[0] == '[' && host->p[host->n - 1] == ']')
+        *host = str_slice(*host, 1, host->n - 1);
+    else if (str_find_char(*host, ':', 0) >= 0)
+        return false;
+    if (host->n == 0)
+        *host = S("0.0.0.0");
+    return true;
+}
+
+static void set_number(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    i64 number;
+    if (str_i64(value, s->min, s->max, &number))
+        put_i64(c, s->offset, number);
+    else
+        COMPLAIN(l, "%s: %.*s is not a whole number from %lld to %lld", s->name, STR_FMT(value), (long long)s->min,
+                 (long long)s->max);
+}
+
+static void set_switch(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    bool on = str_eq_nocase(value, S("true")) || str_eq(value, S("1"));
+    if (!on && !str_eq_nocase(value, S("false")) && !str_eq(value, S("0")))
+        COMPLAIN(l, "%s: %.*s is neither true nor false", s->name, STR_FMT(value));
+    *((bool *)(void *)((char *)c + s->offset)) = on;
+}
+
+static void set_host_port(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    str host;
+    i64 port;
+    if (!config_host_port(value, &host, &port)) {
+        COMPLAIN(l, "%s: %.*s is not HOST:PORT with a port from 0 to %d", s->name, STR_FMT(value), PORT_MAX);
+        return;
+    }
+    put_str(c, s->offset, host);
+    put_i64(c, s->port_offset, port);
+}
+
+static void set_choice(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    for (const char *const *word = s->one_of; *word != NULL; word++)
+        if (str_eq(value, str_of(*word))) {
+            put_str(c, s->offset, value);
+            return;
+        }
+    buf_f(l->out, "%s: %.*s is none of", s->name, STR_FMT(value));
+    for (const char *const *word = s->one_of; *word != NULL; word++)
+        buf_f(l->out, " %s", *word);
+    COMPLAIN(l, "%s", "");
+}
+
+static void set_text(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    bool secret = s->kind == SECRET;
+    if ((i64)value.n < s->min || (i64)value.n > s->max)
+        COMPLAIN(l, "%s: %.*s has %zu bytes; it must have %lld to %lld", s->name,
+                 STR_FMT(secret ? S("(masked)") : value), value.n, (long long)s->min, (long long)s->max);
+    else
+        put_str(c, s->offset, value);
+}
+
+static void set_networks(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    const struct egress *made;
+    str bad = value;
+    if (egress_new(l->arena, value, &made, &bad) != OK)
+        COMPLAIN(l, "%s: %.*s is no address, CIDR block or host:port", s->name, STR_FMT(bad));
+    else
+        put_str(c, s->offset, value);
+}
+
+static void set(struct loading *l, const struct setting *s, str value, struct config *c)
+{
+    static void (*const setters[])(struct loading *, const struct setting *, str, struct config *) = {
+        [TEXT] = set_text,   [NUMBER] = set_number, [SWITCH] = set_switch,     [HOST_PORT] = set_host_port,
+        [SECRET] = set_text, [CHOICE] = set_choice, [NETWORKS] = set_networks,
+    };
+    str kept = str_dup(l->arena, value);
+    if (kept.p == NULL && value.p != NULL)
+        COMPLAIN(l, "%s: out of memory", s->name);
+    else if (kept.n > 0)
+        setters[s->kind](l, s, kept, c);
+}
+
+/* -- rules over one or two settings -------------------------------------------------------------------------------- */
+
+static u32 distinct_bytes(str s)
+{
+    bool seen[256] = { false };
+    u32 n = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        n += !seen[(u8)s.p[i]];
+        seen[(u8)s.p[i]] = true;
+    }
+    return n;
+}
+
+static bool is_sample(struct arena *a, str secret)
+{
+    str lower = str_lower(a, secret);
+    for (size_t i = 0; i < COUNT(known_samples); i++)
+        if (str_find(lower, str_of(known_samples[i]), 0) >= 0)
+            return true;
+    return false;
+}
+
+static void check_key(struct loading *l, const char *name, str key)
+{
+    if (key.n == 0)
+        return;
+    if (distinct_bytes(key) < KEY_DISTINCT)
+        COMPLAIN(l, "%s: (masked) has fewer than %d different bytes", name, KEY_DISTINCT);
+    else if (is_sample(l->arena, key))
+        COMPLAIN(l, "%s: (masked) holds a sample that is known to everybody", name);
+}
+
+static void check_admin(struct loading *l, const struct config *c)
+{
+    if ((c->admin_email.n > 0) == (c->admin_password.n > 0))
+        return;
+    bool email = c->admin_email.n > 0;
+    COMPLAIN(l, "%s: is set, but %s is not; set both or none", email ? "WEIR_ADMIN_EMAIL" : "WEIR_ADMIN_PASSWORD",
+             email ? "WEIR_ADMIN_PASSWORD" : "WEIR_ADMIN_EMAIL");
+}
+
+static void check_rest(struct loading *l, const struct config *c)
+{
+    str host;
+    i64 port;
+    struct url url;
+    if (c->admin_email.n > 0 && str_find_char(c->admin_email, '@', 1) < 0)
+        COMPLAIN(l, "WEIR_ADMIN_EMAIL: %.*s is no e-mail address", STR_FMT(c->admin_email));
+    if (c->metrics_listen.n > 0 && !config_host_port(c->metrics_listen, &host, &port))
+        COMPLAIN(l, "WEIR_METRICS_LISTEN: %.*s is not HOST:PORT with a port from 0 to %d", STR_FMT(c->metrics_listen),
+                 PORT_MAX);
+    if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
+        COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+}
+
+err config_load(struct arena *a, struct config *out, struct buf *complaint)
+{
+    struct loading l = { .arena = a, .dotenv = { .arena = a }, .out = complaint };
+    struct config c = { 0 };
+    dotenv_read(&l);
+    for (size_t i = 0; i < COUNT(settings); i++)
+        set(&l, &settings[i], find(&l, &settings[i]).value, &c);
+    refuse_unknown(&l);
+    check_admin(&l, &c);
+    check_key(&l, "SECRET_KEY", c.secret_key);
+    check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
+    check_rest(&l, &c);
+    if (l.fail == OK)
+        *out = c;
+    return l.fail;
+}
+
+void config_print(struct buf *b)
+{
+    struct arena *a = arena_new(PRINT_ARENA);
+    struct buf ignored = { .arena = a };
+    struct loading l = { .arena = a, .dotenv = { .arena = a }, .out = &ignored };
+    if (a == NULL)
+        return;
+    dotenv_read(&l);
+    for (size_t i = 0; i < COUNT(settings); i++) {
+        const struct setting *s = &settings[i];
+        struct source v = find(&l, s);
+        bool masked = s->kind == SECRET && v.value.n > 0;
+        buf_f(b, "%-32s %-24.*s %-12s", s->name,
+              STR_FMT(masked          ? S("(masked)")
+                      : v.value.n > 0 ? v.value
+                                      : S("-")),
+              source_names[v.from]);
+        buf_f(b, " %-16s", s->preset[0] != '\0' ? s->preset : "-");
+        if (s->max != 0)
+            buf_f(b, " %s%lld..%lld", s->kind == NUMBER || s->kind == HOST_PORT ? "" : "bytes ", (long long)s->min,
+                  (long long)s->max);
+        for (const char *const *word = s->one_of; word != NULL && *word != NULL; word++)
+            buf_f(b, "%s%s", word == s->one_of ? " " : "|", *word);
+        buf_f(b, "  %s\n", s->help);
+    }
+    arena_free(a);
+}
+
+/* -- folder and secrets -------------------------------------------------------------------------------------------- */
+
+err config_folder(const struct config *c, struct buf *complaint)
+{
+    char path[4096];
+    if (c->data.n >= sizeof path)
+        return ERR_INVALID;
+    for (size_t i = 1; i <= c->data.n; i++) {
+        if (i < c->data.n && c->data.p[i] != '/')
+            continue;
+        memcpy(path, c->data.p, i);
+        path[i] = '\0';
+        if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+            buf_f(complaint, "WEIR_DATA: cannot make %s: %s\n", path, strerror(errno));
+            return ERR_INVALID;
+        }
+    }
+    return OK;
+}
+
+/* Synced with its folder: a key that is lost after a power cut takes everything sealed with it along. */
+static err write_new(const char *folder, const char *path, str text)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return ERR_INTERNAL;
+    bool good = write(fd, text.p, text.n) == (ssize_t)text.n && fsync(fd) == 0;
+    int cause = errno;
+    close(fd);
+    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    good = good && dir >= 0 && fsync(dir) == 0;
+    if (dir >= 0)
+        close(dir);
+    if (!good)
+        unlink(path);
+    errno = cause;
+    return good ? OK : ERR_INTERNAL;
+}
+
+static err make_key(struct arena *a, const char *folder, const char *path, str *key)
+{
+    u8 bytes[KEY_BYTES];
+    rng_bytes(bytes, sizeof bytes);
+    str text = hex_encode(a, (str){ (const char *)bytes, sizeof bytes });
+    explicit_bzero(bytes, sizeof bytes);
+    str line = strf(a, "%.*s\n", STR_FMT(text));
+    if (text.p == NULL || line.p == NULL)
+        return ERR_MEMORY;
+    TRY(write_new(folder, path, line));
+    *key = text;
+    return OK;
+}
+
+/* A key that others can read is no key: say so instead of going on. */
+static err read_key(struct arena *a, const char *path, str *key, struct buf *complaint)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL;
+    if (!S_ISREG(st.st_mode) || (st.st_mode & 077) != 0) {
+        buf_f(complaint, "%s: can be read by others (mode %03o); it must be a file of mode 600\n", path,
+              (unsigned)st.st_mode & 0777);
+        return ERR_INVALID;
+    }
+    str text;
+    TRY(read_small(a, path, O_NOFOLLOW, &text));
+    text = str_trim(text);
+    if (text.n < KEY_MIN) {
+        buf_f(complaint, "%s: holds %zu bytes; a key has at least %d\n", path, text.n, KEY_MIN);
+        return ERR_INVALID;
+    }
+    *key = text;
+    return OK;
+}
+
+err config_secrets(struct arena *a, struct config *c, struct buf *complaint)
+{
+    TRY(config_folder(c, complaint));
+    const char *folder = str_z(a, c->data);
+    const char *path = str_z(a, strf(a, "%.*s/secret.key", STR_FMT(c->data)));
+    u8 *derived = arena_alloc(a, KEY_BYTES);
+    if (folder == NULL || path == NULL || derived == NULL)
+        return ERR_MEMORY;
+    str key = c->secret_key;
+    if (key.n == 0) {
+        err e = read_key(a, path, &key, complaint);
+        if (e == ERR_NOT_FOUND)
+            e = make_key(a, folder, path, &key);
+        if (e == ERR_INTERNAL)
+            buf_f(complaint, "%s: %s\n", path, strerror(errno));
+        TRY(e);
+    }
+    c->secret_key = key;
+    if (c->jwt_secret.n == 0) {
+        hash_hkdf_sha256(key, S("jwt"), derived, KEY_BYTES);
+        c->jwt_secret = (str){ (const char *)derived, KEY_BYTES };
+    }
+    return OK;
+}

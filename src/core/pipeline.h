@@ -1,0 +1,79 @@
+/* pipeline.h - what the files of the request path share with each other; features never include it.
+ *
+ * A request passes gate.c (who may), req.c (what is asked, where it runs) and reply.c (what goes out). All of its state is one struct on the
+ * request's arena, made at the head of the request, so nothing on the way allocates bookkeeping. */
+#pragma once
+
+#include "core/app.h"
+#include "core/metrics.h"
+#include "core/req.h"
+#include <stdatomic.h>
+
+enum { STATUS_CLASSES = 6 /* index status / 100; 0 is unused */ };
+
+/* A method of a path: what the trie leads to. Written at start; only the cached series change, each at most once. */
+struct endpoint {
+    const struct route *route;
+    const struct module *module;
+    enum http_method method;
+    _Atomic(struct metric_series *) requests[STATUS_CLASSES], durations[STATUS_CLASSES];
+};
+/* route_find, but with the endpoint; OPTIONS finds none and tells the methods. */
+err route_lookup(struct arena *a, enum http_method method, str path, struct endpoint **out, str params[6],
+                 u32 *allowed) MUST;
+
+struct after {
+    struct after *next;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+struct listener {
+    bool metrics_only; /* serves /metrics and nothing else */
+};
+
+struct request_core {
+    struct req rq;
+    const struct listener *listener;
+    struct endpoint *endpoint; /* NULL: the path leads nowhere */
+    u32 allowed;               /* methods of the path, for Allow */
+    bool faulted;              /* fault() has logged the cause */
+    bool writing;              /* inside `handle` on the writer */
+    bool parked;
+    bool timed; /* park_timer was called; the timer starts when the handler has left */
+    i64 delay_us;
+    bool answered;
+    err ran;                                           /* what the handler returned; the batch may fail after it */
+    handler_fn *next;                                  /* what the pool runs */
+    void (*then)(struct request_core *c, err outcome); /* where the pool's outcome goes, on the loop */
+    err outcome;
+    u32 kept_headers;       /* of prepare: they stay when handle runs again */
+    struct arena_mark mark; /* before the handler */
+    struct after *after, **after_tail;
+    _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
+    atomic_bool resumed;
+    void (*fire)(struct req *rq);
+    struct db_job job;
+    struct task task;
+    struct message message;
+    struct loop_timer timer;
+    bool *gone; /* W_STREAM: told when the stream ended inside its handler */
+};
+
+/* gate.c: decides at the head of a request. OK, or the class with the problem recorded. */
+err gate(struct request_core *c) MUST;
+
+/* req.c: what http_listen needs; `listener` stays. */
+struct http_handler req_handler(struct listener *listener);
+
+/* reply.c: encodes, logs, counts, answers; the request is gone afterwards. Loop thread. */
+void reply_send(struct request_core *c, err outcome);
+/* Logs and counts; for answers that went out as a stream. */
+void reply_account(struct request_core *c, int status, size_t bytes);
+/* A problem document; `errors` may be NULL. */
+void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
+                   const struct problems *errors);
+/* Before a handler runs (again): no answer, no entries. */
+void req_forget_answer(struct request_core *c);
+/* Counts what the server refused before there was a request. */
+void reply_count_refused(int status);

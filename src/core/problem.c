@@ -1,0 +1,62 @@
+/* problem.c - the codes that belong to no feature, and the list of all codes.
+ *
+ * A class without a problem of its own is answered by problem_of_class: a client can rely on `code` being there, whatever failed. */
+#include "core/problem.h"
+
+/* The linker makes these two from the section of that name; weak, so that a binary without any problem still links. */
+extern const struct problem *const __start_weir_problems[] __attribute__((weak));
+extern const struct problem *const __stop_weir_problems[] __attribute__((weak));
+
+const struct problem *const *problems_all(size_t *count)
+{
+    *count = (size_t)(__stop_weir_problems - __start_weir_problems);
+    return __start_weir_problems;
+}
+
+PROBLEM_SHARED(problem_body_invalid, "request.invalid", ERR_INVALID, "The request is well formed but wrong");
+PROBLEM_SHARED(problem_body_json, "request.json", ERR_DECODE, "The body is not valid JSON");
+PROBLEM_SHARED(problem_body_media, "request.media_type", ERR_MEDIA,
+               "The body has a media type that is not accepted here");
+PROBLEM_SHARED(problem_unauthorized, "auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required");
+PROBLEM_SHARED(problem_forbidden, "auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this");
+PROBLEM_SHARED(problem_route, "route.not_found", ERR_NOT_FOUND, "There is nothing at this path");
+PROBLEM_SHARED(problem_method, "route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method");
+
+const struct problem problem_of_class[ERR_COUNT] = {
+    [OK] = { "server.internal", ERR_INTERNAL, "Internal error" }, /* a handler that answered nothing */
+    [ERR_DECODE] = { "request.undecodable", ERR_DECODE, "The request cannot be decoded" },
+    [ERR_UNAUTHORIZED] = { "auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required" },
+    [ERR_FORBIDDEN] = { "auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this" },
+    [ERR_NOT_FOUND] = { "request.not_found", ERR_NOT_FOUND, "The object does not exist" },
+    [ERR_METHOD] = { "route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method" },
+    [ERR_CONFLICT] = { "request.conflict", ERR_CONFLICT, "The request conflicts with the present state" },
+    [ERR_PRECONDITION] = { "request.changed", ERR_PRECONDITION, "The object has changed in the meantime" },
+    [ERR_TOO_LARGE] = { "request.too_large", ERR_TOO_LARGE, "The request is too large" },
+    [ERR_MEDIA] = { "request.media_type", ERR_MEDIA, "The body has a media type that is not accepted here" },
+    [ERR_INVALID] = { "request.invalid", ERR_INVALID, "The request is well formed but wrong" },
+    [ERR_NO_MATCH] = { "request.precondition_required", ERR_NO_MATCH, "A precondition is required" },
+    [ERR_LIMIT] = { "request.limit", ERR_LIMIT, "Too many requests" },
+    [ERR_INTERNAL] = { "server.internal", ERR_INTERNAL, "Internal error" },
+    [ERR_UPSTREAM] = { "server.upstream", ERR_UPSTREAM, "A service that this request needs has failed" },
+    [ERR_BUSY] = { "server.overloaded", ERR_BUSY, "The server is overloaded; try again" },
+    [ERR_MEMORY] = { "server.memory", ERR_MEMORY, "The request needs more memory than it may have" },
+    [ERR_TIMEOUT] = { "server.timeout", ERR_TIMEOUT, "The request took too long" },
+};
+
+/* One entry each: the compiler aligns an array more than its elements, which would leave holes in the section. Codes that have a
+ * name of their own above stand there already. */
+#define CLASS_ENTRY(class)                                                                             \
+    static const struct problem *const class##_entry __attribute__((section("weir_problems"), used)) = \
+        &problem_of_class[class]
+CLASS_ENTRY(ERR_DECODE);
+CLASS_ENTRY(ERR_NOT_FOUND);
+CLASS_ENTRY(ERR_CONFLICT);
+CLASS_ENTRY(ERR_PRECONDITION);
+CLASS_ENTRY(ERR_TOO_LARGE);
+CLASS_ENTRY(ERR_NO_MATCH);
+CLASS_ENTRY(ERR_LIMIT);
+CLASS_ENTRY(ERR_INTERNAL);
+CLASS_ENTRY(ERR_UPSTREAM);
+CLASS_ENTRY(ERR_BUSY);
+CLASS_ENTRY(ERR_MEMORY);
+CLASS_ENTRY(ERR_TIMEOUT);

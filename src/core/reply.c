@@ -1,0 +1,355 @@
+/* reply.c - what goes out: rows and problems become bytes here, on the loop, and every answer is counted and logged once.
+ *
+ * When the arena is spent the handler's memory is given back and the answer becomes a 503 of its own: running out of memory
+ * while answering must not mean no answer. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "core/pipeline.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { OWN_HEADERS = 8, ALLOW_BYTES = 64, TYPE_BYTES = 160 };
+
+METRIC(requests_total, "weir_http_requests_total", METRIC_COUNTER, "Requests answered", .series_max = 1024);
+METRIC(request_duration, "weir_http_request_duration_seconds", METRIC_HISTOGRAM,
+       "From the first byte of a request to its answer", .series_max = 1024);
+
+/* What leads nowhere is counted together: paths come from outside, so they never become labels. */
+static struct endpoint unmatched;
+
+/* -- what handlers call -------------------------------------------------------------------------------------------- */
+
+err reply(struct req *rq, int status, const struct table *t, const void *row)
+{
+    rq->answer.status = status;
+    rq->answer.table = t;
+    rq->answer.row = row;
+    return OK;
+}
+
+err reply_empty(struct req *rq, int status)
+{
+    rq->answer.status = status;
+    return OK;
+}
+
+err reply_raw(struct req *rq, int status, str content_type, str body)
+{
+    rq->answer.status = status;
+    rq->answer.content_type = content_type;
+    rq->answer.raw = body;
+    return OK;
+}
+
+void reply_header(struct req *rq, const char *name, str value)
+{
+    struct answer *a = &rq->answer;
+    for (size_t i = 0; i < value.n; i++)
+        if (value.p[i] == '\r' || value.p[i] == '\n' || value.p[i] == '\0')
+            return;
+    if (a->header_count < COUNT(a->headers))
+        a->headers[a->header_count++] = (struct pair){ str_of(name), value };
+}
+
+static str format(struct arena *a, const char *f, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, f, again);
+    va_end(again);
+    char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
+    if (p == NULL)
+        return STR_NONE;
+    vsnprintf(p, (size_t)n + 1, f, args);
+    return (str){ p, (size_t)n };
+}
+
+void reply_location(struct req *rq, const char *f, ...)
+{
+    va_list args;
+    va_start(args, f);
+    str value = format(rq->arena, f, args);
+    va_end(args);
+    if (value.p != NULL)
+        reply_header(rq, "Location", value);
+}
+
+static err record(struct req *rq, const struct problem *p, str detail)
+{
+    rq->answer.problem = p;
+    rq->answer.problem_detail = detail;
+    return p->class;
+}
+
+err problem(struct req *rq, const struct problem *p, const char *f, ...)
+{
+    va_list args;
+    va_start(args, f);
+    str detail = format(rq->arena, f, args);
+    va_end(args);
+    return record(rq, p, detail);
+}
+
+err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *f, ...)
+{
+    va_list args;
+    va_start(args, f);
+    str detail = format(rq->arena, f, args);
+    va_end(args);
+    if (problems_add(&rq->errors, pointer, code, "%.*s", STR_FMT(detail)) == ERR_MEMORY)
+        return ERR_MEMORY;
+    return record(rq, p, detail);
+}
+
+err fault(struct req *rq, const char *f, ...)
+{
+    va_list args;
+    va_start(args, f);
+    str cause = format(rq->arena, f, args);
+    va_end(args);
+    LOG(LOG_ERROR, "request.fault", LOG_STR("request_id", rq->request_id), LOG_STR("route", str_of(rq->route->path)),
+        LOG_STR("cause", cause));
+    rq->core->faulted = true;
+    return record(rq, &problem_of_class[ERR_INTERNAL], app.config.debug ? cause : STR_NONE);
+}
+
+/* -- encoding ------------------------------------------------------------------------------------------------------ */
+
+static void write_errors(struct json_writer *w, const struct problems *errors)
+{
+    jw_begin(w, '[');
+    for (u32 i = 0; errors != NULL && i < errors->n; i++) {
+        const struct field_problem *e = &errors->list[i];
+        jw_begin(w, '{');
+        jw_key(w, S("pointer"));
+        jw_str(w, e->pointer.p != NULL ? e->pointer : S(""));
+        jw_key(w, S("code"));
+        jw_str(w, str_of(e->code));
+        jw_key(w, S("detail"));
+        jw_str(w, e->detail);
+        jw_end(w, '}');
+    }
+    jw_end(w, ']');
+}
+
+void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
+                   const struct problems *errors)
+{
+    struct json_writer w = { .b = b };
+    char type[TYPE_BYTES];
+    snprintf(type, sizeof type, "/docs/errors#%s", p->code);
+    jw_begin(&w, '{');
+    jw_key(&w, S("type"));
+    jw_str(&w, str_of(type));
+    jw_key(&w, S("title"));
+    jw_str(&w, str_of(p->title));
+    jw_key(&w, S("status"));
+    jw_i64(&w, status);
+    jw_key(&w, S("detail"));
+    jw_str(&w, detail.n > 0 ? detail : str_of(p->title));
+    jw_key(&w, S("code"));
+    jw_str(&w, str_of(p->code));
+    jw_key(&w, S("request_id"));
+    jw_str(&w, request_id);
+    jw_key(&w, S("errors"));
+    write_errors(&w, errors);
+    jw_end(&w, '}');
+}
+
+static void write_rows(struct buf *b, const struct answer *a)
+{
+    buf_char(b, '[');
+    for (u32 i = 0; i < a->count; i++) {
+        if (i > 0)
+            buf_char(b, ',');
+        field_encode_cut(b, a->table, (const char *)a->row + i * a->table->size, a->cut);
+    }
+    buf_char(b, ']');
+}
+
+struct letter { /* what is sent */
+    int status;
+    str type, body;
+    err fail;
+};
+
+static struct letter encode_answer(struct req *rq)
+{
+    const struct answer *a = &rq->answer;
+    if (a->table == NULL)
+        return (struct letter){ a->status, a->content_type, a->raw, OK };
+    struct buf b = { .arena = rq->arena };
+    if (a->list)
+        write_rows(&b, a);
+    else
+        field_encode_cut(&b, a->table, a->row, a->cut);
+    return (struct letter){ a->status, S("application/json"), buf_view(&b), b.fail };
+}
+
+static struct letter encode_problem(struct req *rq, const struct problem *p, str detail)
+{
+    struct buf b = { .arena = rq->arena };
+    int status = err_status(p->class);
+    problem_write(&b, status, p, detail, rq->request_id, &rq->errors);
+    return (struct letter){ status, S("application/problem+json"), buf_view(&b), b.fail };
+}
+
+/* The problem that an outcome stands for; NULL when the answer is the handler's own. */
+static const struct problem *problem_for(const struct answer *a, err outcome)
+{
+    if (a->problem != NULL && (outcome == OK || outcome == a->problem->class))
+        return a->problem;
+    if (outcome != OK || a->status == 0)
+        return &problem_of_class[outcome];
+    return NULL;
+}
+
+static struct letter encode(struct request_core *c, err outcome)
+{
+    struct req *rq = &c->rq;
+    const struct problem *p = problem_for(&rq->answer, outcome);
+    if (p == NULL)
+        return encode_answer(rq);
+    return encode_problem(rq, p, p == rq->answer.problem ? rq->answer.problem_detail : STR_NONE);
+}
+
+void req_forget_answer(struct request_core *c)
+{
+    c->rq.answer = (struct answer){ 0 };
+    c->rq.errors = (struct problems){ .arena = c->rq.arena };
+}
+
+/* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. */
+static struct letter encode_spent(struct request_core *c)
+{
+    req_forget_answer(c);
+    arena_rewind(c->rq.arena, c->mark);
+    c->outcome = ERR_MEMORY;
+    struct letter l = encode_problem(&c->rq, &problem_of_class[ERR_MEMORY], STR_NONE);
+    if (l.fail != OK)
+        l.body = STR_NONE;
+    return l;
+}
+
+/* -- headers ------------------------------------------------------------------------------------------------------- */
+
+struct headers {
+    struct pair list[COUNT(((struct answer *)NULL)->headers) + OWN_HEADERS];
+    size_t n;
+};
+
+static bool header_given(const struct headers *h, const char *name)
+{
+    for (size_t i = 0; i < h->n; i++)
+        if (str_eq_nocase(h->list[i].name, str_of(name)))
+            return true;
+    return false;
+}
+
+static void header_default(struct headers *h, const char *name, str value)
+{
+    if (!header_given(h, name))
+        h->list[h->n++] = (struct pair){ str_of(name), value };
+}
+
+static str allow_text(u32 allowed, char out[ALLOW_BYTES])
+{
+    size_t n = 0;
+    for (int m = 0; m < HTTP_OTHER; m++)
+        if (allowed & 1u << m)
+            n += (size_t)snprintf(out + n, ALLOW_BYTES - n, "%s%s", n > 0 ? ", " : "",
+                                  http_method_name((enum http_method)m));
+    return (str){ out, n };
+}
+
+static void headers_make(const struct request_core *c, const struct letter *l, char allow[ALLOW_BYTES],
+                         struct headers *h)
+{
+    const struct req *rq = &c->rq;
+    bool is_problem = str_eq(l->type, S("application/problem+json"));
+    h->n = rq->answer.header_count;
+    memcpy(h->list, rq->answer.headers, h->n * sizeof h->list[0]);
+    if (l->type.n > 0)
+        header_default(h, "Content-Type", l->type);
+    header_default(h, "X-Request-Id", rq->request_id);
+    header_default(h, "X-Content-Type-Options", S("nosniff"));
+    if (is_problem || str_starts(rq->http->path, S("/api")))
+        header_default(h, "Cache-Control", S("no-store"));
+    if (l->status == 401)
+        header_default(h, "WWW-Authenticate", S("Bearer realm=\"weir\""));
+    if (l->status == 429 || l->status == 503)
+        header_default(h, "Retry-After", S("1"));
+    if (c->endpoint == NULL && c->allowed != 0)
+        header_default(h, "Allow", allow_text(c->allowed, allow));
+}
+
+/* -- accounts ------------------------------------------------------------------------------------------------------ */
+
+static struct metric_series *series(_Atomic(struct metric_series *) *slot, struct metric *m, const struct endpoint *e,
+                                    int class)
+{
+    struct metric_series *s = atomic_load_explicit(slot, memory_order_acquire);
+    if (s != NULL)
+        return s;
+    char labels[sizeof s->labels];
+    int n =
+        snprintf(labels, sizeof labels, "route=\"%s\",method=\"%s\",status=\"%dxx\"",
+                 e->route != NULL ? e->route->path : "", e->route != NULL ? http_method_name(e->method) : "", class);
+    s = metric_of(m, n < (int)sizeof labels ? labels : "route=\"other\",method=\"\",status=\"\"");
+    atomic_store_explicit(slot, s, memory_order_release); /* two threads may both look it up: they find the same */
+    return s;
+}
+
+static void count(struct endpoint *e, int status, i64 duration_us)
+{
+    int class = status / 100 < STATUS_CLASSES ? status / 100 : 5;
+    struct metric_series *total = series(&e->requests[class], &requests_total, e, class);
+    struct metric_series *duration = series(&e->durations[class], &request_duration, e, class);
+    if (total != NULL)
+        atomic_fetch_add_explicit(&total->value, 1, memory_order_relaxed);
+    if (duration != NULL)
+        metric_observe_us(duration, duration_us);
+}
+
+void reply_count_refused(int status)
+{
+    count(&unmatched, status, 0);
+}
+
+static const char *cause_of(const struct request_core *c)
+{
+    return c->rq.answer.problem != NULL ? c->rq.answer.problem->code : err_name(c->outcome);
+}
+
+void reply_account(struct request_core *c, int status, size_t bytes)
+{
+    const struct req *rq = &c->rq;
+    i64 duration_us = clock_mono_us() - rq->http->received_mono_us;
+    str path = rq->route != NULL ? str_of(rq->route->path) : STR_NONE;
+    count(c->endpoint != NULL ? c->endpoint : &unmatched, status, duration_us);
+    LOG(LOG_INFO, "http.request", LOG_STR("request_id", rq->request_id), LOG_STR("method", rq->http->method_text),
+        LOG_STR("route", path), LOG_INT("status", status), LOG_INT("duration_us", duration_us),
+        LOG_INT("bytes", (i64)bytes), LOG_STR("tenant", rq->who.tenant_id));
+    if (status >= 500 && !c->faulted)
+        LOG(LOG_ERROR, "http.failed", LOG_STR("request_id", rq->request_id), LOG_STR("route", path),
+            LOG_INT("status", status), LOG_STR("cause", str_of(cause_of(c))));
+}
+
+void reply_send(struct request_core *c, err outcome)
+{
+    assert(!c->answered); /* every request is answered exactly once */
+    c->answered = true;
+    c->outcome = outcome;
+    struct letter l = encode(c, outcome);
+    if (l.fail != OK)
+        l = encode_spent(c);
+    struct headers h;
+    char allow[ALLOW_BYTES];
+    headers_make(c, &l, allow, &h);
+    reply_account(c, l.status, l.body.n);
+    if (c->gone != NULL)
+        *c->gone = true;
+    http_reply(c->rq.http, l.status, h.list, h.n, l.body);
+}

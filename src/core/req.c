@@ -1,0 +1,530 @@
+/* req.c - the road of a request: head → gate → body → handler → answer; and the two side roads, the pool and the parking place.
+ *
+ * A request is owned by one thread at a time. It changes hands only by message, task or job, all of which are embedded in its
+ * request_core, so a hand-over cannot fail for want of memory. What arrives on the loop continues in a function of two arguments
+ * (request, outcome); there is no state variable that could disagree with where it is. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "codec/typeid.h"
+#include "codec/url.h"
+#include "core/pipeline.h"
+#include "net/refusal.h"
+
+#include <string.h>
+
+enum { REQUEST_ID_MAX = 64, MAX_BODY = 1 << 20, NO_BODY_MAX = 1 << 10, REFUSAL_ARENA = 4 << 10 };
+
+/* For routes without body or query: whatever is given is unknown. */
+static const struct table nothing = { .name = "Nothing" };
+
+str req_param(const struct req *rq, const char *name)
+{
+    u32 i = 0;
+    while (!str_eq(route_param_name(rq->route, i), str_of(name)))
+        assert(++i < COUNT(rq->params)); /* the handler names a parameter that its own route lacks */
+    return rq->params[i];
+}
+
+str req_header(const struct req *rq, const char *lower_name)
+{
+    return http_header(rq->http, str_of(lower_name));
+}
+
+err req_read(struct req *rq, struct tx **tx)
+{
+    return db_read_begin(app.db, rq->arena, true, tx);
+}
+
+/* -- the head ------------------------------------------------------------------------------------------------------ */
+
+static bool request_id_sane(str id)
+{
+    if (id.n == 0 || id.n > REQUEST_ID_MAX)
+        return false;
+    for (size_t i = 0; i < id.n; i++) {
+        char c = id.p[i];
+        bool word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        if (!word && c != '_' && c != '.' && c != '-')
+            return false;
+    }
+    return true;
+}
+
+static struct request_core *core_new(const struct listener *listener, struct http_request *http)
+{
+    struct request_core *c = NEW(http->arena, struct request_core);
+    if (c == NULL)
+        return NULL;
+    c->listener = listener;
+    struct req *rq = &c->rq;
+    rq->arena = http->arena;
+    rq->http = http;
+    rq->core = c;
+    rq->now_us = clock_now_us();
+    str id = http_header(http, S("x-request-id"));
+    rq->request_id = request_id_sane(id) ? id : typeid_new(rq->arena, "req", rq->now_us);
+    c->mark = arena_mark(rq->arena);
+    rq->errors.arena = rq->arena;
+    return rq->request_id.p != NULL ? c : NULL;
+}
+
+static size_t body_limit(const struct request_core *c)
+{
+    const struct route *r = c->rq.route;
+    if (r->flags & R_ADMIT)
+        return r->admit(c->rq.http, c->rq.params);
+    if (r->in == NULL && !(r->flags & R_RAW_BODY))
+        return NO_BODY_MAX;
+    return r->max_body != 0 ? r->max_body : MAX_BODY;
+}
+
+/* The whole gate is passed here, at the head, so that a stranger cannot make us take a body. */
+static size_t admit(void *ctx, struct http_request *http)
+{
+    struct request_core *c = core_new(ctx, http);
+    http->user = c;
+    http->refused = 503;
+    if (c == NULL)
+        return 0;
+    c->outcome = gate(c);
+    http->refused = c->outcome != OK ? err_status(c->outcome) : c->rq.answer.status;
+    return http->refused != 0 ? 0 : body_limit(c);
+}
+
+/* -- body and query ------------------------------------------------------------------------------------------------ */
+
+/* "application/json" or "application/<any>+json"; of the parameters only charset=utf-8. */
+static bool media_is_json(str value)
+{
+    str type = STR_NONE, parameter;
+    if (!str_cut(&value, ';', &type))
+        return false;
+    type = str_trim(type);
+    while (str_cut(&value, ';', &parameter))
+        if (!str_eq_nocase(str_trim(parameter), S("charset=utf-8")) &&
+            !str_eq_nocase(str_trim(parameter), S("charset=\"utf-8\"")))
+            return false;
+    if (str_eq_nocase(type, S("application/json")))
+        return true;
+    return str_eq_nocase(str_slice(type, 0, 12), S("application/")) && type.n > 17 &&
+           str_eq_nocase(str_slice(type, type.n - 5, type.n), S("+json"));
+}
+
+static err parse(struct req *rq, str text)
+{
+    struct json_error where = { 0 };
+    struct json *json;
+    err e = json_parse(rq->arena, text, &json, &where);
+    if (e == ERR_DECODE)
+        return problem_at(rq, &problem_body_json, S(""), where.code, "The body is not valid JSON at byte %zu",
+                          where.offset);
+    TRY(e);
+    rq->json = json;
+    return OK;
+}
+
+static err take_body(struct req *rq, str *text)
+{
+    *text = rq->http->body;
+    if (text->n == 0 && rq->route->in != NULL && !(rq->route->flags & R_OPTIONAL_BODY))
+        return problem(rq, &problem_body_json, "A JSON body is required here");
+    if (text->n == 0)
+        *text = S("{}");
+    else if (!media_is_json(req_header(rq, "content-type")))
+        return problem(rq, &problem_body_media, "Send the body as application/json");
+    return OK;
+}
+
+static err decode_body(struct req *rq)
+{
+    const struct route *r = rq->route;
+    if (r->flags & R_RAW_BODY)
+        return OK;
+    if (r->in == NULL && rq->http->body.n == 0) /* most requests */
+        return OK;
+    const struct table *t = r->in != NULL ? r->in : &nothing;
+    str text;
+    TRY(take_body(rq, &text));
+    TRY(parse(rq, text));
+    void *out = t->size != 0 ? arena_alloc(rq->arena, t->size) : NULL;
+    if (out == NULL && t->size != 0)
+        return ERR_MEMORY;
+    TRY(field_decode(rq->arena, t, r->flags & R_PATCH ? FIELD_PATCH : FIELD_CREATE, rq->json, S(""), out, &rq->errors));
+    rq->body = out;
+    return OK;
+}
+
+static err decode_query(struct req *rq)
+{
+    const struct table *t = rq->route->query != NULL ? rq->route->query : &nothing;
+    if ((rq->http->query.n == 0 && t == &nothing) || (t->open && t->count == 0))
+        return OK;
+    struct pair *pairs = NULL;
+    size_t count = 0;
+    err e = url_form(rq->arena, rq->http->query, &pairs, &count);
+    if (e == ERR_DECODE || e == ERR_INVALID)
+        return problem(rq, &problem_of_class[ERR_DECODE], "The query holds a bad percent escape or is not UTF-8");
+    TRY(e);
+    void *out = t->size != 0 ? arena_alloc(rq->arena, t->size) : NULL;
+    if (out == NULL && t->size != 0)
+        return ERR_MEMORY;
+    TRY(field_decode_query(rq->arena, t, pairs, count, out, &rq->errors));
+    rq->query = out;
+    return OK;
+}
+
+/* Both are looked at before either is refused, so that one answer names all that is wrong. */
+static err decode(struct req *rq)
+{
+    err query = decode_query(rq);
+    if (query != OK && query != ERR_INVALID)
+        return query;
+    TRY(decode_body(rq));
+    return query;
+}
+
+/* -- running handlers ---------------------------------------------------------------------------------------------- */
+
+static void post(struct request_core *c, void (*run)(struct message *))
+{
+    c->message.run = run;
+    loop_post(c->rq.http->loop, &c->message);
+}
+
+static struct request_core *of_message(struct message *m)
+{
+    return CONTAINER(m, struct request_core, message);
+}
+
+/* From the top, on the calling thread. *slow: the read took too long for a loop and must run again elsewhere. */
+static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *slow)
+{
+    struct req *rq = &c->rq;
+    req_forget_answer(c);
+    arena_rewind(rq->arena, c->mark);
+    *slow = false;
+    if (rq->route->flags & R_NO_STORE)
+        return fn(rq);
+    TRY(db_read_begin(app.db, rq->arena, fast, &rq->tx));
+    err e = fn(rq);
+    *slow = fast && e != OK && !c->parked && db_read_was_slow(rq->tx);
+    db_read_end(rq->tx);
+    rq->tx = NULL;
+    return e;
+}
+
+static void left_parked(struct request_core *c);
+
+static void pool_done(struct message *m)
+{
+    struct request_core *c = of_message(m);
+    if (c->parked)
+        left_parked(c);
+    else
+        c->then(c, c->outcome);
+}
+
+static void pool_run(struct task *t)
+{
+    struct request_core *c = CONTAINER(t, struct request_core, task);
+    bool slow;
+    c->outcome = run_reading(c, c->next, false, &slow);
+    post(c, pool_done);
+}
+
+static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
+{
+    c->next = fn;
+    c->then = then;
+    c->task.run = pool_run;
+    err e = pool_submit(app.slow, &c->task);
+    if (e == OK)
+        return;
+    req_forget_answer(c);
+    reply_send(c, e);
+}
+
+static void on_loop(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
+{
+    bool slow;
+    err e = run_reading(c, fn, true, &slow);
+    if (slow)
+        in_pool(c, fn, then);
+    else if (c->parked)
+        left_parked(c);
+    else
+        then(c, e);
+}
+
+/* -- writing ------------------------------------------------------------------------------------------------------- */
+
+err req_after(struct req *rq, void (*fn)(void *arg), void *arg)
+{
+    struct request_core *c = rq->core;
+    assert(c->writing);
+    struct after *a = NEW(rq->arena, struct after);
+    if (a == NULL)
+        return ERR_MEMORY;
+    *a = (struct after){ .fn = fn, .arg = arg };
+    *c->after_tail = a;
+    c->after_tail = &a->next;
+    return OK;
+}
+
+/* What prepare put into the headers stays; everything else of an earlier run is forgotten. */
+static void write_reset(struct request_core *c)
+{
+    struct answer fresh = { .header_count = c->kept_headers };
+    memcpy(fresh.headers, c->rq.answer.headers, c->kept_headers * sizeof fresh.headers[0]);
+    c->rq.answer = fresh;
+    c->rq.errors = (struct problems){ .arena = c->rq.arena };
+    c->after = NULL;
+    c->after_tail = &c->after;
+}
+
+static err write_run(struct db_job *job, struct tx *tx)
+{
+    struct request_core *c = CONTAINER(job, struct request_core, job);
+    write_reset(c);
+    c->rq.tx = tx;
+    c->writing = true;
+    c->ran = c->rq.route->handle(&c->rq);
+    c->writing = false;
+    c->rq.tx = NULL;
+    return c->ran;
+}
+
+static void write_finish(struct message *m)
+{
+    struct request_core *c = of_message(m);
+    if (c->outcome != c->ran) /* the batch failed under it: what it wanted to answer did not happen */
+        req_forget_answer(c);
+    for (struct after *a = c->outcome == OK ? c->after : NULL; a != NULL; a = a->next)
+        a->fn(a->arg);
+    reply_send(c, c->outcome);
+}
+
+static void write_done(struct db_job *job, err outcome)
+{
+    struct request_core *c = CONTAINER(job, struct request_core, job);
+    c->outcome = outcome;
+    post(c, write_finish);
+}
+
+static void write_submit(struct request_core *c)
+{
+    c->kept_headers = c->rq.answer.header_count;
+    c->job = (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena };
+    err e = db_submit(app.db, &c->job);
+    if (e == OK)
+        return;
+    req_forget_answer(c);
+    reply_send(c, e);
+}
+
+static void after_prepare(struct request_core *c, err e)
+{
+    if (e != OK || c->rq.answer.status != 0 || c->rq.answer.problem != NULL)
+        reply_send(c, e);
+    else
+        write_submit(c);
+}
+
+static void write_start(struct request_core *c)
+{
+    const struct route *r = c->rq.route;
+    if (r->prepare == NULL)
+        write_submit(c);
+    else if (r->flags & R_SLOW_PREPARE)
+        in_pool(c, r->prepare, after_prepare);
+    else
+        on_loop(c, r->prepare, after_prepare);
+}
+
+/* -- parking ------------------------------------------------------------------------------------------------------- */
+
+err park(struct req *rq, void (*resume)(struct req *rq), void *parked)
+{
+    struct request_core *c = rq->core;
+    assert(!c->writing && !c->parked);
+    c->parked = true;
+    rq->resume = resume;
+    rq->parked = parked;
+    atomic_store(&c->resumed, false);
+    atomic_store(&c->holds, 2);
+    return OK;
+}
+
+err park_timer(struct req *rq, i64 delay_us, void (*fire)(struct req *rq))
+{
+    struct request_core *c = rq->core;
+    assert(c->parked && !c->timed);
+    c->timed = true;
+    c->delay_us = delay_us;
+    c->fire = fire;
+    return OK;
+}
+
+static void on_resume(struct message *m)
+{
+    struct request_core *c = of_message(m);
+    bool gone = false;
+    c->parked = false;
+    if (c->timed)
+        loop_timer_stop(&c->timer);
+    c->timed = false;
+    c->gone = &gone;
+    c->rq.resume(&c->rq);
+    if (gone)
+        return;
+    c->gone = NULL;
+    if (c->parked)
+        left_parked(c);
+}
+
+static void release(struct request_core *c)
+{
+    if (atomic_fetch_sub(&c->holds, 1) == 1)
+        post(c, on_resume);
+}
+
+void req_resume(struct req *rq)
+{
+    if (!atomic_exchange(&rq->core->resumed, true))
+        release(rq->core);
+}
+
+static void on_timer(struct loop_timer *t)
+{
+    struct request_core *c = CONTAINER(t, struct request_core, timer);
+    if (!atomic_load(&c->resumed))
+        c->fire(&c->rq);
+}
+
+/* On the loop, when the handler that parked has returned, wherever it ran: only now may the request go on. */
+static void left_parked(struct request_core *c)
+{
+    err e = OK;
+    if (c->timed)
+        e = loop_timer_start(c->rq.http->loop, &c->timer, c->delay_us, on_timer);
+    if (e != OK) { /* no memory for the timer: better too early than never */
+        LOG(LOG_ERROR, "request.timer", LOG_STR("request_id", c->rq.request_id), LOG_STR("cause", str_of(err_name(e))));
+        on_timer(&c->timer);
+    }
+    release(c);
+}
+
+void req_finish(struct req *rq, err outcome)
+{
+    reply_send(rq->core, outcome);
+}
+
+/* -- streams ------------------------------------------------------------------------------------------------------- */
+
+/* The arena of a streaming request ends with the stream: the one place where its end is seen. */
+static void stream_over(void *arg)
+{
+    struct request_core *c = arg;
+    if (c->gone != NULL)
+        *c->gone = true;
+    if (!c->answered)
+        reply_account(c, 200, 0);
+    c->answered = true;
+}
+
+static void stream_start(struct request_core *c)
+{
+    struct req *rq = &c->rq;
+    struct tx *tx = NULL;
+    bool gone = false;
+    c->gone = &gone;
+    err e = rq->route->flags & R_NO_STORE ? OK : db_read_begin(app.db, rq->arena, true, &tx);
+    rq->tx = tx;
+    if (e == OK)
+        e = rq->route->handle(rq);
+    if (tx != NULL) /* the request may be gone, the snapshot is the thread's */
+        db_read_end(tx);
+    if (gone)
+        return;
+    c->gone = NULL;
+    rq->tx = NULL;
+    if (e != OK || rq->answer.status != 0 || rq->answer.problem != NULL)
+        reply_send(c, e);
+}
+
+/* -- the whole request --------------------------------------------------------------------------------------------- */
+
+static void finish(struct request_core *c, err e)
+{
+    reply_send(c, e);
+}
+
+static void start(struct request_core *c)
+{
+    const struct route *r = c->rq.route;
+    if (r->work == W_STREAM && !arena_defer(c->rq.arena, stream_over, c)) {
+        c->answered = false; /* the deferred call has run at once */
+        return reply_send(c, ERR_MEMORY);
+    }
+    c->mark = arena_mark(c->rq.arena);
+    switch (r->work) {
+    case W_READ:
+    case W_WAIT:
+        return on_loop(c, r->handle, finish);
+    case W_SLOW:
+        return in_pool(c, r->handle, finish);
+    case W_WRITE:
+        return write_start(c);
+    case W_STREAM:
+        return stream_start(c);
+    }
+}
+
+static void request(void *ctx, struct http_request *http)
+{
+    struct request_core *c = http->user;
+    if (c == NULL)
+        return http_reply(http, 503, NULL, 0, STR_NONE);
+    if (http->refused != 0)
+        return reply_send(c, c->outcome);
+    err e = decode(&c->rq);
+    if (e != OK)
+        return reply_send(c, e);
+    start(c);
+}
+
+/* -- what never became a request ----------------------------------------------------------------------------------- */
+
+static err class_of_status(int status)
+{
+    for (err e = OK + 1; e < ERR_COUNT; e++)
+        if (err_status(e) == status)
+            return e;
+    return status < 500 ? ERR_DECODE : ERR_INTERNAL;
+}
+
+static struct problem refusal_problem(int status, const char *code)
+{
+    const char *title = http_reason(status);
+    for (size_t i = 0; i < REFUSALS; i++)
+        if (http_refusals[i].code != NULL && str_eq(str_of(http_refusals[i].code), str_of(code)))
+            title = http_refusals[i].text;
+    return (struct problem){ code, class_of_status(status), title };
+}
+
+static void refuse(void *ctx, int status, const char *code, str remote, struct buf *b)
+{
+    struct problem p = refusal_problem(status, code);
+    struct arena *a = arena_new(REFUSAL_ARENA);
+    str id = a != NULL ? typeid_new(a, "req", clock_now_us()) : STR_NONE;
+    problem_write(b, status, &p, STR_NONE, id, NULL);
+    reply_count_refused(status);
+    LOG(LOG_INFO, "http.refused", LOG_STR("request_id", id), LOG_INT("status", status), LOG_STR("code", str_of(code)),
+        LOG_STR("remote", remote));
+    arena_free(a);
+}
+
+struct http_handler req_handler(struct listener *listener)
+{
+    return (struct http_handler){ .ctx = listener, .admit = admit, .request = request, .refuse = refuse };
+}

@@ -1,0 +1,15 @@
+/* all.c - the one list of modules, in the order of their start: a module may rely on those above it. */
+#include "core/module.h"
+
+#include "feat/auth/auth.h"
+#include "feat/executions/executions.h"
+#include "feat/health/health.h"
+#include "feat/tenants/tenants.h"
+#include "feat/triggers/triggers.h"
+#include "feat/users/users.h"
+#include "feat/workflows/workflows.h"
+
+const struct module *const modules[] = {
+    &health_module,     &tenants_module,  &users_module,     &auth_module,
+    &executions_module, &triggers_module, &workflows_module, NULL,
+};

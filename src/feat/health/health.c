@@ -1,0 +1,190 @@
+/* health.c - is it alive, is it ready, what is it made of: for supervisors, load balancers, scrapers and people.
+ *
+ * /livez looks at nothing: a supervisor that kills a server because its disk is slow makes things worse. None of these takes a
+ * snapshot, so they answer while the store is down. */
+#include "feat/health/health.h"
+#include "core/app.h"
+#include "core/auth.h"
+#include "core/req.h"
+
+struct status {
+    struct presence has;
+    str status;
+};
+static const char *const status_words[] = { "ok", "failing", "draining", NULL };
+static const struct field status_fields[] = {
+    FIELD(struct status, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "ok when all is well"),
+};
+static const struct table status_table = TABLE("Status", struct status, status_fields, .doc = "One word of health");
+
+struct info {
+    struct presence has;
+    str name, version;
+};
+static const struct field info_fields[] = {
+    FIELD(struct info, name, F_STR, .flags = F_OUTPUT, .doc = "Always weir"),
+    FIELD(struct info, version, F_STR, .flags = F_OUTPUT, .doc = "Semantic version of the server",
+          .example = "\"0.1.0\""),
+};
+static const struct table info_table = TABLE("Info", struct info, info_fields, .doc = "What answers here");
+
+struct dependency {
+    struct presence has;
+    str status;
+    double latency_ms;
+    i64 checked_at;
+};
+static const struct field dependency_fields[] = {
+    FIELD(struct dependency, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "ok or failing"),
+    FIELD(struct dependency, latency_ms, F_F64, .flags = F_OUTPUT | F_NULLABLE, .doc = "How long the check took"),
+    FIELD(struct dependency, checked_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was looked at"),
+};
+static const struct table dependency_table =
+    TABLE("Dependency", struct dependency, dependency_fields, .doc = "Something that the server needs");
+
+struct dependencies {
+    struct presence has;
+    struct dependency *database;
+};
+static const struct field dependencies_fields[] = {
+    FIELD(struct dependencies, database, F_OBJECT, .flags = F_OUTPUT, .of = &dependency_table, .doc = "The store"),
+};
+static const struct table dependencies_table =
+    TABLE("Dependencies", struct dependencies, dependencies_fields, .doc = "All that the server needs");
+
+struct health {
+    struct presence has;
+    str status;
+    struct dependencies *dependencies;
+};
+static const struct field health_fields[] = {
+    FIELD(struct health, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "The worst of all parts"),
+    FIELD(struct health, dependencies, F_OBJECT, .flags = F_OUTPUT | F_SPARSE, .of = &dependencies_table,
+          .doc = "Each part; only for callers with health.read"),
+};
+static const struct table health_table =
+    TABLE("Health", struct health, health_fields, .doc = "Health of the server and its parts");
+
+struct ready_query {
+    struct presence has;
+    str verbose;
+};
+static const struct field ready_query_fields[] = {
+    FIELD(struct ready_query, verbose, F_STR, .max = 5,
+          .doc = "Accepted for probes that send it; details are at /api/v1/health"),
+};
+static const struct table ready_query_table = TABLE("ReadyQuery", struct ready_query, ready_query_fields);
+
+PERMISSION(can_read, "health.read", ROLES_ADMINS | ROLE_OPERATOR, "See the state of each part of the server");
+
+/* -- handlers ------------------------------------------------------------------------------------------------------ */
+
+static err reply_status(struct req *rq, int status, str word)
+{
+    struct status *out = NEW(rq->arena, struct status);
+    if (out == NULL)
+        return ERR_MEMORY;
+    out->status = word;
+    SET(status_table, out, status);
+    return reply(rq, status, &status_table, out);
+}
+
+static err health_live(struct req *rq)
+{
+    return reply_status(rq, 200, S("ok"));
+}
+
+static err health_ready(struct req *rq)
+{
+    i64 latency_us;
+    if (app.draining)
+        return reply_status(rq, 503, S("draining"));
+    return db_ping(app.db, &latency_us) == OK ? reply_status(rq, 200, S("ok")) : reply_status(rq, 503, S("failing"));
+}
+
+static err health_info(struct req *rq)
+{
+    struct info *out = NEW(rq->arena, struct info);
+    if (out == NULL)
+        return ERR_MEMORY;
+    out->name = S("weir");
+    out->version = S(WEIR_VERSION);
+    field_set_all(&info_table, out);
+    return reply(rq, 200, &info_table, out);
+}
+
+static void check_database(struct dependency *d, i64 now_us)
+{
+    i64 latency_us;
+    bool good = db_ping(app.db, &latency_us) == OK;
+    d->status = good ? S("ok") : S("failing");
+    d->checked_at = now_us;
+    SET(dependency_table, d, status);
+    SET(dependency_table, d, checked_at);
+    if (!good)
+        return;
+    d->latency_ms = (double)latency_us / 1000;
+    SET(dependency_table, d, latency_ms);
+}
+
+static err health_show(struct req *rq)
+{
+    struct health *out = NEW(rq->arena, struct health);
+    struct dependencies *parts = NEW(rq->arena, struct dependencies);
+    struct dependency *database = NEW(rq->arena, struct dependency);
+    if (out == NULL || parts == NULL || database == NULL)
+        return ERR_MEMORY;
+    check_database(database, rq->now_us);
+    parts->database = database;
+    SET(dependencies_table, parts, database);
+    out->status = app.draining ? S("draining") : database->status;
+    out->dependencies = parts;
+    SET(health_table, out, status);
+    if (gate_allows(rq, &can_read))
+        SET(health_table, out, dependencies);
+    return reply(rq, 200, &health_table, out);
+}
+
+static err health_openapi(struct req *rq)
+{
+    reply_header(rq, "Cache-Control", S("public, max-age=60"));
+    return reply_raw(rq, 200, S("application/json"), openapi_text());
+}
+
+/* -- routes -------------------------------------------------------------------------------------------------------- */
+
+static const struct route_status not_ready[] = {
+    { 503, &status_table, "The server is draining, or its store does not answer" },
+    { 0 },
+};
+
+#define PUBLIC .need = &anyone, .flags = R_NO_STORE
+
+static const struct route routes[] = {
+    { ROUTE(GET, "/livez", health_live, W_READ), PUBLIC, .out = &status_table, .doc = "Is the process alive?",
+      .more = "Looks at no dependency: for supervisors that restart what does not answer." },
+    { ROUTE(GET, "/readyz", health_ready, W_READ), PUBLIC, .query = &ready_query_table, .out = &status_table,
+      .also = not_ready, .doc = "May it get requests?",
+      .more = "503 as soon as the server drains or the store fails: for load balancers." },
+    { ROUTE(GET, "/healthz", health_ready, W_READ), PUBLIC, .out = &status_table, .also = not_ready,
+      .doc = "The same as /readyz" },
+    { ROUTE(GET, "/metrics", health_metrics, W_READ), PUBLIC | R_TEXT,
+      .produces = "text/plain; version=0.0.4; charset=utf-8", .doc = "Metrics for Prometheus",
+      .more = "Answers on WEIR_METRICS_LISTEN only, when that is set." },
+    { ROUTE(GET, "/openapi.json", health_openapi, W_READ), PUBLIC | R_TEXT, .produces = "application/json",
+      .doc = "This document" },
+    { ROUTE(GET, "/api/v1/info", health_info, W_READ), PUBLIC, .out = &info_table,
+      .doc = "Name and version of the server" },
+    { ROUTE(GET, "/api/v1/health", health_show, W_READ), PUBLIC, .out = &health_table,
+      .doc = "Health of the server and its parts",
+      .more = "Without a token only the overall status; callers with health.read see each dependency." },
+    { ROUTE(GET, "/v1/health", health_show, W_READ), .need = &anyone, .flags = R_NO_STORE | R_HIDDEN,
+      .out = &health_table, .doc = "Alias of /api/v1/health" },
+};
+
+const struct module health_module = {
+    .name = "health",
+    .doc = "Liveness, readiness, metrics and this document",
+    .routes = routes,
+    .route_count = COUNT(routes),
+};

@@ -1,0 +1,360 @@
+/* main.c - the verb table: what the command line can do.
+ *
+ * Exit codes are part of the interface: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong. */
+#include "core/app.h"
+#include "feat/tenants/tenants.h"
+#include "feat/users/users.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    EXIT_DONE = 0,
+    EXIT_FAILED = 1,
+    EXIT_CONFIG = 2,
+    EXIT_USAGE = 64,
+    OPTIONS_MAX = 4,
+    WORDS_MAX = 2,
+    PASSWORD_FILE_MAX = 4096
+};
+
+struct command { /* what the command line said */
+    const char *words[WORDS_MAX];
+    const char *options[OPTIONS_MAX]; /* in the order of the verb's list */
+    u32 word_count;
+};
+struct verb {
+    const char *name; /* one or two words */
+    int (*run)(const struct command *c);
+    const char *options[OPTIONS_MAX]; /* each takes a value */
+    u32 words;                        /* how many words follow the name */
+    const char *usage;                /* behind the name */
+    const char *help;
+};
+
+static int fail(const struct buf *complaint, const char *otherwise)
+{
+    if (complaint->n > 0)
+        fprintf(stderr, "weir: %.*s\n", STR_FMT(str_trim(buf_view(complaint))));
+    else
+        fprintf(stderr, "weir: %s\n", otherwise);
+    return EXIT_FAILED;
+}
+
+static int print(const struct buf *b)
+{
+    bool good = b->fail == OK && fwrite(b->p, 1, b->n, stdout) == b->n && fflush(stdout) == 0;
+    return good ? EXIT_DONE : EXIT_FAILED;
+}
+
+/* -- verbs --------------------------------------------------------------------------------------------------------- */
+
+static int verb_serve(const struct command *c)
+{
+    return app_serve();
+}
+
+static int verb_version(const struct command *c)
+{
+    printf("weir %s\n", WEIR_VERSION);
+    return EXIT_DONE;
+}
+
+static int verb_config(const struct command *c)
+{
+    struct arena *a = arena_new(4 * MIB);
+    struct buf out = { .arena = a }, complaint = { .arena = a };
+    struct config checked;
+    if (a == NULL)
+        return EXIT_FAILED;
+    config_print(&out);
+    int code = print(&out);
+    if (config_load(a, &checked, &complaint) != OK) {
+        (void)fail(&complaint, "the settings cannot be used");
+        code = EXIT_CONFIG;
+    }
+    arena_free(a);
+    return code;
+}
+
+static void route_print(struct buf *b, const struct route *r)
+{
+    const char *file = strstr(r->file, "src/");
+    buf_f(b, "%-7s %-56s %-22s %-28s %s:%d\n", r->flags & R_ANY_METHOD ? "ANY" : http_method_name(r->method), r->path,
+          r->need->name, r->handler_name, file != NULL ? file : r->file, r->line);
+}
+
+static int verb_routes(const struct command *c)
+{
+    struct buf b = { 0 };
+    for (const struct module *const *m = modules; *m != NULL; m++)
+        for (u32 i = 0; i < (*m)->route_count; i++)
+            route_print(&b, &(*m)->routes[i]);
+    int code = print(&b);
+    buf_free(&b);
+    return code;
+}
+
+static int verb_openapi(const struct command *c)
+{
+    struct arena *a = arena_new(64 * MIB);
+    if (a == NULL || openapi_build(a) != OK)
+        return EXIT_FAILED;
+    struct buf b = { .arena = a };
+    buf_str(&b, openapi_text());
+    buf_char(&b, '\n');
+    int code = print(&b);
+    arena_free(a);
+    return code;
+}
+
+static int tenant_add(const struct command *c)
+{
+    struct buf complaint = { .arena = app.arena };
+    str slug = str_of(c->words[0]), id;
+    str name = c->options[0] != NULL ? str_of(c->options[0]) : slug;
+    if (tenants_add(app.arena, slug, name, &id, &complaint) != OK)
+        return fail(&complaint, "the tenant cannot be added");
+    printf("%.*s\n", STR_FMT(id));
+    return EXIT_DONE;
+}
+
+/* Not on the command line, where every user of the machine could read it. "-" is standard input. */
+static err read_password(const char *path, str *out)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    char *p = arena_alloc(app.arena, PASSWORD_FILE_MAX);
+    if (f == NULL || p == NULL)
+        return ERR_NOT_FOUND;
+    size_t n = fread(p, 1, PASSWORD_FILE_MAX, f);
+    bool good = !ferror(f) && n < PASSWORD_FILE_MAX;
+    if (f != stdin)
+        fclose(f);
+    while (n > 0 && (p[n - 1] == '\n' || p[n - 1] == '\r'))
+        n--;
+    *out = (str){ p, n };
+    return good ? OK : ERR_TOO_LARGE;
+}
+
+static int user_add(const struct command *c)
+{
+    struct buf complaint = { .arena = app.arena };
+    str id, password = STR_NONE;
+    if (c->options[2] != NULL && read_password(c->options[2], &password) != OK)
+        return fail(&complaint, "the password file cannot be read, or is larger than 4 KiB");
+    err e = users_add(app.arena, str_of(c->words[0]), str_of(c->options[0]), str_of(c->options[1]), password, &id,
+                      &complaint);
+    if (e != OK)
+        return fail(&complaint, "the user cannot be added");
+    printf("%.*s\n", STR_FMT(id));
+    return EXIT_DONE;
+}
+
+/* For verbs that work on the data folder: opened, migrated, and closed again. */
+static int with_app(int (*run)(const struct command *), const struct command *c)
+{
+    int code = app_open();
+    if (code == EXIT_DONE)
+        code = run(c);
+    app_close();
+    return code;
+}
+
+static int verb_tenant_add(const struct command *c)
+{
+    return with_app(tenant_add, c);
+}
+
+static int verb_user_add(const struct command *c)
+{
+    if (c->options[0] != NULL && c->options[1] != NULL)
+        return with_app(user_add, c);
+    fprintf(stderr, "weir user add: --tenant and --role are required; see weir user add --help\n");
+    return EXIT_USAGE;
+}
+
+static int migrate_status(void)
+{
+    struct migration_state *list;
+    u32 n;
+    if (db_migrate_status(app.db, app.arena, &list, &n) != OK)
+        return EXIT_FAILED;
+    struct buf b = { .arena = app.arena };
+    for (u32 i = 0; i < n; i++)
+        buf_f(&b, "%04u  %-40.*s %s%s\n", list[i].number, STR_FMT(list[i].name),
+              list[i].applied_at != 0 ? "applied" : "missing", list[i].changed ? ", changed since" : "");
+    return print(&b);
+}
+
+static int migrate(const struct command *c)
+{
+    struct buf none = { 0 };
+    if (strcmp(c->words[0], "status") == 0)
+        return migrate_status();
+    err e = strcmp(c->words[0], "up") == 0 ? db_migrate_up(app.db) : db_migrate_down(app.db);
+    if (e == OK)
+        return migrate_status();
+    return fail(&none, e == ERR_NOT_FOUND ? "there is no migration to take back" : err_text(e));
+}
+
+static int verb_migrate(const struct command *c)
+{
+    static const char *const words[] = { "up", "down", "status" };
+    bool known = false;
+    for (size_t i = 0; i < COUNT(words); i++)
+        known |= strcmp(c->words[0], words[i]) == 0;
+    if (!known) {
+        fprintf(stderr, "weir migrate: %s is none of up, down, status\n", c->words[0]);
+        return EXIT_USAGE;
+    }
+    int code = app_open_unmigrated();
+    if (code == EXIT_DONE)
+        code = migrate(c);
+    app_close();
+    return code;
+}
+
+static int verb_help(const struct command *c);
+
+static const struct verb verbs[] = {
+    { "serve", verb_serve, { 0 }, 0, "", "Serve until SIGTERM. This is what weir does without a verb." },
+    { "tenant add",
+      verb_tenant_add,
+      { "--name" },
+      1,
+      " SLUG [--name NAME]",
+      "Make a tenant; prints its id. The server must not be running." },
+    { "user add",
+      verb_user_add,
+      { "--tenant", "--role", "--password-file" },
+      1,
+      " EMAIL --tenant SLUG --role ROLE [--password-file FILE]",
+      "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
+      "  ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not be running." },
+    { "routes", verb_routes, { 0 }, 0, "", "Print METHOD PATH PERMISSION HANDLER FILE:LINE of every route." },
+    { "openapi", verb_openapi, { 0 }, 0, "", "Print the OpenAPI document." },
+    { "config",
+      verb_config,
+      { 0 },
+      0,
+      "",
+      "Print every setting: NAME VALUE SOURCE DEFAULT BOUNDS HELP; secrets are masked. Exit code 2 when one is wrong." },
+    { "migrate",
+      verb_migrate,
+      { 0 },
+      1,
+      " up|down|status",
+      "Bring the schema up to date, take the newest migration back, or list them." },
+    { "version", verb_version, { 0 }, 0, "", "Print the version." },
+    { "help", verb_help, { 0 }, 0, "", "Print this." },
+};
+
+static int verb_help(const struct command *c)
+{
+    printf("Usage: weir [VERB]\n\n");
+    for (size_t i = 0; i < COUNT(verbs); i++)
+        printf("  weir %s%s\n        %s\n", verbs[i].name, verbs[i].usage, verbs[i].help);
+    printf(
+        "\nSettings come from the environment, from files named by NAME_FILE, and from ./.env; weir config lists them.\n"
+        "Exit codes: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong.\n");
+    return EXIT_DONE;
+}
+
+/* -- the command line ---------------------------------------------------------------------------------------------- */
+
+/* How many of the arguments name this verb; 0 = another one. */
+static int names(const struct verb *v, int argc, char **argv)
+{
+    const char *second = strchr(v->name, ' ');
+    size_t first = second != NULL ? (size_t)(second - v->name) : strlen(v->name);
+    if (argc < 1 || strlen(argv[0]) != first || strncmp(argv[0], v->name, first) != 0)
+        return 0;
+    if (second == NULL)
+        return 1;
+    return argc >= 2 && strcmp(argv[1], second + 1) == 0 ? 2 : 0;
+}
+
+static const struct verb *find(int argc, char **argv, int *used)
+{
+    for (size_t i = 0; i < COUNT(verbs); i++)
+        if ((*used = names(&verbs[i], argc, argv)) > 0)
+            return &verbs[i];
+    return NULL;
+}
+
+/* "--name value" and "--name=value". False when it is no option of the verb or lacks its value. */
+static bool take_option(const struct verb *v, char **argv, int argc, int *i, struct command *c)
+{
+    for (u32 k = 0; k < OPTIONS_MAX && v->options[k] != NULL; k++) {
+        size_t n = strlen(v->options[k]);
+        if (strncmp(argv[*i], v->options[k], n) != 0)
+            continue;
+        if (argv[*i][n] == '=')
+            c->options[k] = argv[*i] + n + 1;
+        else if (argv[*i][n] == '\0' && *i + 1 < argc)
+            c->options[k] = argv[++*i];
+        else
+            continue;
+        return true;
+    }
+    return false;
+}
+
+static bool parse(const struct verb *v, int argc, char **argv, struct command *c)
+{
+    for (int i = 0; i < argc; i++) {
+        if (argv[i][0] == '-' && argv[i][1] != '\0') {
+            if (!take_option(v, argv, argc, &i, c)) {
+                fprintf(stderr, "weir %s: unknown option, or one without its value: %s\n", v->name, argv[i]);
+                return false;
+            }
+        } else if (c->word_count < v->words) {
+            c->words[c->word_count++] = argv[i];
+        } else {
+            fprintf(stderr, "weir %s: unexpected argument: %s\n", v->name, argv[i]);
+            return false;
+        }
+    }
+    if (c->word_count < v->words)
+        fprintf(stderr, "weir %s: an argument is missing\n", v->name);
+    return c->word_count == v->words;
+}
+
+static bool wants_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int run_verb(const struct verb *v, int argc, char **argv)
+{
+    struct command c = { .word_count = 0 };
+    if (wants_help(argc, argv)) {
+        printf(
+            "Usage: weir %s%s\n\n  %s\n\nExit codes: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong.\n",
+            v->name, v->usage, v->help);
+        return EXIT_DONE;
+    }
+    if (parse(v, argc, argv, &c))
+        return v->run(&c);
+    fprintf(stderr, "Usage: weir %s%s\n", v->name, v->usage);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    int used = 0;
+    if (argc < 2)
+        return run_verb(&verbs[0], 0, NULL);
+    const struct verb *v = find(argc - 1, argv + 1, &used);
+    if (v != NULL)
+        return run_verb(v, argc - 1 - used, argv + 1 + used);
+    if (wants_help(1, argv + 1))
+        return verb_help(NULL);
+    if (strcmp(argv[1], "--version") == 0)
+        return verb_version(NULL);
+    fprintf(stderr, "weir: there is no verb %s; see weir help\n", argv[1]);
+    return EXIT_USAGE;
+}
