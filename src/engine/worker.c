@@ -28,9 +28,9 @@ void worker_post(struct worker *w, struct worker_message *m)
     else
         w->last->next = m;
     w->last = m;
-    pthread_mutex_unlock(&w->lock);
     if (was_empty)
-        pthread_cond_signal(&w->wake);
+        pthread_cond_signal(&w->wake); /* under the lock: once unlocked, the worker may be gone */
+    pthread_mutex_unlock(&w->lock);
 }
 
 struct worker *worker_of(struct engine *e, str execution_id)
