@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { chain, condition, createWorkflow, execute, finalExecution, http, respond, runDefinition, script, statuses, stepOf, transform } from '../lib/flows.mjs';
+import { chain, createWorkflow, decide, execute, finalExecution, http, respond, runDefinition, script, statuses, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { Weir } from '../lib/server.mjs';
 
@@ -109,14 +109,14 @@ describe('steps that would never end', () => {
             const took = performance.now() - began;
             if (!what.startsWith('a pattern')) assert.equal(stepOf(done, 's').status, 'failed', JSON.stringify(done));
             assert.ok(took < 2000, `${took.toFixed(0)} ms`);
-            assert.deepEqual(other.output_data, { fine: true });
+            assert.deepEqual(other.output_data, { t: { fine: true } });
         });
 });
 
 describe('condition and dependencies', () => {
     test('a branch not taken is skipped, and what needs it is skipped with it', async () => {
         const definition = {
-            steps: [condition('c', 'input.n > 10'), transform('big', { size: 'big' }), transform('small', { size: 'small' }), transform('after', { x: 1 })],
+            steps: [decide('c', 'input.n > 10'), transform('big', { size: 'big' }), transform('small', { size: 'small' }), transform('after', { x: 1 })],
             dependencies: { big: ['c'], small: ['c'], after: ['small'] },
             conditions: { big: 'steps.c.output.result', small: 'not steps.c.output.result' },
         };
@@ -156,7 +156,7 @@ describe('condition and dependencies', () => {
 
     test('the output is that of the sinks by id, or of the last respond', async () => {
         assert.deepEqual((await run({ steps: [transform('a', { n: 1 }), transform('b', { n: 2 })] })).output_data, { a: { n: 1 }, b: { n: 2 } });
-        assert.deepEqual((await run(chain(transform('a', { n: 1 }), transform('b', { n: 2 })))).output_data, { n: 2 });
+        assert.deepEqual((await run(chain(transform('a', { n: 1 }), transform('b', { n: 2 })))).output_data, { b: { n: 2 } });
         assert.deepEqual((await run(chain(transform('a', { n: 1 }), respond('r', { body: { answer: '{{ steps.a.output.n }}' } })))).output_data, { answer: 1 });
     });
 
@@ -295,7 +295,7 @@ describe('the worked example of the README', () => {
             steps: [
                 http('fetch', `${upstream.base}/json?customer={{ input.customer }}`),
                 transform('score', { total: '{{ input.amount * 1.2 }}', tier: '{{ steps.fetch.output.body.tier }}' }),
-                condition('check', 'steps.score.output.total > 100 and steps.score.output.tier == "gold"'),
+                decide('check', 'steps.score.output.total > 100 and steps.score.output.tier == "gold"'),
                 respond('approve', { body: { approved: true, total: '{{ steps.score.output.total }}' } }),
                 respond('refuse', { status: 402, body: { approved: false } }),
             ],

@@ -27,7 +27,7 @@ test('401: no token, a wrong one, or a path that nobody has, with WWW-Authentica
 
 test('403: known, but not allowed; the body is not even looked at', async () => {
     const { body } = await viewer.post('/api/v1/workflows', { nonsense: true }, { expect: 403 });
-    assert.equal(body.errors ?? null, null);
+    assert.deepEqual(body.errors ?? [], []);
 });
 
 test('404: what is not there, with a token', async () => {

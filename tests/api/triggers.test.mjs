@@ -74,7 +74,7 @@ describe('a call', () => {
         const { webhook_url } = await createTrigger(editor, workflow.id);
         const { body } = await anyone.post(`${webhook_url}?source=shop`, { customer: 7 }, { expect: 200 });
         assert.deepEqual([body.success, body.status], [true, 'completed']);
-        assert.deepEqual(body.output_data, { got: { customer: 7 }, method: 'POST', query: { source: 'shop' } });
+        assert.deepEqual(body.output_data.t, { got: { customer: 7 }, method: 'POST', query: { source: 'shop' } });
         const found = await getExecution(member, body.execution_id);
         assert.deepEqual([found.status, found.input_data], ['completed', { customer: 7 }]);
     });
@@ -82,12 +82,12 @@ describe('a call', () => {
     test('GET takes its query as input', async () => {
         const { webhook_url } = await createTrigger(editor, workflow.id, { method: 'GET' });
         const { body } = await anyone.get(`${webhook_url}?a=1&b=x%20y`, { expect: 200 });
-        assert.deepEqual(body.output_data.got, { a: '1', b: 'x y' });
+        assert.deepEqual(body.output_data.t.got, { a: '1', b: 'x y' });
     });
 
     test('a form is an object, text is {body}, and JSON that is no object is {body}', async () => {
         const { webhook_url } = await createTrigger(editor, workflow.id);
-        const got = async (body, type) => (await anyone.post(webhook_url, body, { type, expect: 200 })).body.output_data.got;
+        const got = async (body, type) => (await anyone.post(webhook_url, body, { type, expect: 200 })).body.output_data.t.got;
         assert.deepEqual(await got('a=1&b=x+y', 'application/x-www-form-urlencoded'), { a: '1', b: 'x y' });
         assert.deepEqual(await got('hello', 'text/plain'), { body: 'hello' });
         assert.deepEqual(await got('[1,2]', 'application/json'), { body: [1, 2] });

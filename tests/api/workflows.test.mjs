@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { errorAt } from '../lib/client.mjs';
-import { chain, condition, createWorkflow, execute, finalExecution, http, respond, runDefinition, script, transform } from '../lib/flows.mjs';
+import { chain, createWorkflow, decide, execute, finalExecution, http, respond, runDefinition, script, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { Weir } from '../lib/server.mjs';
 
@@ -72,7 +72,7 @@ describe('change', () => {
     test('PATCH is a merge patch: what is absent stays, null takes away', async () => {
         const { id } = await createWorkflow(editor, simple, { description: 'text', tags: ['x'] });
         const patched = await editor.patch(`/api/v1/workflows/${id}`, { description: null, is_active: false }, { type: 'application/merge-patch+json', expect: 200 });
-        assert.deepEqual([patched.body.description ?? null, patched.body.is_active, patched.body.tags], [null, false, ['x']]);
+        assert.deepEqual([patched.body.description || null, patched.body.is_active, patched.body.tags], [null, false, ['x']]);
         assert.equal(patched.body.version, 1);
     });
 
@@ -186,8 +186,11 @@ describe('validate', () => {
     });
 
     test('all problems come at once', async () => {
-        const { body } = await validate({ steps: [transform('a', { x: '{{ 1 + }}' }), { id: 'b', type: 'teleport', with: {} }, http('c', 7)] });
-        assert.ok(body.errors.length >= 3, JSON.stringify(body));
+        const shapes = await validate({ steps: [{ id: 'b', type: 'teleport', with: {} }, http('c', 7)], colour: 1 });
+        assert.equal(shapes.body.errors.length, 3, shapes.text);
+        // What refers to other steps is looked at when the shape is right.
+        const meaning = await validate({ steps: [transform('a', { x: '{{ 1 + }}', y: '{{ ( }}' })], dependencies: { a: ['ghost'] } });
+        assert.equal(meaning.body.errors.length, 3, meaning.text);
     });
 
     test('1,000 steps are fine, 1,001 are not; 100 levels of nesting are fine in a value', async () => {
@@ -202,7 +205,7 @@ describe('execute', () => {
     test('runs and waits: 200 with the execution, its history and its output', async () => {
         const done = await runDefinition(editor, simple, { n: 21 });
         assert.match(done.execution_id, /^execution_/);
-        assert.deepEqual([done.status, done.version, done.output_data, done.input_data], ['completed', 1, { doubled: 42 }, { n: 21 }]);
+        assert.deepEqual([done.status, done.version, done.output_data, done.input_data], ['completed', 1, { t: { doubled: 42 } }, { n: 21 }]);
         const [step] = done.step_executions;
         assert.deepEqual([step.step_id, step.type, step.status, step.attempt, step.output_data], ['t', 'transform', 'completed', 1, { doubled: 42 }]);
         assert.equal(typeof done.execution_time, 'number');
@@ -217,7 +220,7 @@ describe('execute', () => {
 
     test('input that is absent is {}, and what is no object is 422', async () => {
         const { id } = await createWorkflow(editor, { steps: [transform('t', { given: '{{ input }}' })] });
-        assert.deepEqual((await member.post(`/api/v1/workflows/${id}/execute`, {}, { expect: 200 })).body.output_data, { given: {} });
+        assert.deepEqual((await member.post(`/api/v1/workflows/${id}/execute`, {}, { expect: 200 })).body.output_data, { t: { given: {} } });
         errorAt(await member.post(`/api/v1/workflows/${id}/execute`, { input_data: [1] }, { expect: 422 }), '/input_data');
         errorAt(await member.post(`/api/v1/workflows/${id}/execute`, { inputs: {} }, { expect: 422 }), '/inputs');
     });
@@ -268,15 +271,15 @@ describe('execute', () => {
         await editor.put(`/api/v1/workflows/${id}`, { name: 'two', definition: { steps: [transform('t', { from: 'two' })] } }, { expect: 200 });
         upstream.release();
         const done = await finalExecution(member, begun.body.execution_id);
-        assert.deepEqual([done.version, done.output_data], [1, { from: 'one' }]);
-        assert.deepEqual((await execute(member, id)).output_data, { from: 'two' });
+        assert.deepEqual([done.version, done.output_data], [1, { t: { from: 'one' } }]);
+        assert.deepEqual((await execute(member, id)).output_data, { t: { from: 'two' } });
     });
 });
 
 describe('executions of a workflow', () => {
     let id;
     before(async () => {
-        ({ id } = await createWorkflow(editor, { steps: [condition('c', 'input.ok'), { id: 'f', type: 'fail', with: { message: 'no' } }], dependencies: { f: ['c'] }, conditions: { f: 'not input.ok' } }));
+        ({ id } = await createWorkflow(editor, { steps: [decide('c', 'input.ok'), { id: 'f', type: 'fail', with: { message: 'no' } }], dependencies: { f: ['c'] }, conditions: { f: 'not input.ok' } }));
         for (const ok of [true, true, false, true, true]) await execute(member, id, { ok });
     });
 
@@ -310,7 +313,7 @@ describe('executions of a workflow', () => {
         const long = await createWorkflow(editor, { steps: [transform('t', { text: '{{ input.text }}' })] });
         const text = 'x'.repeat(20_000);
         const done = await execute(member, long.id, { text });
-        assert.equal(done.output_data.text.length, text.length);
+        assert.equal(done.output_data.t.text.length, text.length);
         const listed = await member.get(`/api/v1/workflows/${long.id}/executions`, { expect: 200 });
         assert.ok(listed.text.length < 20_000, `${listed.text.length} bytes`);
         assert.match(listed.text, /"truncated":true/);

@@ -154,10 +154,10 @@ test('what was answered is on disk: 64 webhook calls at once, killed at the firs
     await weir.kill();
     await Promise.allSettled(calls);
     await weir.serve();
-    for (const { n, execution_id } of answered) assert.deepEqual((await getExecution(editor, execution_id)).output_data, { n });
+    for (const { n, execution_id } of answered) assert.deepEqual((await getExecution(editor, execution_id)).output_data, { t: { n } });
 });
 
 test('after all this the history is whole and the server runs on', async () => {
     const { id } = await createWorkflow(editor, { steps: [transform('t', { fine: true })] });
-    assert.deepEqual((await execute(editor, id)).output_data, { fine: true });
+    assert.deepEqual((await execute(editor, id)).output_data, { t: { fine: true } });
 });

@@ -8,7 +8,8 @@ let serial = 0;
 
 export const transform = (id, values = {}) => ({ id, type: 'transform', with: values });
 export const script = (id, code, args) => ({ id, type: 'script', with: args === undefined ? { code } : { code, args } });
-export const condition = (id, expression) => ({ id, type: 'condition', with: { if: expression } });
+/** A decision that others branch on: `steps.<id>.output.result`. */
+export const decide = (id, expression) => transform(id, { result: `{{ ${expression} }}` });
 export const http = (id, url, more = {}) => ({ id, type: 'http', with: { url }, ...more });
 export const respond = (id, values) => ({ id, type: 'respond', with: values });
 
