@@ -26,12 +26,12 @@ typedef uint64_t u64;
 #define HOUR_US   (60 * MINUTE_US)
 #define DAY_US    (24 * HOUR_US)
 
-#define MUST             __attribute__((warn_unused_result))
+#define MUST              __attribute__((warn_unused_result))
 #define PRINTF_LIKE(a, b) __attribute__((format(printf, a, b)))
-#define UNUSED           __attribute__((unused))
-#define COUNT(array)     (sizeof(array) / sizeof((array)[0]))
-#define MIN(a, b)        ((a) < (b) ? (a) : (b))
-#define MAX(a, b)        ((a) > (b) ? (a) : (b))
+#define UNUSED            __attribute__((unused))
+#define COUNT(array)      (sizeof(array) / sizeof((array)[0]))
+#define MIN(a, b)         ((a) < (b) ? (a) : (b))
+#define MAX(a, b)         ((a) > (b) ? (a) : (b))
 
 /* The struct that holds `member` at `ptr`: how an intrusive node finds its owner. */
 #define CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

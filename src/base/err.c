@@ -6,10 +6,9 @@ static const struct {
     int status;
     bool retry;
     const char *text;
-} classes[ERR_COUNT] = {
-    [OK] = { "OK", 200, false, "OK" },
+} classes[ERR_COUNT] = { [OK] = { "OK", 200, false, "OK" },
 #define X(name, status, retry, text) [name] = { #name, status, retry, text },
-    ERR_CLASSES(X)
+                         ERR_CLASSES(X)
 #undef X
 };
 

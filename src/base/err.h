@@ -8,23 +8,23 @@
 #include "base/base.h"
 
 /*  class            HTTP  retry  text */
-#define ERR_CLASSES(X)                                                                                                 \
-    X(ERR_DECODE, 400, false, "The request cannot be decoded")                                                         \
-    X(ERR_UNAUTHORIZED, 401, false, "Authentication is required")                                                      \
-    X(ERR_FORBIDDEN, 403, false, "Not allowed")                                                                        \
-    X(ERR_NOT_FOUND, 404, false, "Not found")                                                                          \
-    X(ERR_METHOD, 405, false, "Method not allowed")                                                                    \
-    X(ERR_CONFLICT, 409, false, "Conflict with the present state")                                                     \
-    X(ERR_PRECONDITION, 412, false, "The object has changed")                                                          \
-    X(ERR_TOO_LARGE, 413, false, "Too large")                                                                          \
-    X(ERR_MEDIA, 415, false, "Unsupported media type")                                                                 \
-    X(ERR_INVALID, 422, false, "The request is well formed but wrong")                                                 \
-    X(ERR_NO_MATCH, 428, false, "A precondition is required")                                                          \
-    X(ERR_LIMIT, 429, true, "Too many requests")                                                                       \
-    X(ERR_INTERNAL, 500, false, "Internal error")                                                                      \
-    X(ERR_UPSTREAM, 502, true, "The upstream failed")                                                                  \
-    X(ERR_BUSY, 503, true, "Overloaded, try again")                                                                    \
-    X(ERR_MEMORY, 503, true, "Out of memory for this request")                                                         \
+#define ERR_CLASSES(X)                                                 \
+    X(ERR_DECODE, 400, false, "The request cannot be decoded")         \
+    X(ERR_UNAUTHORIZED, 401, false, "Authentication is required")      \
+    X(ERR_FORBIDDEN, 403, false, "Not allowed")                        \
+    X(ERR_NOT_FOUND, 404, false, "Not found")                          \
+    X(ERR_METHOD, 405, false, "Method not allowed")                    \
+    X(ERR_CONFLICT, 409, false, "Conflict with the present state")     \
+    X(ERR_PRECONDITION, 412, false, "The object has changed")          \
+    X(ERR_TOO_LARGE, 413, false, "Too large")                          \
+    X(ERR_MEDIA, 415, false, "Unsupported media type")                 \
+    X(ERR_INVALID, 422, false, "The request is well formed but wrong") \
+    X(ERR_NO_MATCH, 428, false, "A precondition is required")          \
+    X(ERR_LIMIT, 429, true, "Too many requests")                       \
+    X(ERR_INTERNAL, 500, false, "Internal error")                      \
+    X(ERR_UPSTREAM, 502, true, "The upstream failed")                  \
+    X(ERR_BUSY, 503, true, "Overloaded, try again")                    \
+    X(ERR_MEMORY, 503, true, "Out of memory for this request")         \
     X(ERR_TIMEOUT, 504, true, "Timed out")
 
 typedef enum err {
@@ -45,9 +45,9 @@ const char *err_text(err e);
 const char *err_name(err e);
 
 /* The only control-flow macro of the project. */
-#define TRY(expression)                                                                                                \
-    do {                                                                                                               \
-        err try_ = (expression);                                                                                       \
-        if (try_ != OK)                                                                                                \
-            return try_;                                                                                               \
+#define TRY(expression)          \
+    do {                         \
+        err try_ = (expression); \
+        if (try_ != OK)          \
+            return try_;         \
     } while (0)

@@ -24,9 +24,9 @@ struct log_field {
 void log_setup(enum log_format format, enum log_level least);
 bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count);
-#define LOG(level, event, ...)                                                                                         \
-    do {                                                                                                               \
-        if (log_enabled(level))                                                                                        \
-            log_write((level), (event), (struct log_field[]){ __VA_ARGS__ },                                          \
-                      sizeof((struct log_field[]){ __VA_ARGS__ }) / sizeof(struct log_field));                         \
+#define LOG(level, event, ...)                                                                 \
+    do {                                                                                       \
+        if (log_enabled(level))                                                                \
+            log_write((level), (event), (struct log_field[]){ __VA_ARGS__ },                   \
+                      sizeof((struct log_field[]){ __VA_ARGS__ }) / sizeof(struct log_field)); \
     } while (0)

@@ -78,7 +78,10 @@ static err rebuild(struct map *m)
     copy_live(m, &bigger);
     give(m, m->entries);
     give(m, m->slots);
-    *m = bigger;
+    m->entries = bigger.entries;
+    m->slots = bigger.slots;
+    m->used = bigger.used;
+    m->slot_count = bigger.slot_count;
     return OK;
 }
 
@@ -113,6 +116,7 @@ err map_put(struct map *m, str key, void *value)
     str copy = copy_key(m, key);
     if (copy.p == NULL)
         return ERR_MEMORY;
+    assert(m->entries != NULL); /* a map without room has just been rebuilt */
     m->entries[m->used++] = (struct map_entry){ copy, value, hash };
     *slot_of(m, key, hash) = m->used;
     m->count++;

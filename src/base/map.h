@@ -12,8 +12,8 @@ struct map {
         str key;
         void *value;
         u64 hash;
-    } *entries; /* dense, in insertion order; a deleted entry has key.p == NULL */
-    u32 *slots; /* index into entries + 1 */
+    } * entries; /* dense, in insertion order; a deleted entry has key.p == NULL */
+    u32 *slots;  /* index into entries + 1 */
     u32 count, used, slot_count;
 };
 

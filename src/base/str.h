@@ -12,9 +12,12 @@ typedef struct str {
     size_t n;
 } str;
 
-#define S(literal)     ((str){ "" literal, sizeof(literal) - 1 })
-#define S_INIT(literal) { "" literal, sizeof(literal) - 1 }
-#define STR_NONE       ((str){ NULL, 0 })
+#define S(literal) ((str){ "" literal, sizeof(literal) - 1 })
+#define S_INIT(literal)                 \
+    {                                   \
+        "" literal, sizeof(literal) - 1 \
+    }
+#define STR_NONE ((str){ NULL, 0 })
 /* For printf: printf("%.*s", STR_FMT(s)). */
 #define STR_FMT(s) (int)(s).n, (s).p
 

@@ -74,17 +74,19 @@ struct field {
      * 1,000 items, 1 MiB of JSON); .min alone leaves the default .max */
     i64 min, max;
     double min_real, max_real; /* F64; 0,0 = none */
-    const char *const *one_of; /* NULL-terminated; with format, prefix and check also for each item of a LIST or MAP of STR */
-    const char *format;        /* STR: "id" (TypeID; `.prefix`), "email", "uri", "name", "json-pointer", "date-time", "slug" */
-    const char *prefix;        /* of a TypeID */
-    const char *preset;        /* JSON text of the default: applied on decode when absent, shown in the schema */
-    enum field_kind item;      /* LIST, MAP: kind of the elements when `.of` is NULL */
-    const struct field *each;  /* LIST, MAP: the element described in full (bounds, lists of lists), in place of `.item` */
-    const struct table *of;    /* OBJECT; LIST and MAP of objects */
+    const char *const
+        *one_of;        /* NULL-terminated; with format, prefix and check also for each item of a LIST or MAP of STR */
+    const char *format; /* STR: "id" (TypeID; `.prefix`), "email", "uri", "name", "json-pointer", "date-time", "slug" */
+    const char *prefix; /* of a TypeID */
+    const char *preset; /* JSON text of the default: applied on decode when absent, shown in the schema */
+    enum field_kind item; /* LIST, MAP: kind of the elements when `.of` is NULL */
+    const struct field
+        *each;              /* LIST, MAP: the element described in full (bounds, lists of lists), in place of `.item` */
+    const struct table *of; /* OBJECT; LIST and MAP of objects */
     const struct table *(*of_late)(void); /* in place of `.of` where tables refer to each other or to a registry */
-    const char *by;            /* VARIANT: the sibling that chooses */
-    const struct variant_case *variants;                      /* ends with {NULL} */
-    const struct variant_case *(*variants_late)(void);        /* in place of `.variants` */
+    const char *by;                       /* VARIANT: the sibling that chooses */
+    const struct variant_case *variants;  /* ends with {NULL} */
+    const struct variant_case *(*variants_late)(void);               /* in place of `.variants` */
     err (*check)(str value, const char **code, const char **detail); /* STR: a rule of its own; ERR_INVALID sets both */
     const char *doc;     /* one sentence; required in every published table */
     const char *example; /* JSON text */
@@ -97,16 +99,29 @@ struct table {
     size_t size; /* of the struct; 0 = shape only */
     bool open;   /* unknown members are allowed (maps of free values, as transform's `with`) */
     const char *doc;
-    err (*check)(const struct json *object, str pointer, struct problems *out); /* a rule over several members; may be NULL */
+    err (*check)(const struct json *object, str pointer,
+                 struct problems *out); /* a rule over several members; may be NULL */
 };
-#define FIELD(type, member, kind_, ...)                                                                                \
-    { .name = #member, .kind = (kind_), .offset = offsetof(type, member), __VA_ARGS__ }
-#define FIELD_AS(type, name_, member, kind_, ...)                                                                      \
-    { .name = (name_), .kind = (kind_), .offset = offsetof(type, member), __VA_ARGS__ }
-#define SHAPE_FIELD(name_, kind_, ...) { .name = (name_), .kind = (kind_), __VA_ARGS__ }
-#define TABLE(name_, type, fields_, ...)                                                                               \
-    { .name = (name_), .fields = (fields_), .count = COUNT(fields_), .size = sizeof(type), __VA_ARGS__ }
-#define SHAPE(name_, fields_, ...) { .name = (name_), .fields = (fields_), .count = COUNT(fields_), __VA_ARGS__ }
+#define FIELD(type, member, kind_, ...)                                                 \
+    {                                                                                   \
+        .name = #member, .kind = (kind_), .offset = offsetof(type, member), __VA_ARGS__ \
+    }
+#define FIELD_AS(type, name_, member, kind_, ...)                                       \
+    {                                                                                   \
+        .name = (name_), .kind = (kind_), .offset = offsetof(type, member), __VA_ARGS__ \
+    }
+#define SHAPE_FIELD(name_, kind_, ...)                \
+    {                                                 \
+        .name = (name_), .kind = (kind_), __VA_ARGS__ \
+    }
+#define TABLE(name_, type, fields_, ...)                                                                 \
+    {                                                                                                    \
+        .name = (name_), .fields = (fields_), .count = COUNT(fields_), .size = sizeof(type), __VA_ARGS__ \
+    }
+#define SHAPE(name_, fields_, ...)                                                 \
+    {                                                                              \
+        .name = (name_), .fields = (fields_), .count = COUNT(fields_), __VA_ARGS__ \
+    }
 
 /* What is wrong with an input: at most 100 entries, then `more`. Texts live in the arena. */
 struct field_problem {
@@ -129,7 +144,9 @@ err problems_add(struct problems *p, str pointer, const char *code, const char *
 bool field_present(const struct table *t, const void *row, size_t offset);
 bool field_null(const struct table *t, const void *row, size_t offset);
 /* Given and not null. */
-#define HAS(table, row, member)     (field_present(&(table), (row), offsetof(__typeof__(*(row)), member)) && !field_null(&(table), (row), offsetof(__typeof__(*(row)), member)))
+#define HAS(table, row, member)                                              \
+    (field_present(&(table), (row), offsetof(__typeof__(*(row)), member)) && \
+     !field_null(&(table), (row), offsetof(__typeof__(*(row)), member)))
 #define GIVEN(table, row, member)   field_present(&(table), (row), offsetof(__typeof__(*(row)), member))
 #define IS_NULL(table, row, member) field_null(&(table), (row), offsetof(__typeof__(*(row)), member))
 /* Marks a member as present and not null, before encoding a row that a handler filled in. */
@@ -139,8 +156,8 @@ void field_set(const struct table *t, void *row, size_t offset);
 void field_set_all(const struct table *t, void *row);
 
 enum field_mode {
-    FIELD_CREATE, /* POST, PUT: required fields must be there, presets fill the gaps */
-    FIELD_PATCH,  /* PATCH: nothing is required, nothing is preset */
+    FIELD_CREATE,    /* POST, PUT: required fields must be there, presets fill the gaps */
+    FIELD_PATCH,     /* PATCH: nothing is required, nothing is preset */
     FIELD_EVALUATED, /* as FIELD_CREATE, after templates were evaluated: F_EXPR means nothing any more */
 };
 /* Decodes and checks an object at `pointer`. Collects *all* problems; ERR_INVALID when there is one. `out` (t->size bytes,
@@ -183,7 +200,8 @@ struct field_visit {
 void field_schema(struct json_writer *w, const struct table *t, enum field_schema how, const struct field_visit *visit);
 str field_schema_name(struct arena *a, const struct table *t, enum field_schema how);
 /* The schema of one field alone (for query parameters). */
-void field_schema_of(struct json_writer *w, const struct field *f, enum field_schema how, const struct field_visit *visit);
+void field_schema_of(struct json_writer *w, const struct field *f, enum field_schema how,
+                     const struct field_visit *visit);
 
 /* Rules every table must keep, for the check at start: docs, bounds, 64 fields, struct offsets inside size, presets that decode,
  * `.by` names a sibling. Writes what is wrong; OK when nothing is. */

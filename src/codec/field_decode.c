@@ -419,6 +419,7 @@ static err decode_value(struct decoder *d, const struct place *at, const struct 
         TRY(check_text(d, &as_text, json_str(j)));
         return keep_text(d, j, field_is_text(at->f) ? slot : NULL);
     }
+    assert(at->kind < COUNT(decoders)); /* field_table_check() allows variants as members only */
     TRY(decoders[at->kind](d, at, j, text ? NULL : slot));
     return text ? keep_text(d, j, slot) : OK;
 }

@@ -14,7 +14,7 @@ struct json {
     u8 type;
     bool boolean;
     bool roomy; /* json_add and json_set left room behind the last one, up to the next power of two */
-    u32 n; /* bytes of a string, items of an array, members of an object */
+    u32 n;      /* bytes of a string, items of an array, members of an object */
     union {
         i64 integer;
         double real;
@@ -29,8 +29,9 @@ struct json_member {
 };
 
 struct json_error {
-    size_t offset;    /* byte in the source */
-    const char *code; /* "json.duplicate_key", "json.syntax", "json.depth", "json.utf8", "json.integer_range", … static */
+    size_t offset; /* byte in the source */
+    const char
+        *code; /* "json.duplicate_key", "json.syntax", "json.depth", "json.utf8", "json.integer_range", … static */
 };
 
 /* Parses the whole text. ERR_DECODE fills *where; ERR_MEMORY when the arena is full. */

@@ -94,13 +94,15 @@ static size_t short_decimal(double v, char out[REAL_MAX])
         i64 m = llround(v * powers[k]);
         if (m == 0 || (double)m / powers[k] != v)
             continue;
-        struct buf b = { .p = out, .cap = REAL_MAX };
+        char text[REAL_MAX];
+        struct buf b = { .p = text, .cap = sizeof text };
         if (m < 0)
             buf_char(&b, '-');
         buf_i64(&b, llabs(m) / (i64)powers[k]);
         buf_char(&b, '.');
         for (i64 rest = llabs(m) % (i64)powers[k], i = k; i-- > 0; rest = rest * 10 % (i64)powers[k])
             buf_char(&b, (char)('0' + rest * 10 / (i64)powers[k]));
+        memcpy(out, text, b.n);
         return b.n;
     }
     return 0;

@@ -399,6 +399,14 @@ static void test_shapes_expressions_and_recursion(void **state)
         check(&step, FIELD_CREATE, cases[i][0], cases[i][1]);
 }
 
+static void test_evaluated_values_are_no_templates(void **state)
+{
+    check(&http_step, FIELD_EVALUATED, "{\"url\":\"https://a.example/\",\"timeout_ms\":5,\"title\":\"{{ x }}\"}", "");
+    check(&http_step, FIELD_EVALUATED,
+          "{\"url\":\"{{ u }}\",\"timeout_ms\":\"{{ 5 }}\",\"headers\":{\"X\":\"{{ y }}\"}}",
+          "/url field.format; /timeout_ms field.type");
+}
+
 static void test_kept_text_may_be_a_template(void **state)
 {
     struct row {
@@ -913,6 +921,7 @@ int main(void)
         TEST(test_large_unique_list),
         TEST(test_variants),
         TEST(test_shapes_expressions_and_recursion),
+        TEST(test_evaluated_values_are_no_templates),
         TEST(test_kept_text_may_be_a_template),
         TEST(test_open_tables_take_more),
         TEST(test_pointer_of_the_whole),
