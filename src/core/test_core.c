@@ -11,6 +11,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -328,6 +329,7 @@ static int start_server(void **state)
     log_setup(LOG_OFF, LOG_ERROR);
     snprintf(folder, sizeof folder, "/tmp/weir-core-XXXXXX");
     assert_non_null(mkdtemp(folder));
+    assert_int_equal(chdir(folder), 0); /* .env is looked for here */
     app.arena = arena_new(64 * MIB);
     app.loops = loops;
     app.loop_count = 1;
@@ -351,6 +353,11 @@ static void drained(void *ctx)
     loop_stop(app.loops[0]);
 }
 
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    return remove(path);
+}
+
 static int stop_server(void **state)
 {
     http_drain(app.server, drained, NULL);
@@ -362,9 +369,7 @@ static int stop_server(void **state)
     loop_settle(app.loops[0]);
     loop_free(app.loops[0]);
     arena_free(app.arena);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
+    return nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 /* -- the client ---------------------------------------------------------------------------------------------------- */
@@ -909,6 +914,161 @@ static void test_openapi(void **state)
     arena_free(a);
 }
 
+/* -- settings ------------------------------------------------------------------------------------------------------ */
+
+#define GOOD_KEY "aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF"
+
+/* Loads with one or two variables set; .env is looked for in an empty folder. */
+static err load_with(const char *name, const char *value, const char *name2, const char *value2, struct config *c,
+                     char *said, size_t room)
+{
+    struct arena *a = arena_new(4 * MIB);
+    struct buf b = { .arena = a };
+    setenv(name, value, 1);
+    if (name2 != NULL)
+        setenv(name2, value2, 1);
+    err e = config_load(a, c, &b);
+    snprintf(said, room, "%.*s", STR_FMT(buf_view(&b)));
+    unsetenv(name);
+    if (name2 != NULL)
+        unsetenv(name2);
+    arena_free(a);
+    return e;
+}
+
+static void test_config_refuses(void **state)
+{
+    static const struct {
+        const char *name, *value, *says;
+    } rows[] = {
+        { "WEIR_LISTEN", "localhost", "WEIR_LISTEN: localhost is not HOST:PORT" },
+        { "WEIR_LISTEN", "127.0.0.1:65536", "0 to 65535" },
+        { "WEIR_LISTEN", "::1:80", "::1:80" },
+        { "WEIR_LOG", "xml", "xml is none of json text off" },
+        { "WEIR_LOOPS", "257", "WEIR_LOOPS: 257 is not a whole number from 0 to 256" },
+        { "WEIR_WORKERS", "-1", "WEIR_WORKERS: -1" },
+        { "WEIR_SLOW_THREADS", "0", "from 1 to 256" },
+        { "WEIR_MEMORY_MAX", "1G", "WEIR_MEMORY_MAX: 1G" },
+        { "WEIR_DEBUG", "yes", "WEIR_DEBUG: yes is neither true nor false" },
+        { "WEIR_EGRESS_ALLOW", "10.0.0.0/33", "WEIR_EGRESS_ALLOW" },
+        { "WEIR_PUBLIC_URL", "ftp://host/x", "WEIR_PUBLIC_URL: ftp://host/x" },
+        { "WEIR_METRICS_LISTEN", "9090", "WEIR_METRICS_LISTEN: 9090" },
+        { "WEIR_ADMIN_EMAIL", "a@b.example", "WEIR_ADMIN_PASSWORD is not" },
+        { "WEIR_ADMIN_PASSWORD", "long enough!", "WEIR_ADMIN_EMAIL is not" },
+        { "WEIR_ADMIN_PASSWORD", "only nine", "WEIR_ADMIN_PASSWORD: (masked) has 9 bytes; it must have 10 to 256" },
+        { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "0", "from 1 to 1440" },
+        { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", "31", "from 1 to 30" },
+        { "SECRET_KEY", "short", "SECRET_KEY: (masked) has 5 bytes; it must have 32" },
+        { "SECRET_KEY", "aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0d", "has 31 bytes" },
+        { "JWT_SECRET_KEY", "abcabcabcabcabcabcabcabcabcabcabcabc", "fewer than 10 different bytes" },
+        { "JWT_SECRET", "abcabcabcabcabcabcabcabcabcabcabcabc", "JWT_SECRET_KEY" },
+        { "JWT_SECRET_KEY", "your-secret-key-here-change-in-production", "sample" },
+        { "SECRET_KEY", "xx-SuperSecretKey-0123456789-abcdef", "sample" },
+        { "SECRET_KEY_FILE", "/nonexistent/key", "SECRET_KEY_FILE: /nonexistent/key: no such file" },
+        { "WEIR_LISTNE", "127.0.0.1:1", "WEIR_LISTNE: there is no such setting" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct config c;
+        char said[2048];
+        assert_int_equal(load_with(rows[i].name, rows[i].value, NULL, NULL, &c, said, sizeof said), ERR_INVALID);
+        has(said, rows[i].says);
+        if (strstr(rows[i].name, "SECRET") != NULL && strstr(rows[i].name, "FILE") == NULL)
+            has_not(said, rows[i].value);
+    }
+}
+
+static void test_config_accepts(void **state)
+{
+    struct config c;
+    char said[2048];
+    assert_int_equal(load_with("WEIR_LISTEN", "[::1]:0", "WEIR_LOOPS", "256", &c, said, sizeof said), OK);
+    assert_int_equal(c.listen_port, 0);
+    assert_int_equal(c.loops, 256);
+    assert_int_equal(c.access_minutes, 15);
+    assert_int_equal(c.refresh_days, 7);
+    assert_int_equal(c.listen_host.n, 3);
+    assert_int_equal(load_with("SECRET_KEY", GOOD_KEY, "WEIR_DEBUG", "1", &c, said, sizeof said), OK);
+    assert_true(c.debug);
+    assert_int_equal(load_with("WEIR_LOG", "", "WEIR_LISTEN", ":65535", &c, said, sizeof said),
+                     OK); /* empty is unset */
+    assert_int_equal(c.listen_port, 65535);
+    assert_int_equal(
+        load_with("WEIR_ADMIN_EMAIL", "a@b.example", "WEIR_ADMIN_PASSWORD", "ten bytes!", &c, said, sizeof said), OK);
+}
+
+static void write_file(const char *path, const char *text, mode_t mode)
+{
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    assert_int_equal(chmod(path, mode), 0);
+}
+
+static void test_config_sources(void **state)
+{
+    struct config c;
+    char said[2048], path[128];
+    write_file(".env", "# comment\nWEIR_LOOPS=3 # three\nexport WEIR_WORKERS = '4'\nWEIR_LOG=\"off\"\nOTHER=x\n", 0600);
+    snprintf(path, sizeof path, "%s/given", folder);
+    write_file(path, GOOD_KEY "\n", 0600);
+    assert_int_equal(load_with("WEIR_LOOPS", "2", "SECRET_KEY_FILE", path, &c, said, sizeof said), OK);
+    assert_int_equal(c.loops, 2); /* the environment goes first */
+    assert_int_equal(c.workers, 4);
+    assert_int_equal(c.secret_key.n, strlen(GOOD_KEY));
+    write_file(".env", "WEIR_LOOPS\nWEIR_TYPO=1\nWEIR_LOG=\"off\n", 0600);
+    assert_int_equal(load_with("WEIR_LOOPS", "2", NULL, NULL, &c, said, sizeof said), ERR_INVALID);
+    has(said, ".env line 1");
+    has(said, ".env line 3");
+    has(said, "WEIR_TYPO in .env");
+    assert_int_equal(unlink(".env"), 0);
+}
+
+static void test_config_print_masks(void **state)
+{
+    struct buf b = { 0 };
+    setenv("SECRET_KEY", GOOD_KEY, 1);
+    config_print(&b);
+    buf_char(&b, '\0');
+    unsetenv("SECRET_KEY");
+    has(b.p, "SECRET_KEY");
+    has(b.p, "(masked)");
+    has(b.p, "environment");
+    has_not(b.p, GOOD_KEY);
+    buf_free(&b);
+}
+
+static err secrets_in(struct arena *a, const char *data, str *key, str *jwt, struct buf *said)
+{
+    struct config c = { .data = str_of(data) };
+    err e = config_secrets(a, &c, said);
+    *key = c.secret_key;
+    *jwt = c.jwt_secret;
+    return e;
+}
+
+static void test_secrets(void **state)
+{
+    struct arena *a = arena_new(8 * MIB);
+    struct buf said = { .arena = a };
+    char data[96], path[128];
+    struct stat st;
+    str key, jwt, key2, jwt2;
+    snprintf(data, sizeof data, "%s/deep/data", folder);
+    snprintf(path, sizeof path, "%s/secret.key", data);
+    assert_int_equal(secrets_in(a, data, &key, &jwt, &said), OK);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(secrets_in(a, data, &key2, &jwt2, &said), OK);
+    assert_true(str_eq(key, key2) && str_eq(jwt, jwt2) && !str_eq(key, jwt));
+    assert_int_equal(chmod(path, 0640), 0);
+    assert_int_equal(secrets_in(a, data, &key, &jwt, &said), ERR_INVALID);
+    assert_true(str_find(buf_view(&said), S("can be read by others (mode 640)"), 0) >= 0);
+    write_file(path, "too short\n", 0600);
+    assert_int_equal(secrets_in(a, data, &key, &jwt, &said), ERR_INVALID);
+    arena_free(a);
+}
+
 static int run_all(void)
 {
     const struct CMUnitTest tests[] = {
@@ -932,6 +1092,11 @@ static int run_all(void)
         cmocka_unit_test(test_modules_check),
         cmocka_unit_test(test_modules_check_names),
         cmocka_unit_test(test_openapi),
+        cmocka_unit_test(test_config_refuses),
+        cmocka_unit_test(test_config_accepts),
+        cmocka_unit_test(test_config_sources),
+        cmocka_unit_test(test_config_print_masks),
+        cmocka_unit_test(test_secrets),
     };
     return cmocka_run_group_tests_name("core", tests, start_server, stop_server);
 }
