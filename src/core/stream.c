@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-enum { WAITING_BYTES = 1 << 20 /* kept beyond the server's own bound while the client is slow */ };
+/* What is kept while a client is slow. It is handed to the server at once, so it stays well below what the server bears. */
+enum { WAITING_BYTES = 512 << 10 };
 #define HEARTBEAT_US (15 * SECOND_US)
 
 struct stream {

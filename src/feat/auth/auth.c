@@ -232,15 +232,35 @@ static err login_prepare(struct req *rq)
     return OK;
 }
 
+struct failure { /* told after the commit: the writer may run a handler twice */
+    const struct req *rq;
+    str user_id;
+    bool burst;
+};
+
+static void tell_failed(void *arg)
+{
+    const struct failure *f = arg;
+    metric_add(&logins, "outcome=\"failed\"", 1);
+    LOG(LOG_WARN, f->burst ? "auth.login_burst" : "auth.login_failed", LOG_STR("request_id", f->rq->request_id),
+        LOG_STR("remote", f->rq->http->remote), LOG_STR("user", f->user_id));
+}
+
+static void tell_ok(void *arg)
+{
+    metric_add(&logins, "outcome=\"ok\"", 1);
+}
+
 /* The failure is a row and an audit entry, so the transaction commits although the answer is 401. */
 static err login_failed(struct req *rq, const struct login *l)
 {
-    bool burst;
-    TRY(login_limit_failed(rq->tx, req_now(rq), &l->from, &burst));
-    TRY(audit_for(rq, STR_NONE, STR_NONE, burst ? "auth.login_burst" : "auth.login_failed", l->user.id, STR_NONE));
-    metric_add(&logins, "outcome=\"failed\"", 1);
-    LOG(LOG_WARN, burst ? "auth.login_burst" : "auth.login_failed", LOG_STR("request_id", rq->request_id),
-        LOG_STR("remote", rq->http->remote), LOG_STR("user", l->user.id));
+    struct failure *f = NEW(rq->arena, struct failure);
+    if (f == NULL)
+        return ERR_MEMORY;
+    *f = (struct failure){ .rq = rq, .user_id = l->user.id };
+    TRY(login_limit_failed(rq->tx, req_now(rq), &l->from, &f->burst));
+    TRY(audit_for(rq, STR_NONE, STR_NONE, f->burst ? "auth.login_burst" : "auth.login_failed", l->user.id, STR_NONE));
+    TRY(req_after(rq, tell_failed, f));
     return committed(problem(rq, &invalid_credentials, "Check the e-mail address and the password"));
 }
 
@@ -268,7 +288,7 @@ static err login(struct req *rq)
     TRY(login_limit_passed(rq->tx, &l->from));
     TRY(grant_store(rq, &l->grant));
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.login", l->grant.session_id, STR_NONE));
-    metric_add(&logins, "outcome=\"ok\"", 1);
+    TRY(req_after(rq, tell_ok, NULL));
     return grant_reply(rq, 200, &l->grant);
 }
 

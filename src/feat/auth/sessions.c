@@ -355,15 +355,30 @@ err refresh_prepare(struct req *rq)
     return OK;
 }
 
-/* Somebody holds a token that was not his to use: the whole family ends with this transaction. */
+struct reuse { /* told after the commit */
+    const struct req *rq;
+    str session_id;
+};
+
+static void tell_reused(void *arg)
+{
+    const struct reuse *r = arg;
+    auth_forget(NULL);
+    LOG(LOG_WARN, "auth.refresh_reused", LOG_STR("request_id", r->rq->request_id), LOG_STR("session", r->session_id),
+        LOG_STR("remote", r->rq->http->remote));
+}
+
+/* Somebody holds a token that was not theirs to use: the whole family ends with this transaction. */
 static err reused(struct req *rq, const struct rotation *row)
 {
-    LOG(LOG_WARN, "auth.refresh_reused", LOG_STR("request_id", rq->request_id), LOG_STR("session", row->session_id),
-        LOG_STR("remote", rq->http->remote));
+    struct reuse *r = NEW(rq->arena, struct reuse);
+    if (r == NULL)
+        return ERR_MEMORY;
+    *r = (struct reuse){ rq, row->session_id };
     TRY(db_exec(rq->tx, &session_end_one, NULL,
                 ARGS(STR(row->session_id), I64(req_now(rq)), STR(S("reuse")), STR(row->tenant_id))));
     TRY(audit_for(rq, row->tenant_id, row->user_id, "auth.refresh_reused", row->session_id, STR_NONE));
-    TRY(req_after(rq, auth_forget, NULL));
+    TRY(req_after(rq, tell_reused, r));
     return committed(problem(rq, &refresh_invalid, "Sign in again"));
 }
 
