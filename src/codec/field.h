@@ -74,15 +74,14 @@ struct field {
      * 1,000 items, 1 MiB of JSON); .min alone leaves the default .max */
     i64 min, max;
     double min_real, max_real; /* F64; 0,0 = none */
-    const char *const
-        *one_of;        /* NULL-terminated; with format, prefix and check also for each item of a LIST or MAP of STR */
+    /* NULL-terminated; as format, prefix and check also for each item of a LIST or MAP of STR */
+    const char *const *one_of;
     const char *format; /* STR: "id" (TypeID; `.prefix`), "email", "uri", "name", "json-pointer", "date-time", "slug" */
     const char *prefix; /* of a TypeID */
     const char *preset; /* JSON text of the default: applied on decode when absent, shown in the schema */
-    enum field_kind item; /* LIST, MAP: kind of the elements when `.of` is NULL */
-    const struct field
-        *each;              /* LIST, MAP: the element described in full (bounds, lists of lists), in place of `.item` */
-    const struct table *of; /* OBJECT; LIST and MAP of objects */
+    enum field_kind item;     /* LIST, MAP: kind of the elements when `.of` is NULL */
+    const struct field *each; /* LIST, MAP: the element in full (bounds, lists of lists), in place of `.item` */
+    const struct table *of;   /* OBJECT; LIST and MAP of objects */
     const struct table *(*of_late)(void); /* in place of `.of` where tables refer to each other or to a registry */
     const char *by;                       /* VARIANT: the sibling that chooses */
     const struct variant_case *variants;  /* ends with {NULL} */
@@ -99,8 +98,8 @@ struct table {
     size_t size; /* of the struct; 0 = shape only */
     bool open;   /* unknown members are allowed (maps of free values, as transform's `with`) */
     const char *doc;
-    err (*check)(const struct json *object, str pointer,
-                 struct problems *out); /* a rule over several members; may be NULL */
+    /* A rule over several members, asked when each of them is right; may be NULL. */
+    err (*check)(const struct json *object, str pointer, struct problems *out);
 };
 #define FIELD(type, member, kind_, ...)                                                 \
     {                                                                                   \
