@@ -29,6 +29,7 @@ CREATE INDEX executions_by_workflow ON executions (tenant_id, workflow_id, id);
 CREATE INDEX executions_due ON executions (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX executions_live ON executions (id) WHERE status IN ('queued', 'running');
 CREATE UNIQUE INDEX executions_dedup ON executions (tenant_id, dedup_key) WHERE dedup_key IS NOT NULL;
+CREATE INDEX executions_dedup_age ON executions (created_at) WHERE dedup_key IS NOT NULL;
 
 CREATE TABLE execution_journal (
     tenant_id    TEXT NOT NULL,
@@ -45,7 +46,7 @@ CREATE TABLE execution_journal (
     completed_at BIGINT,
     deadline_at  BIGINT,
     due_at       BIGINT,
-    PRIMARY KEY (execution_id, step_id, iteration)
+    PRIMARY KEY (tenant_id, execution_id, step_id, iteration)
 );
 -- down
 DROP TABLE execution_journal;

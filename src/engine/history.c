@@ -43,33 +43,33 @@ bool execution_is_final(str status)
 /* --- published shapes --------------------------------------------------------------------------------------------- */
 
 static const struct field error_fields[] = {
-    SHAPE_FIELD("code", F_STR, .flags = F_OUTPUT, .doc = "Why, for programs: http.status, expr.runtime, …"),
-    SHAPE_FIELD("message", F_STR, .flags = F_OUTPUT, .doc = "Why, for people"),
-    SHAPE_FIELD("step_id", F_STR, .flags = F_OUTPUT | F_SPARSE, .doc = "The step that failed"),
+    SHAPE_FIELD("code", F_STR, .doc = "Why, for programs: http.status, expr.runtime, …"),
+    SHAPE_FIELD("message", F_STR, .doc = "Why, for people"),
+    SHAPE_FIELD("step_id", F_STR, .flags = F_SPARSE, .doc = "The step that failed"),
 };
 static const struct table error_table =
     SHAPE("ExecutionError", error_fields, .doc = "Why a step or an execution failed");
 
 static const struct field attempt_fields[] = {
-    SHAPE_FIELD("n", F_I64, .flags = F_OUTPUT, .doc = "Number of the attempt, from 1"),
-    SHAPE_FIELD("error", F_OBJECT, .flags = F_OUTPUT, .of = &error_table, .doc = "Why it failed"),
-    SHAPE_FIELD("started_at", F_TIME, .flags = F_OUTPUT, .doc = "When it began"),
-    SHAPE_FIELD("completed_at", F_TIME, .flags = F_OUTPUT, .doc = "When it failed"),
+    SHAPE_FIELD("n", F_I64, .doc = "Number of the attempt, from 1"),
+    SHAPE_FIELD("error", F_OBJECT, .of = &error_table, .doc = "Why it failed"),
+    SHAPE_FIELD("started_at", F_TIME, .doc = "When it began"),
+    SHAPE_FIELD("completed_at", F_TIME, .doc = "When it failed"),
 };
 static const struct table attempt_table = SHAPE("StepAttempt", attempt_fields, .doc = "An earlier attempt of a step");
 
 static const struct field step_fields[] = {
-    SHAPE_FIELD("step_id", F_STR, .flags = F_OUTPUT, .doc = "Id of the step in the definition"),
-    SHAPE_FIELD("type", F_STR, .flags = F_OUTPUT, .doc = "Kind of the step"),
-    SHAPE_FIELD("status", F_STR, .flags = F_OUTPUT, .one_of = step_states, .doc = "How far it is"),
-    SHAPE_FIELD("attempt", F_I64, .flags = F_OUTPUT, .doc = "Attempts made"),
-    SHAPE_FIELD("attempts", F_LIST, .flags = F_OUTPUT, .of = &attempt_table, .doc = "The earlier, failed ones"),
-    SHAPE_FIELD("input_data", F_JSON, .flags = F_OUTPUT | F_NULLABLE, .doc = "Its configuration, evaluated"),
-    SHAPE_FIELD("output_data", F_JSON, .flags = F_OUTPUT | F_NULLABLE, .doc = "Its result"),
-    SHAPE_FIELD("error", F_OBJECT, .flags = F_OUTPUT | F_NULLABLE, .of = &error_table, .doc = "Why it failed"),
-    SHAPE_FIELD("started_at", F_TIME, .flags = F_OUTPUT | F_NULLABLE, .doc = "When its first attempt began"),
-    SHAPE_FIELD("completed_at", F_TIME, .flags = F_OUTPUT | F_NULLABLE, .doc = "When it ended"),
-    SHAPE_FIELD("execution_time", F_F64, .flags = F_OUTPUT | F_NULLABLE, .doc = "Seconds between the two"),
+    SHAPE_FIELD("step_id", F_STR, .doc = "Id of the step in the definition"),
+    SHAPE_FIELD("type", F_STR, .doc = "Kind of the step"),
+    SHAPE_FIELD("status", F_STR, .one_of = step_states, .doc = "How far it is"),
+    SHAPE_FIELD("attempt", F_I64, .doc = "Attempts made"),
+    SHAPE_FIELD("attempts", F_LIST, .of = &attempt_table, .doc = "The earlier, failed ones"),
+    SHAPE_FIELD("input_data", F_JSON, .flags = F_NULLABLE, .doc = "Its configuration, evaluated"),
+    SHAPE_FIELD("output_data", F_JSON, .flags = F_NULLABLE, .doc = "Its result"),
+    SHAPE_FIELD("error", F_OBJECT, .flags = F_NULLABLE, .of = &error_table, .doc = "Why it failed"),
+    SHAPE_FIELD("started_at", F_TIME, .flags = F_NULLABLE, .doc = "When its first attempt began"),
+    SHAPE_FIELD("completed_at", F_TIME, .flags = F_NULLABLE, .doc = "When it ended"),
+    SHAPE_FIELD("execution_time", F_F64, .flags = F_NULLABLE, .doc = "Seconds between the two"),
 };
 const struct table step_execution_table = SHAPE("StepExecution", step_fields, .doc = "One step of an execution");
 

@@ -27,7 +27,7 @@ STMT(
     journal_upsert,
     "INSERT INTO execution_journal (tenant_id, execution_id, step_id, iteration, status, attempt, attempts, input_data, output_data,"
     " error, started_at, completed_at, deadline_at, due_at) VALUES ($1, $2, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-    " ON CONFLICT (execution_id, step_id, iteration) DO UPDATE SET status = excluded.status, attempt = excluded.attempt,"
+    " ON CONFLICT (tenant_id, execution_id, step_id, iteration) DO UPDATE SET status = excluded.status, attempt = excluded.attempt,"
     " attempts = excluded.attempts, input_data = excluded.input_data, output_data = excluded.output_data, error = excluded.error,"
     " started_at = excluded.started_at, completed_at = excluded.completed_at, deadline_at = excluded.deadline_at,"
     " due_at = excluded.due_at");
@@ -98,7 +98,7 @@ STMT(
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
      "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
-     .scope = SCOPE_SYSTEM);
+     .scan_ok = true, .scope = SCOPE_SYSTEM);
 
 struct due_row {
     struct presence has;
