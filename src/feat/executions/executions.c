@@ -1,0 +1,236 @@
+/* executions.c - what ran: one execution with its steps, and the history of a workflow. Starting one is executions_call.c, watching one
+ * executions_events.c; nothing here changes an execution, that is the engine's.
+ *
+ * A row that is not final holds no steps: they are put together from the journal when somebody looks, so running costs no extra write. */
+#include "feat/executions/executions_parts.h"
+
+#include "core/app.h"
+#include "core/jobs.h"
+#include "core/list.h"
+
+enum { CUT_BYTES = 8 * 1024, CLEAN_SLICE = 1000 };
+#define CUT          "8192"   /* CUT_BYTES, for SQL */
+#define LISTED_STEPS "262144" /* a longer history is left out of lists: a page of them must fit into memory */
+#define KEY_LIFE_US  DAY_US
+
+/* ---- fields ---- */
+
+static const char *const statuses[] = { "queued", "running",   "waiting",   "completed",
+                                        "failed", "cancelled", "timed_out", NULL };
+
+struct list_query {
+    struct presence has;
+    struct page page;
+    str status;
+    i64 since, until;
+};
+static const struct field query_fields[] = {
+    LIST_QUERY(struct list_query),
+    FIELD(struct list_query, status, F_STR, .one_of = statuses, .doc = "Only executions with this status"),
+    FIELD(struct list_query, since, F_TIME, .doc = "Only executions accepted at this time or later"),
+    FIELD(struct list_query, until, F_TIME, .doc = "Only executions accepted before this time"),
+};
+static const struct table query_table =
+    TABLE("ExecutionQuery", struct list_query, query_fields, .doc = "Filters of a workflow's history");
+
+struct count_row {
+    struct presence has;
+    i64 n;
+};
+static const struct field count_fields[] = { FIELD(struct count_row, n, F_I64, .doc = "How many") };
+static const struct table count_table =
+    TABLE("ExecutionCount", struct count_row, count_fields, .doc = "A number of rows");
+
+/* ---- permissions and problems ---- */
+
+PERMISSION(can_read, "executions.read", ROLES_ALL, "See what ran, with its data");
+
+PROBLEM(execution_not_found, "executions.not_found", ERR_NOT_FOUND, "There is no such execution");
+PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");
+
+/* ---- statements ---- */
+
+#define EXECUTION_COLUMNS                                                                                         \
+    "id AS execution_id, workflow_id, version, status, trigger_data AS trigger, input_data, output_data, error, " \
+    "created_at, started_at, completed_at, parent_id, step_executions"
+#define CUT_COLUMN(from, name)                                                                                        \
+    "CASE WHEN length(" from ") > " CUT " THEN '{\"truncated\":true,\"size\":' || length(" from ") || '}' ELSE " from \
+    " END AS " name ", "
+#define LISTED_COLUMNS                                                                                          \
+    "id AS execution_id, workflow_id, version, status, " CUT_COLUMN("trigger_data", "trigger")                  \
+        CUT_COLUMN("input_data", "input_data")                                                                  \
+            CUT_COLUMN("output_data", "output_data") "error, created_at, started_at, completed_at, parent_id, " \
+                                                     "CASE WHEN length(step_executions) > " LISTED_STEPS        \
+                                                     " THEN '[]' ELSE step_executions END AS step_executions "
+#define HISTORY                                                                                  \
+    "FROM executions WHERE tenant_id = $1 AND workflow_id = $2 AND ($3 IS NULL OR status = $3) " \
+    "AND created_at >= $4 AND created_at < $5 "
+
+STMT(execution_by_id, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &execution_table);
+/* Also of a deleted workflow: its history stays. */
+STMT(execution_workflow, "SELECT 1 FROM workflows WHERE tenant_id = $1 AND id = $2");
+STMT(execution_page, "SELECT " LISTED_COLUMNS HISTORY "AND id < $6 ORDER BY id DESC LIMIT $7 OFFSET $8",
+     .row = &execution_table);
+STMT(execution_count, "SELECT count(*) AS n " HISTORY, .row = &count_table);
+STMT(execution_forget_keys,
+     "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE id IN "
+     "(SELECT id FROM executions WHERE dedup_key IS NOT NULL AND created_at < $1 ORDER BY created_at LIMIT $2)",
+     .scope = SCOPE_SYSTEM, .scan_ok = true);
+
+/* ---- handlers ---- */
+
+/* The plan names the steps that the journal has not seen. A plan that no longer compiles leaves them out: the history must stay readable. */
+static err complete(struct req *rq, struct tx *tx, struct execution *x)
+{
+    struct plan *plan = NULL;
+    if (execution_is_final(x->status))
+        return execution_complete_row(tx, rq->who.tenant_id, x, NULL);
+    err e = engine_plan(app.engine, tx, rq->who.tenant_id, x->workflow_id, x->version, &plan);
+    if (e == ERR_NOT_FOUND || e == ERR_INVALID) {
+        x->step_executions = S("[]");
+        SET(execution_table, x, step_executions);
+        return OK;
+    }
+    TRY(e);
+    e = execution_complete_row(tx, rq->who.tenant_id, x, plan);
+    plan_release(plan);
+    return e;
+}
+
+static err missing(struct req *rq, err e, str id)
+{
+    return e == ERR_NOT_FOUND ? problem(rq, &execution_not_found, "There is no execution %.*s", STR_FMT(id)) : e;
+}
+
+err execution_exists(struct req *rq, str id)
+{
+    return missing(rq, db_row(rq->tx, &execution_by_id, NULL, ARGS(TENANT(rq), STR(id))), id);
+}
+
+err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out)
+{
+    TRY(missing(rq, db_row(tx, &execution_by_id, out, ARGS(TENANT(rq), STR(id))), id));
+    return complete(rq, tx, out);
+}
+
+static err execution_get(struct req *rq)
+{
+    struct execution *x = NEW(rq->arena, struct execution);
+    if (x == NULL)
+        return ERR_MEMORY;
+    TRY(execution_find(rq, rq->tx, req_param(rq, "id"), x));
+    return reply(rq, 200, &execution_table, x);
+}
+
+/* Of each step the long values, so that the list keeps its shape. */
+static err cut_steps(struct arena *a, struct execution *x)
+{
+    static const str cut[] = { S_INIT("input_data"), S_INIT("output_data") };
+    struct json *steps;
+    if (x->step_executions.n <= CUT_BYTES)
+        return OK;
+    TRY(json_parse(a, x->step_executions, &steps, NULL));
+    for (u32 i = 0; i < steps->n; i++)
+        for (u32 k = 0; k < COUNT(cut); k++) {
+            const struct json *value = json_get(&steps->items[i], cut[k]);
+            size_t size = value != NULL ? json_size(value) : 0;
+            struct json stub = { .type = JSON_OBJECT };
+            if (size > CUT_BYTES && (!json_set(a, &stub, S("truncated"), json_of_bool(true)) ||
+                                     !json_set(a, &stub, S("size"), json_of_i64((i64)size)) ||
+                                     !json_set(a, &steps->items[i], cut[k], stub)))
+                return ERR_MEMORY;
+        }
+    x->step_executions = json_text(a, steps);
+    return x->step_executions.p != NULL ? OK : ERR_MEMORY;
+}
+
+static err complete_listed(struct req *rq, struct execution *x)
+{
+    TRY(complete(rq, rq->tx, x));
+    return cut_steps(rq->arena, x);
+}
+
+static err history(struct req *rq)
+{
+    const struct list_query *q = rq->query;
+    const struct page *page = &q->page;
+    str workflow_id = req_param(rq, "id");
+    struct arg since = I64(HAS(query_table, q, since) ? q->since : INT64_MIN),
+               until = I64(HAS(query_table, q, until) ? q->until : INT64_MAX);
+    struct count_row count = { .n = -1 };
+    void *rows = NULL;
+    u32 n = 0;
+    err e = db_row(rq->tx, &execution_workflow, NULL, ARGS(TENANT(rq), STR(workflow_id)));
+    if (e == ERR_NOT_FOUND)
+        return problem(rq, &no_workflow, "There is no workflow %.*s", STR_FMT(workflow_id));
+    TRY(e);
+    TRY(db_list(rq->tx, &execution_page, (u32)page->limit + 1, &rows, &n,
+                ARGS(TENANT(rq), STR(workflow_id), STR(q->status), since, until, list_before(page), list_limit(page),
+                     I64(page->skip))));
+    if (page->count)
+        TRY(db_row(rq->tx, &execution_count, &count, ARGS(TENANT(rq), STR(workflow_id), STR(q->status), since, until)));
+    for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
+        TRY(complete_listed(rq, (struct execution *)rows + i));
+    return reply_list(rq, &execution_table, rows, n, page, offsetof(struct execution, execution_id), count.n,
+                      CUT_BYTES);
+}
+
+/* ---- cleaning ---- */
+
+struct clean {
+    i64 before, changed;
+};
+
+static err clean_slice(void *ctx, struct tx *tx)
+{
+    struct clean *c = ctx;
+    return db_exec(tx, &execution_forget_keys, &c->changed, ARGS(I64(c->before), I64(CLEAN_SLICE)));
+}
+
+static err executions_clean(const struct job *job)
+{
+    struct clean c = { .before = job->now_us - KEY_LIFE_US };
+    do
+        TRY(db_write_wait(app.db, job->arena, clean_slice, &c));
+    while (c.changed == CLEAN_SLICE);
+    return OK;
+}
+
+/* ---- routes ---- */
+
+static const struct problem *const not_found_list[] = { &execution_not_found, NULL };
+static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
+
+static const struct route routes[] = {
+    { ROUTE(GET, "/api/v1/executions/{id}", execution_get, W_READ), .need = &can_read, .out = &execution_table,
+      .problems = not_found_list, .doc = "Read an execution with its steps" },
+    { ROUTE(GET, "/api/v1/executions/{id}/events", execution_stream, W_STREAM), .need = &can_read, .flags = R_TEXT,
+      .produces = "text/event-stream", .problems = not_found_list, .doc = "Watch an execution as it runs",
+      .more =
+          "Server-sent events: execution.started, step.started, step.retrying, step.completed, step.failed, step.skipped, "
+          "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
+          "stream ends after the final event." },
+    { ROUTE(GET, "/api/v1/workflows/{id}/executions", history, W_SLOW), .need = &can_read, .query = &query_table,
+      .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
+      .doc = "List what a workflow ran, newest first",
+      .more =
+          "Values longer than 8 KiB are cut to {\"truncated\": true, \"size\": …}, and steps whose history is longer than 256 KiB are left out; the "
+          "execution itself has them." },
+};
+
+static const struct job_kind jobs[] = {
+    { .name = "executions.clean",
+      .run = executions_clean,
+      .every_us = HOUR_US,
+      .doc = "Forgets idempotency keys after 24 hours" },
+};
+
+const struct module executions_module = {
+    .name = "executions",
+    .doc = "What ran, step by step",
+    .routes = routes,
+    .route_count = COUNT(routes),
+    .jobs = jobs,
+    .job_count = COUNT(jobs),
+};

@@ -1,0 +1,110 @@
+/* executions_call.c - a caller waits for an execution without holding a thread.
+ *
+ * The request is parked before the engine hears of it: the engine may tell at once, from any thread. A start that fails after that resumes the request itself,
+ * so there is one way out. */
+#include "feat/executions/executions.h"
+
+#include "codec/base64.h"
+#include "codec/hash.h"
+#include "core/app.h"
+
+enum { KEY_MAX = 255 };
+
+PROBLEM_SHARED(execution_mismatch, "idempotency.mismatch", ERR_INVALID,
+               "The idempotency key came with another body before");
+
+static void release(void *outcome)
+{
+    outcome_release(outcome);
+}
+
+static void told(struct waiter *w, struct outcome *o)
+{
+    struct execution_call *call = CONTAINER(w, struct execution_call, waiter);
+    call->outcome = o;
+    req_resume(call->rq);
+}
+
+static void resumed(struct req *rq)
+{
+    struct execution_call *call = rq->parked;
+    err e = OK;
+    if (call->outcome != NULL && !arena_defer(rq->arena, release, call->outcome)) {
+        call->outcome = NULL; /* released by the failure */
+        call->error = ERR_MEMORY;
+    }
+    e = call->answer(call);
+    req_finish(rq, e);
+}
+
+static void waited_enough(struct req *rq)
+{
+    struct execution_call *call = rq->parked;
+    engine_tell_now(app.engine, call->tenant_id, call->execution_id, &call->waiter);
+}
+
+err execution_call(struct req *rq, struct execution_call *call, const struct start *start, i64 wait_us)
+{
+    call->waiter.tell = told;
+    call->rq = rq;
+    err e = park(rq, resumed, call);
+    if (e != OK) {
+        plan_release(start->plan);
+        return e;
+    }
+    if (!start->detached && (e = park_timer(rq, wait_us, waited_enough)) != OK)
+        plan_release(start->plan);
+    else
+        e = engine_start(app.engine, rq->arena, start, &call->waiter, &call->execution_id);
+    if (e == OK)
+        return OK; /* and `call` belongs to whoever tells */
+    call->error = e;
+    req_resume(rq);
+    return OK;
+}
+
+err execution_refusal(struct execution_call *call)
+{
+    err e = call->outcome != NULL ? call->outcome->error : call->error;
+    if (e == ERR_INVALID)
+        return problem(call->rq, &execution_mismatch, "Use another key for another request");
+    if (e == OK && call->waiter.joined)
+        reply_header(call->rq, "Idempotent-Replayed", S("true"));
+    return e;
+}
+
+static bool key_sane(str key)
+{
+    if (key.n == 0 || key.n > KEY_MAX)
+        return false;
+    for (size_t i = 0; i < key.n; i++)
+        if (key.p[i] < '!' || key.p[i] > '~')
+            return false;
+    return true;
+}
+
+static err digest(struct arena *a, const str *parts, size_t count, str *out)
+{
+    u8 bytes[SHA256_BYTES];
+    hash_sha256_parts(parts, count, bytes);
+    *out = hex_encode(a, (str){ (const char *)bytes, sizeof bytes });
+    return out->p != NULL ? OK : ERR_MEMORY;
+}
+
+err execution_dedup(struct req *rq, str header, str tenant_id, str scope, str body, struct start *start)
+{
+    str name = str_lower(rq->arena, header);
+    if (name.p == NULL)
+        return ERR_MEMORY;
+    str key = http_header(rq->http, name);
+    if (key.p == NULL)
+        return OK;
+    if (!key_sane(key) || http_header_count(rq->http, name) != 1) {
+        str at = strf(rq->arena, "header/%.*s", STR_FMT(header));
+        return problem_at(rq, &problem_body_invalid, at, "field.format",
+                          "must be sent once, with 1 to %d visible ASCII characters", KEY_MAX);
+    }
+    const str parts[] = { tenant_id, scope, key };
+    TRY(digest(rq->arena, parts, COUNT(parts), &start->dedup_key));
+    return digest(rq->arena, &body, 1, &start->dedup_body);
+}

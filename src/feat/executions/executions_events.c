@@ -1,0 +1,155 @@
+/* executions_events.c - an execution as it runs, by server-sent events.
+ *
+ * Subscribe first, then read, then send: what happens in between arrives twice and is sent once, because live events carry the ids of the history and
+ * only what is newer than the last sent goes out. After a gap (`lost`, or Last-Event-ID) the history is read again. */
+#include "feat/executions/executions_parts.h"
+
+#include "core/app.h"
+#include "core/events.h"
+#include "core/metrics.h"
+#include "core/stream.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum { STREAMS_MAX = 4096, EVENT_ID_BYTES = 32 };
+
+struct watch {
+    struct req *rq;
+    struct subscription *subscription;
+    struct stream *stream;
+    str execution_id;
+    char last[EVENT_ID_BYTES]; /* id of the last event that was sent */
+    bool over;                 /* the final event was sent */
+};
+
+/* Of the process: each holds a connection and a subscription. */
+static _Atomic u32 watching;
+
+static i64 read_watching(void)
+{
+    return atomic_load(&watching);
+}
+METRIC(streams, "weir_executions_streams", METRIC_GAUGE, "Live event streams of executions", .read = read_watching);
+
+static bool is_final(str event)
+{
+    static const char *const names[] = { "execution.completed", "execution.failed", "execution.cancelled",
+                                         "execution.timed_out" };
+    for (u32 i = 0; i < COUNT(names); i++)
+        if (str_eq(event, str_of(names[i])))
+            return true;
+    return false;
+}
+
+/* ---- sending ---- */
+
+static void tell(struct watch *w, str id, str name, str data)
+{
+    if (w->over || id.n >= sizeof w->last || execution_event_cmp(id, str_of(w->last)) <= 0)
+        return;
+    memcpy(w->last, id.p, id.n);
+    w->last[id.n] = 0;
+    stream_event(w->stream, id, name, data);
+    w->over = is_final(name);
+}
+
+static void unwatch(struct watch *w)
+{
+    events_unsubscribe(w->subscription);
+    atomic_fetch_sub(&watching, 1);
+}
+
+static void closed(void *ctx)
+{
+    unwatch(ctx);
+}
+
+static void end(struct watch *w)
+{
+    struct stream *s = w->stream;
+    unwatch(w);
+    stream_end(s); /* `w` is gone with the request */
+}
+
+/* What has happened so far, as far as it is news. A final execution has nothing to come, even when the client has seen its last event already. A read that
+ * fails ends the stream; the client comes back with Last-Event-ID. The texts are let go again: a stream may live for days. */
+static void send_history(struct watch *w, struct tx *tx)
+{
+    struct arena *a = w->rq->arena;
+    struct arena_mark mark = arena_mark(a);
+    struct execution x;
+    struct execution_event *list = NULL;
+    u32 n = 0;
+    err e = execution_find(w->rq, tx, w->execution_id, &x);
+    if (e == OK)
+        e = execution_events(a, &x, &list, &n);
+    for (u32 i = 0; i < n; i++)
+        tell(w, list[i].id, list[i].name, list[i].data);
+    w->over = w->over || e != OK || execution_is_final(x.status);
+    arena_rewind(a, mark);
+}
+
+/* The stream is behind: what it missed is in the database. */
+static void catch_up(struct watch *w)
+{
+    struct tx *tx;
+    w->over = req_read(w->rq, &tx) != OK;
+    if (w->over)
+        return;
+    send_history(w, tx);
+    db_read_end(tx);
+}
+
+static void on_event(void *ctx, const struct event *event)
+{
+    struct watch *w = ctx;
+    if (event != NULL)
+        tell(w, event->id, event->name, event->data);
+    else
+        catch_up(w);
+    if (w->over)
+        end(w);
+}
+
+/* ---- the route ---- */
+
+static void resume_from(struct watch *w, str last)
+{
+    if (last.n > 0 && last.n < sizeof w->last)
+        memcpy(w->last, last.p, last.n);
+}
+
+static err begin(struct watch *w)
+{
+    TRY(execution_exists(w->rq, w->execution_id));
+    w->stream = stream_begin(w->rq, closed, w);
+    if (w->stream == NULL)
+        return ERR_MEMORY;
+    send_history(w, w->rq->tx);
+    if (w->over)
+        end(w);
+    return OK;
+}
+
+err execution_stream(struct req *rq)
+{
+    struct watch *w = NEW(rq->arena, struct watch);
+    if (w == NULL)
+        return ERR_MEMORY;
+    if (atomic_fetch_add(&watching, 1) >= STREAMS_MAX) {
+        atomic_fetch_sub(&watching, 1);
+        return ERR_BUSY;
+    }
+    w->rq = rq;
+    w->execution_id = req_param(rq, "id");
+    resume_from(w, req_header(rq, "last-event-id"));
+    w->subscription = events_subscribe("execution", w->execution_id, on_event, w);
+    err e = w->subscription != NULL ? begin(w) : ERR_MEMORY;
+    if (e == OK)
+        return OK;
+    if (w->subscription != NULL)
+        events_unsubscribe(w->subscription);
+    atomic_fetch_sub(&watching, 1);
+    return e;
+}

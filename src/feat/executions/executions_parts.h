@@ -1,0 +1,12 @@
+/* executions_parts.h - what the files of this folder share, and nobody else includes. */
+#pragma once
+
+#include "feat/executions/executions.h"
+
+/* A row of the caller's tenant with its steps, as far as they are. The problem is recorded when there is none. */
+err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out) MUST;
+
+/* The same without the row. */
+err execution_exists(struct req *rq, str id) MUST;
+
+handler_fn execution_stream; /* executions_events.c */

@@ -1,0 +1,26 @@
+/* triggers.h - what other features may ask of triggers: workflows carry them in `definition.triggers`. */
+#pragma once
+
+#include "core/module.h"
+#include "core/req.h"
+
+extern const struct module triggers_module;
+
+enum { TRIGGERS_MAX = 50 /* per workflow */ };
+
+struct trigger_changes; /* entries of `definition.triggers`, checked and with their secrets sealed */
+
+/* The preparing half: reads what is there, checks the entries (shaped by definition_trigger_table), hashes and seals. Entries without an id are new
+ * ones, the others replace the trigger of that id; triggers that no entry names stay as they are. Every problem is added to rq->errors below
+ * `pointer`. `entries` may be NULL. */
+err triggers_prepare(struct req *rq, str workflow_id, const struct json *entries, str pointer,
+                     struct trigger_changes **out) MUST;
+/* The writing half, on the writer: statements, audit rows, and the forgetting once they are committed. */
+err triggers_apply(struct req *rq, const struct trigger_changes *changes) MUST;
+/* The masked view as it is after the changes: a JSON array. Off the writer. */
+err triggers_changed_view(struct req *rq, const struct trigger_changes *changes, str *json) MUST;
+/* The masked view as it is. */
+err triggers_view(struct tx *tx, str tenant_id, str workflow_id, str *json) MUST;
+
+/* To be called in a transaction that changes whether or how a workflow answers its triggers (active, version, deleted): takes effect with the commit. */
+err triggers_forget(struct req *rq) MUST;
