@@ -6,7 +6,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -17,7 +16,7 @@ const { values: options } = parseArgs({
 });
 const BUILD = resolve(ROOT, options.build);
 const program = (name) => join(BUILD, 'bench', name);
-const folder = mkdtempSync(join(tmpdir(), 'weir-bench-'));
+const folder = mkdtempSync(join(BUILD, 'bench-data-')); // beside the build: a disk, where /tmp may be memory
 const children = new Set();
 const EMAIL = 'bench@example.test';
 const PASSWORD = 'Kestrel-7-marble-lantern';
