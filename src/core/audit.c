@@ -1,4 +1,5 @@
-/* audit.c - one INSERT, in the transaction of the change: what rolls back leaves no trace, and nothing changes without one. */
+/* audit.c - one INSERT, in the transaction of the change: what rolls back leaves no trace, and nothing changes
+ * without one. */
 #include "core/audit.h"
 
 #include "codec/typeid.h"

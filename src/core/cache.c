@@ -1,7 +1,8 @@
 /* cache.c - a table per thread and cache: chains for looking up, one list in order of use for leaving.
  *
- * Nothing is freed by a look-up, not even what has turned stale: the caller may still hold what an earlier look-up gave. Memory goes back in cache_put, when
- * an entry is replaced or the table is full, and at the thread's end. The bookkeeping of an entry lives on the entry's own arena. */
+ * Nothing is freed by a look-up, not even what has turned stale: the caller may still hold what an earlier look-up
+ * gave. Memory goes back in cache_put, when an entry is replaced or the table is full, and at the thread's end. The
+ * bookkeeping of an entry lives on the entry's own arena. */
 #include "core/cache.h"
 
 #include <string.h>

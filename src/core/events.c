@@ -1,7 +1,8 @@
 /* events.c - who listens to what, in shards with a lock each; one copy of an event for all who get it.
  *
- * A subscription belongs to its loop: only the loop unsubscribes and only the loop delivers, so after events_unsubscribe no call comes, although messages may
- * still be under way. They find it `ended`, and the last of them frees it. */
+ * A subscription belongs to its loop: only the loop unsubscribes and only the loop delivers, so after
+ * events_unsubscribe no call comes, although messages may still be under way. They find it `ended`, and the last of
+ * them frees it. */
 #include "core/events.h"
 
 #include <pthread.h>
@@ -39,7 +40,8 @@ struct delivery {
     struct parcel *parcel;
 };
 
-/* Process-wide, as the news are. `listeners` counts subscriptions by topic, so that a publisher nobody listens to takes no lock. */
+/* Process-wide, as the news are. `listeners` counts subscriptions by topic, so that a publisher nobody listens to
+ * takes no lock. */
 static struct shard shards[SHARDS] = { [0 ... SHARDS - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER } };
 static _Atomic u32 listeners[TOPICS];
 

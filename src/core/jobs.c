@@ -1,7 +1,8 @@
 /* jobs.c - a dispatcher thread claims due rows in batches and hands them to the slow pool; each outcome is a row again.
  *
- * A job may run more than once (a crash, a lost outcome, an overrun lease), so kinds must bear that. While nothing is due the dispatcher only reads: an idle
- * server does not write. After jobs_enqueue it claims without looking first - the claim waits in the writer's queue behind the transaction that woke it. */
+ * A job may run more than once (a crash, a lost outcome, an overrun lease), so kinds must bear that. While nothing
+ * is due the dispatcher only reads: an idle server does not write. After jobs_enqueue it claims without looking
+ * first - the claim waits in the writer's queue behind the transaction that woke it. */
 #include "core/jobs.h"
 
 #include "base/clock.h"
@@ -51,12 +52,12 @@ STMT(job_add,
      "INSERT INTO jobs (id, kind, tenant_id, payload, status, timeout_us, due_at, created_at, updated_at)"
      " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $7, $7)",
      .scope = SCOPE_SYSTEM);
-STMT(
-    job_seed,
-    "INSERT INTO jobs (id, kind, payload, status, periodic, timeout_us, due_at, created_at, updated_at)"
-    " VALUES ($1, $2, '{}', 'queued', 1, $3, $4, $4, $4)"
-    " ON CONFLICT (kind) WHERE periodic = 1 DO UPDATE SET status = 'queued', attempt = 0, timeout_us = excluded.timeout_us",
-    .scope = SCOPE_SYSTEM);
+STMT(job_seed,
+     "INSERT INTO jobs (id, kind, payload, status, periodic, timeout_us, due_at, created_at, updated_at)"
+     " VALUES ($1, $2, '{}', 'queued', 1, $3, $4, $4, $4)"
+     " ON CONFLICT (kind) WHERE periodic = 1"
+     " DO UPDATE SET status = 'queued', attempt = 0, timeout_us = excluded.timeout_us",
+     .scope = SCOPE_SYSTEM);
 STMT(jobs_take_over, "UPDATE jobs SET status = 'queued', due_at = $1, updated_at = $1 WHERE status = 'running'",
      .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(job_due, "SELECT id FROM jobs WHERE status <> 'dead' AND due_at <= $1 LIMIT 1", .row = &row_table,
@@ -67,10 +68,10 @@ STMT(jobs_claim,
      " RETURNING id, kind, tenant_id, payload, periodic, attempt",
      .row = &row_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(job_done, "DELETE FROM jobs WHERE id = $1 AND attempt = $2", .scope = SCOPE_SYSTEM);
-STMT(
-    job_back,
-    "UPDATE jobs SET status = $3, attempt = $4, due_at = $5, last_error = $6, updated_at = $7 WHERE id = $1 AND attempt = $2",
-    .scope = SCOPE_SYSTEM);
+STMT(job_back,
+     "UPDATE jobs SET status = $3, attempt = $4, due_at = $5, last_error = $6, updated_at = $7"
+     " WHERE id = $1 AND attempt = $2",
+     .scope = SCOPE_SYSTEM);
 
 /* --- state ------------------------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /* limit.c - token buckets in fixed tables, one lock per shard.
  *
- * A bucket is known by the 64-bit keyed hash of its key, not by the key: clients choose keys (addresses, tokens), the process chooses the hash key, so
- * two keys meet once in 2^48 at a full table, and nothing has to be allocated or freed. The tables are static: pages nobody touched cost nothing. */
+ * A bucket is known by the 64-bit keyed hash of its key, not by the key: clients choose keys (addresses, tokens),
+ * the process chooses the hash key, so two keys meet once in 2^48 at a full table, and nothing has to be allocated
+ * or freed. The tables are static: pages nobody touched cost nothing. */
 #include "core/limit.h"
 
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* metrics.c - series are found by their label text and never move, so a hot path looks one up once and then only adds.
  *
- * All of a metric's series are allocated together at its first use, one more than series_max: the last one collects what came too late (`other`), because
- * a label that grows without end would take the scraper down with us. */
+ * All of a metric's series are allocated together at its first use, one more than series_max: the last one collects
+ * what came too late (`other`), because a label that grows without end would take the scraper down with us. */
 #include "core/metrics.h"
 
 #include <pthread.h>
@@ -51,7 +51,8 @@ static struct metric_series *find(struct metric *m, const char *labels)
     return NULL;
 }
 
-/* a="x",b="y" → a="other",b="other": the names stay, so that sums over a label still work. What is no label text gives none. */
+/* a="x",b="y" → a="other",b="other": the names stay, so that sums over a label still work. What is no label text
+ * gives none. */
 static void name_other(char *out, size_t room, const char *labels)
 {
     struct buf b = { .p = out, .cap = room, .max = room - 1 };

@@ -1,14 +1,15 @@
 /* stream.c - see stream.h. The stream lives on its request's arena and ends it.
  *
- * Whoever calls stream_event may do so several times in a row, so a stream that is given up there only turns silent; `closed` follows from a timer in a later
- * turn of the loop, never from inside of the caller. */
+ * Whoever calls stream_event may do so several times in a row, so a stream that is given up there only turns silent;
+ * `closed` follows from a timer in a later turn of the loop, never from inside of the caller. */
 #include "core/stream.h"
 
 #include "core/pipeline.h"
 
 #include <string.h>
 
-/* What is kept while a client is slow. It is handed to the server at once, so it stays well below what the server bears. */
+/* What is kept while a client is slow. It is handed to the server at once, so it stays well below what the server
+ * bears. */
 enum { WAITING_BYTES = 512 << 10 };
 #define HEARTBEAT_US (15 * SECOND_US)
 

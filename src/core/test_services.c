@@ -1,5 +1,5 @@
-/* test_services.c - limits, caches, events, metrics, jobs and streams, each at its bounds. Nothing here sleeps: time is a parameter, and what happens on
- * other threads is waited for. */
+/* test_services.c - limits, caches, events, metrics, jobs and streams, each at its bounds. Nothing here sleeps: time
+ * is a parameter, and what happens on other threads is waited for. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

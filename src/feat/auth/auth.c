@@ -1,7 +1,9 @@
-/* auth.c - signing in, staying signed in, signing out. Passwords and roles are users', the first user is setup.c's, counting failures login_limit.c's.
+/* auth.c - signing in, staying signed in, signing out. Passwords and roles are users', the first user is setup.c's,
+ * counting failures login_limit.c's.
  *
- * A wrong password, an unknown or disabled user and a suspended tenant are one answer that takes one time: everything that differs is looked at after the
- * password was hashed, and decided again on the writer, where nothing can change in between. */
+ * A wrong password, an unknown or disabled user and a suspended tenant are one answer that takes one time:
+ * everything that differs is looked at after the password was hashed, and decided again on the writer, where nothing
+ * can change in between. */
 #include "feat/auth/auth.h"
 
 #include "base/log.h"
@@ -160,11 +162,13 @@ PROBLEM(tenant_required, "auth.tenant_required", ERR_INVALID, "The user is in se
 
 STMT(login_candidate, "SELECT id, password_hash FROM users WHERE email = $1 AND status = 'active'",
      .row = &candidate_table, .scope = SCOPE_SYSTEM);
-/* Two are enough to know that there are several. $3 is the hash that was verified: a password changed meanwhile is a wrong one. */
+/* Two are enough to know that there are several. $3 is the hash that was verified: a password changed meanwhile is a
+ * wrong one. */
 STMT(
     login_members,
     "SELECT m.tenant_id, m.role FROM users u JOIN memberships m ON m.user_id = u.id JOIN tenants t ON t.id = m.tenant_id"
-    " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND t.status = 'active' AND ($2 IS NULL OR t.slug = $2)"
+    " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND t.status = 'active'"
+    " AND ($2 IS NULL OR t.slug = $2)"
     " LIMIT 2",
     .row = &member_table, .scope = SCOPE_SYSTEM);
 STMT(me_user_by_id, "SELECT id, email, name, created_at FROM users WHERE id = $1", .row = &me_user_table);
@@ -341,8 +345,8 @@ static const struct route routes[] = {
     { ROUTE(POST, "/api/v1/setup", setup, W_WRITE), .prepare = setup_prepare, .need = &anyone, .in = &setup_table,
       .out = &token_pair_table, .flags = R_SLOW_PREPARE, .status = 201, .max_body = 16 * KIB,
       .problems = setup_problems, .doc = "Make the first tenant and its owner",
-      .more =
-          "Works once, with the token that the server prints at its start while it has no user. Answers the owner's first tokens.",
+      .more = "Works once, with the token that the server prints at its start while it has no user. "
+              "Answers the owner's first tokens.",
       .example =
           "{\"token\":\"from the terminal\",\"email\":\"owner@example.com\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(POST, "/api/v1/auth/token", login, W_WRITE), .prepare = login_prepare, .need = &anyone, .in = &login_table,
@@ -355,7 +359,8 @@ static const struct route routes[] = {
       .in = &refresh_table, .out = &token_pair_table, .status = 200, .max_body = 16 * KIB, .problems = refresh_problems,
       .doc = "Rotate a refresh token",
       .more =
-          "Needs no access token. Each refresh token works once; within ten seconds it gives the same successor again, later its use ends the "
+          "Needs no access token. Each refresh token works once; within ten seconds it gives the same successor again, "
+          "later its use ends the "
           "whole session." },
     { ROUTE(GET, "/api/v1/auth/me", me_get, W_READ), .need = &signed_in, .out = &me_table,
       .doc = "Who is signed in, and what they may do" },

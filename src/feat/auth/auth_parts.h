@@ -14,11 +14,12 @@ struct token {
     str role;                                /* of access tokens */
     i64 issued_s, expires_s;                 /* iat exp, whole seconds; nbf is iat */
 };
-/* {NULL, 0} at the cap. The same token gives the same text. Ids and role are ours, so nothing in them needs escaping. */
+/* {NULL, 0} at the cap. The same token gives the same text. Ids and role are ours, so nothing in them needs
+ * escaping. */
 str token_sign(struct arena *a, const struct jwt_key *key, const struct token *t);
 /* ERR_UNAUTHORIZED with *reason, a static word: signature and all claims, exactly, at now_us. */
-err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us, struct token *out,
-               const char **reason) MUST;
+err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us,
+               struct token *out, const char **reason) MUST;
 /* A key that names itself: the kid is a hash of the secret, so that a changed secret is an unknown kid. */
 err token_key(struct arena *a, str secret, struct jwt_key *out) MUST;
 

@@ -1,7 +1,9 @@
-/* login_limit.c - how often somebody may be wrong: five failures in a sliding minute per address, and per account from an address.
+/* login_limit.c - how often somebody may be wrong: five failures in a sliding minute per address, and per account from
+ * an address.
  *
- * Only an address is ever closed, never an account as such: a stranger elsewhere cannot lock the owner out. All of it is rows, so that a restart
- * forgives nobody. While something is closed nothing is written: being told 429 does not make it longer. */
+ * Only an address is ever closed, never an account as such: a stranger elsewhere cannot lock the owner out. All of
+ * it is rows, so that a restart forgives nobody. While something is closed nothing is written: being told 429 does
+ * not make it longer. */
 #include "feat/auth/auth_parts.h"
 
 #include "codec/base64.h"

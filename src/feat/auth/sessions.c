@@ -1,7 +1,8 @@
-/* sessions.c - families of refresh tokens: begun by a login, carried on by rotation, ended by logout, reuse or age. And who a token's bearer is right now.
+/* sessions.c - families of refresh tokens: begun by a login, carried on by rotation, ended by logout, reuse or age. And
+ * who a token's bearer is right now.
  *
- * A token is a claim; the session's row decides. Every request asks for it (from memory, unless something changed), so logging out, disabling somebody,
- * another role or a suspended tenant act at once, whatever the token says. */
+ * A token is a claim; the session's row decides. Every request asks for it (from memory, unless something changed),
+ * so logging out, disabling somebody, another role or a suspended tenant act at once, whatever the token says. */
 #include "feat/auth/auth_parts.h"
 
 #include "base/clock.h"
@@ -72,14 +73,14 @@ STMT(session_identity,
      " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
      " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
      .row = &identity_table, .scope = SCOPE_SYSTEM);
-STMT(
-    refresh_by_jti,
-    "SELECT r.jti, r.session_id, r.token_hash, r.successor_jti, r.issued_at, r.expires_at, r.rotated_at, s.tenant_id, s.user_id,"
-    " s.absolute_expires_at, m.role FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id"
-    " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
-    " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
-    " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
-    .row = &rotation_table, .scope = SCOPE_SYSTEM);
+STMT(refresh_by_jti,
+     "SELECT r.jti, r.session_id, r.token_hash, r.successor_jti, r.issued_at, r.expires_at, r.rotated_at,"
+     " s.tenant_id, s.user_id,"
+     " s.absolute_expires_at, m.role FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id"
+     " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
+     " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
+     " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
+     .row = &rotation_table, .scope = SCOPE_SYSTEM);
 STMT(session_add,
      "INSERT INTO sessions (tenant_id, id, user_id, ip, user_agent, created_at, last_seen_at, absolute_expires_at)"
      " VALUES ($1, $2, $3, $4, $5, $6, $6, $7)");
@@ -89,14 +90,13 @@ STMT(refresh_add,
 STMT(refresh_rotate,
      "UPDATE refresh_tokens SET rotated_at = $2, successor_jti = $3 WHERE jti = $1 AND rotated_at IS NULL",
      .scope = SCOPE_SYSTEM);
-/* A person's sessions in all tenants, hence SYSTEM; $3 NULL spares none. */
-STMT(
-    session_end_one,
-    "UPDATE sessions SET revoked_at = $2, revoked_reason = $3 WHERE tenant_id = $4 AND id = $1 AND revoked_at IS NULL");
-STMT(
-    sessions_end_of_user,
-    "UPDATE sessions SET revoked_at = $2, revoked_reason = 'logout' WHERE user_id = $1 AND revoked_at IS NULL AND id <> $3",
-    .scope = SCOPE_SYSTEM);
+STMT(session_end_one, "UPDATE sessions SET revoked_at = $2, revoked_reason = $3"
+                      " WHERE tenant_id = $4 AND id = $1 AND revoked_at IS NULL");
+/* A person's sessions in all tenants, hence SYSTEM; $3 is the one that is spared, or empty. */
+STMT(sessions_end_of_user,
+     "UPDATE sessions SET revoked_at = $2, revoked_reason = 'logout'"
+     " WHERE user_id = $1 AND revoked_at IS NULL AND id <> $3",
+     .scope = SCOPE_SYSTEM);
 STMT(refresh_clean,
      "DELETE FROM refresh_tokens WHERE jti IN (SELECT jti FROM refresh_tokens WHERE expires_at < $1 LIMIT $2)",
      .scope = SCOPE_SYSTEM, .scan_ok = true);
@@ -382,7 +382,8 @@ static err reused(struct req *rq, const struct rotation *row)
     return committed(problem(rq, &refresh_invalid, "Sign in again"));
 }
 
-/* The token was rotated a moment ago, by another tab or by a lost answer: whoever asks gets the same successor, and if that has rotated too, its. */
+/* The token was rotated a moment ago, by another tab or by a lost answer: whoever asks gets the same successor, and
+ * if that has rotated too, its. */
 static err same_successor(struct req *rq, const struct rotation *row)
 {
     struct rotation at = *row;

@@ -1,7 +1,8 @@
-/* setup.c - the very first user: by a one-time link that the server prints while it has none, or from WEIR_ADMIN_EMAIL and WEIR_ADMIN_PASSWORD.
+/* setup.c - the very first user: by a one-time link that the server prints while it has none, or from WEIR_ADMIN_EMAIL
+ * and WEIR_ADMIN_PASSWORD.
  *
- * Nobody becomes owner by being first to reach the port. The token is stored as a hash, so it cannot be printed twice: each start without a user makes a
- * new one and the older ends. */
+ * Nobody becomes owner by being first to reach the port. The token is stored as a hash, so it cannot be printed
+ * twice: each start without a user makes a new one and the older ends. */
 #include "feat/auth/auth_parts.h"
 
 #include "base/clock.h"

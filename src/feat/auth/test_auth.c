@@ -1,4 +1,5 @@
-/* test_auth.c - token claims, password rules, and the arithmetic of failed logins with time as a parameter. The calls themselves: tests/api. */
+/* test_auth.c - token claims, password rules, and the arithmetic of failed logins with time as a parameter. The
+ * calls themselves: tests/api. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

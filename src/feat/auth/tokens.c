@@ -1,7 +1,8 @@
 /* tokens.c - the claims of our tokens: written one way, read strictly. Pure.
  *
- * `type` is checked before anything is believed: an access token never refreshes, a refresh token never opens a route. Times are integers in the token
- * and compared as integers; there is no leeway, because the clock that wrote them is the clock that reads them. */
+ * `type` is checked before anything is believed: an access token never refreshes, a refresh token never opens a
+ * route. Times are integers in the token and compared as integers; there is no leeway, because the clock that wrote
+ * them is the clock that reads them. */
 #include "feat/auth/auth_parts.h"
 
 #include "codec/base64.h"

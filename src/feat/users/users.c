@@ -1,6 +1,8 @@
-/* users.c - making people and letting them into tenants. Inviting, changing and disabling them come with their own endpoints; signing in is auth's.
+/* users.c - making people and letting them into tenants. Inviting, changing and disabling them come with their own
+ * endpoints; signing in is auth's.
  *
- * An e-mail address is the name of a person in all tenants, kept in lower case: two spellings must never be two people. */
+ * An e-mail address is the name of a person in all tenants, kept in lower case: two spellings must never be two
+ * people. */
 #include "feat/users/users.h"
 
 #include "base/clock.h"
@@ -21,10 +23,10 @@ static const struct field fields[] = {
 };
 static const struct table user_table = TABLE("User", struct user, fields, .doc = "A person who signs in");
 
-STMT(
-    user_insert,
-    "INSERT INTO users (id, email, name, password_hash, password_changed_at, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5, $5)",
-    .scope = SCOPE_SYSTEM);
+STMT(user_insert,
+     "INSERT INTO users (id, email, name, password_hash, password_changed_at, created_at, updated_at)"
+     " VALUES ($1, $2, $3, $4, $5, $5, $5)",
+     .scope = SCOPE_SYSTEM);
 STMT(user_by_email, "SELECT id, email, name FROM users WHERE email = $1", .row = &user_table, .scope = SCOPE_SYSTEM);
 STMT(user_first, "SELECT id FROM users LIMIT 1", .row = &user_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(membership_insert,

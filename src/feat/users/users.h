@@ -6,7 +6,8 @@
 
 extern const struct module users_module;
 
-/* Role by its name ("owner"); 0 when there is none of that name. And back; "" for what is no single role of a tenant. */
+/* Role by its name ("owner"); 0 when there is none of that name. And back; "" for what is no single role of a
+ * tenant. */
 u32 users_role(str name);
 str users_role_name(u32 role);
 
@@ -15,9 +16,11 @@ enum { PASSWORD_MIN = 10, PASSWORD_MAX = 256 /* characters */, PASSWORD_HASH_MAX
 struct password_owner {
     str words[5];
 };
-/* NULL when the password may be used, else why not (a sentence); *code is then its stable word: "password.length", "password.common", "password.personal". */
+/* NULL when the password may be used, else why not (a sentence); *code is then its stable word: "password.length",
+ * "password.common", "password.personal". */
 const char *password_refused(str password, const struct password_owner *owner, const char **code);
-/* Argon2id; 20 to 60 ms and 19 MiB: only in the slow pool, in tools and at start. ERR_MEMORY when the 19 MiB are not to be had. */
+/* Argon2id; 20 to 60 ms and 19 MiB: only in the slow pool, in tools and at start. ERR_MEMORY when the 19 MiB are not
+ * to be had. */
 err password_hash(struct arena *a, str password, str *hash) MUST;
 /* hash STR_NONE (nobody of that name) costs the same time and is false. ERR_MEMORY as above: then nothing is known. */
 err password_verify(str hash, str password, bool *matches) MUST;
@@ -28,6 +31,6 @@ err users_join(struct tx *tx, i64 now_us, str tenant_id, str user_id, u32 role) 
 /* Is there anybody at all? */
 err users_any(struct tx *tx, bool *any) MUST;
 
-/* For `weir user add`: checks, hashes and inserts, waiting for the commit. An e-mail that exists gets a further membership when password is STR_NONE.
- * Anything but OK writes a complaint for people. */
+/* For `weir user add`: checks, hashes and inserts, waiting for the commit. An e-mail that exists gets a further
+ * membership when password is STR_NONE. Anything but OK writes a complaint for people. */
 err users_add(struct arena *a, str email, str tenant_slug, str role, str password, str *id, struct buf *complaint) MUST;
