@@ -14,6 +14,7 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -93,6 +94,17 @@ static enum log_format log_format(str name)
     return str_eq(name, S("off")) ? LOG_OFF : str_eq(name, S("text")) ? LOG_TEXT : LOG_JSON;
 }
 
+/* Names that this version does not serve: whoever sets one believes the data to be elsewhere, so silence would be wrong. A warning,
+ * not a refusal, since they are common in environments that several programs share. */
+static void warn_unserved(void)
+{
+    static const char *const names[] = { "DATABASE_URL", "REDIS_URL" };
+    for (size_t i = 0; i < COUNT(names); i++)
+        if (getenv(names[i]) != NULL)
+            LOG(LOG_WARN, "config.ignored", LOG_STR("name", str_of(names[i])),
+                LOG_STR("why", S("only the embedded store is served")));
+}
+
 static int open_config(enum log_level least)
 {
     app.arena = arena_new(APP_ARENA);
@@ -103,6 +115,7 @@ static int open_config(enum log_level least)
     if (e != OK)
         return say_or(EXIT_CONFIG, &complaint, str_of(err_text(e)));
     log_setup(log_format(app.config.log), least);
+    warn_unserved();
     i64 machine = (i64)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     arena_budget((size_t)(app.config.memory_max != 0 ? app.config.memory_max : machine / 2));
     str bad;
@@ -227,6 +240,7 @@ static int listen_at(struct listener *l, str host, i64 port, struct http_server 
     return say(EXIT_FAILED, strf(app.arena, "%.*s:%lld %s", STR_FMT(host), (long long)port, why));
 }
 
+/* Last of what can fail: a listener that is open has a whole server behind it. */
 static int listen_all(void)
 {
     str host;
@@ -271,6 +285,7 @@ static void exit_now(int number)
     _exit(EXIT_FAILED);
 }
 
+/* On loop 0. The first signal drains: readiness fails first, then the listeners close, and main goes on when the last connection has gone. */
 static void on_signal(uv_signal_t *handle, int number)
 {
     if (atomic_exchange(&app.draining, true)) /* somebody is in a hurry */

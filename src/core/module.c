@@ -62,6 +62,7 @@ static void check_field_tables(struct check *c, const struct field *f)
         check_table(c, v->as);
 }
 
+/* Each once, by its address: tables nest and may refer to each other. */
 static void check_table(struct check *c, const struct table *t)
 {
     if (t == NULL || !first_of(c, &c->tables, (str){ (const char *)&t, sizeof t }, t))
@@ -117,6 +118,7 @@ static void check_clash(struct check *c, const struct route *r)
                      http_method_name(every[i]), r->path);
 }
 
+/* An example that the decoder refuses teaches people to fail. */
 static void check_example(struct check *c, const struct route *r)
 {
     if (r->example == NULL)

@@ -264,6 +264,7 @@ static str allow_text(u32 allowed, char out[ALLOW_BYTES])
     return (str){ out, n };
 }
 
+/* What the handler gave goes first and wins: ours are defaults. */
 static void headers_make(const struct request_core *c, const struct letter *l, char allow[ALLOW_BYTES],
                          struct headers *h)
 {
@@ -318,6 +319,7 @@ void reply_count_refused(int status)
     count(&unmatched, status, 0);
 }
 
+/* A fault has told its cause already; for the rest the stable code or the class is all that is known here. */
 static const char *cause_of(const struct request_core *c)
 {
     return c->rq.answer.problem != NULL ? c->rq.answer.problem->code : err_name(c->outcome);

@@ -20,8 +20,9 @@ static const struct table nothing = { .name = "Nothing" };
 str req_param(const struct req *rq, const char *name)
 {
     u32 i = 0;
-    while (!str_eq(route_param_name(rq->route, i), str_of(name)))
-        assert(++i < COUNT(rq->params)); /* the handler names a parameter that its own route lacks */
+    while (i < COUNT(rq->params) && !str_eq(route_param_name(rq->route, i), str_of(name)))
+        i++;
+    assert(i < COUNT(rq->params)); /* else the handler names a parameter that its own route lacks */
     return rq->params[i];
 }
 
@@ -244,6 +245,7 @@ static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct 
     reply_send(c, e);
 }
 
+/* A read that the store stopped is not resumed but repeated: the handler is a straight line, and its snapshot is gone. */
 static void on_loop(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
 {
     bool slow;
@@ -311,6 +313,7 @@ static void write_done(struct db_job *job, err outcome)
     post(c, write_finish);
 }
 
+/* From here to write_finish the request is the writer's. A full queue refuses at once: waiting behind it would only add to it. */
 static void write_submit(struct request_core *c)
 {
     c->kept_headers = c->rq.answer.header_count;
@@ -343,6 +346,7 @@ static void write_start(struct request_core *c)
 
 /* -- parking ------------------------------------------------------------------------------------------------------- */
 
+/* Two holds: one of the handler, until it has returned; one of whoever resumes. So a resume may come while the handler still runs. */
 err park(struct req *rq, void (*resume)(struct req *rq), void *parked)
 {
     struct request_core *c = rq->core;
@@ -432,6 +436,7 @@ static void stream_over(void *arg)
     c->answered = true;
 }
 
+/* A slow read is not repeated in the pool here: a stream belongs to its loop from its first byte on. It is answered by 503. */
 static void stream_start(struct request_core *c)
 {
     struct req *rq = &c->rq;

@@ -179,6 +179,8 @@ static err toy_block(struct req *rq)
     return reply_raw(rq, 200, S("text/plain"), S("unblocked"));
 }
 
+static char woken[] = "woken", twice[] = "twice"; /* what parked requests carry along */
+
 static void wait_over(struct req *rq)
 {
     struct tx *tx;
@@ -190,7 +192,7 @@ static void wait_over(struct req *rq)
 
 static err toy_wait(struct req *rq)
 {
-    TRY(park(rq, wait_over, "woken"));
+    TRY(park(rq, wait_over, woken));
     TRY(park_timer(rq, HOUR_US, req_resume));
     stage_enter(rq);
     return OK;
@@ -198,7 +200,7 @@ static err toy_wait(struct req *rq)
 
 static void again(struct req *rq)
 {
-    err e = park(rq, wait_over, "twice");
+    err e = park(rq, wait_over, twice);
     assert_int_equal(e, OK);
     req_resume(rq);
     req_resume(rq); /* ignored */
