@@ -14,7 +14,7 @@ help: ## this list
 run: ## install what is missing, build, serve on http://127.0.0.1:8000 with SQLite in ./data
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory build
-	@exec $(BUILD)/weir serve
+	@WEIR_EGRESS_ALLOW=$${WEIR_EGRESS_ALLOW-127.0.0.1:8000} exec $(BUILD)/weir serve # may call itself, as the worked example does
 
 deps: ## install the Debian packages that building, testing and linting need
 	@tools/deps.sh build test lint
