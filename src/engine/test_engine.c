@@ -3,6 +3,7 @@
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/module.h"
 #include "net/http.h"
 
 #include <ftw.h>
@@ -15,6 +16,7 @@
 
 #include <cmocka.h>
 
+const struct module *const modules[] = { NULL };
 const struct table definition_trigger_table = { .name = "TestTrigger", .open = true };
 
 /* --- the house around an engine ----------------------------------------------------------------------------------- */

@@ -6,6 +6,8 @@
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/app.h"
+#include "core/metrics.h"
 
 #include <time.h>
 
@@ -13,6 +15,34 @@ enum { TELL_BYTES = 4096 };
 
 static const i64 retry_write_us = SECOND_US / 10, retry_write_max_us = 10 * SECOND_US;
 static const i64 closing_us = 5 * SECOND_US;
+
+/* --- metrics ------------------------------------------------------------------------------------------------------ */
+
+static i64 live_now(void)
+{
+    return app.engine != NULL ? engine_stats(app.engine).live : 0;
+}
+
+METRIC(executions_total, "weir_executions_total", METRIC_COUNTER, "Executions that ended, by status",
+       .series_max = RUN_STATES);
+METRIC(execution_duration, "weir_execution_duration_seconds", METRIC_HISTOGRAM, "From being accepted to the end",
+       .series_max = 1);
+METRIC(executions_live, "weir_executions_live", METRIC_GAUGE,
+       "Executions in memory: being worked on, or waiting for a call", .read = live_now);
+
+static void count_end(const struct run *r)
+{
+    static const char *const labels[RUN_STATES] = {
+        [RUN_COMPLETED] = "status=\"completed\"",
+        [RUN_FAILED] = "status=\"failed\"",
+        [RUN_CANCELLED] = "status=\"cancelled\"",
+        [RUN_TIMED_OUT] = "status=\"timed_out\"",
+    };
+    metric_add(&executions_total, labels[r->state], 1);
+    struct metric_series *duration = metric_of(&execution_duration, "");
+    if (duration != NULL)
+        metric_observe_us(duration, r->completed_at - r->created_at);
+}
 
 static void pump(struct worker *w, struct run *r);
 
@@ -162,6 +192,7 @@ static void finish(struct worker *w, struct run *r)
 {
     struct engine *e = w->engine;
     leave(w, r);
+    count_end(r);
     atomic_fetch_add(r->state == RUN_COMPLETED ? &e->completed : &e->failed, 1);
     struct waiter *list = all_waiters(r);
     outcome_tell(outcome_of_run(r), list);
