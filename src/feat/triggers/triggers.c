@@ -190,7 +190,7 @@ struct change {
     struct trigger row; /* as it will be shown */
     str stored;         /* auth_config as it will be stored */
     str changed;        /* names for the audit row */
-    bool creates;
+    bool creates, same; /* same: nothing differs from what is stored */
 };
 
 static bool differs(const struct field *f, const struct trigger *a, const struct trigger *b)
@@ -207,14 +207,15 @@ static bool differs(const struct field *f, const struct trigger *a, const struct
     return !str_eq(s, t);
 }
 
-/* Names of the settings that differ, for the audit row. Both hold stored secrets. */
-static str changed_names(struct arena *a, const struct trigger *before, const struct trigger *after)
+/* Names of the settings that differ, for the audit row; STR_NONE when none does. Both hold stored secrets. */
+static err changed_names(struct arena *a, const struct trigger *before, const struct trigger *after, str *names)
 {
     struct buf b = { .arena = a };
     for (u32 i = 2; i < COUNT(entry_fields); i++)
         if (differs(&fields[i], before, after))
             buf_f(&b, "%s%s", b.n > 0 ? ", " : "", fields[i].name);
-    return b.fail == OK && b.n > 0 ? buf_view(&b) : STR_NONE;
+    *names = b.n > 0 ? buf_view(&b) : STR_NONE;
+    return b.fail;
 }
 
 /* What the tables leave to do: ids, lower case, and one word for "all addresses". */
@@ -225,7 +226,6 @@ static err complete(struct req *rq, struct trigger *t, str workflow_id, const st
     t->webhook_url = strf(rq->arena, "/api/v1/webhooks/%.*s/%.*s", STR_FMT(workflow_id), STR_FMT(t->id));
     t->created_by = before != NULL ? before->created_by : rq->who.user_id;
     t->created_at = before != NULL ? before->created_at : req_now(rq);
-    t->updated_at = req_now(rq);
     if (t->id.p == NULL || t->webhook_url.p == NULL)
         return ERR_MEMORY;
     if (t->dedup_header.p != NULL && (t->dedup_header = str_lower(rq->arena, t->dedup_header)).p == NULL)
@@ -270,13 +270,18 @@ static err change_make(struct req *rq, const struct trigger *given, str workflow
     TRY(store_auth(rq, c, before, pointer));
     c->row.auth_config = c->stored;
     mark(&c->row, HAS(trigger_table, given, rate_limit));
-    c->changed = before != NULL ? changed_names(rq->arena, before, &c->row) : STR_NONE;
+    if (before != NULL)
+        TRY(changed_names(rq->arena, before, &c->row, &c->changed));
+    c->same = before != NULL && c->changed.p == NULL;
+    c->row.updated_at = c->same ? before->updated_at : req_now(rq);
     return show(rq->arena, &c->row);
 }
 
 static err change_apply(struct req *rq, const struct change *c)
 {
     const struct trigger *t = &c->row;
+    if (c->same)
+        return OK;
     struct arg list[] = {
         TENANT(rq),
         STR(t->workflow_id),

@@ -103,8 +103,9 @@ static struct {
     u32 batch;      /* entries that the writer has: they do not change */
     enum { IDLE, GATHERING, WRITING } phase;
     bool stopping;
-    bool armed; /* the message or the timer is under way: there is one of each */
-    struct arena *arena;
+    bool armed;          /* the message or the timer is under way: there is one of each */
+    struct arena *arena; /* of a batch's rows */
+    struct arena_mark empty;
     struct loop_timer timer;
     struct message message;
     struct db_job job;
@@ -183,6 +184,7 @@ static void wrote(struct db_job *job, err outcome)
 /* Locked. */
 static void start_writing(void)
 {
+    arena_rewind(state.arena, state.empty);
     state.phase = WRITING;
     state.batch = (u32)MIN(state.end - state.first, (u64)BATCH);
     state.job = (struct db_job){ .run = write_batch, .done = wrote, .arena = state.arena, .background = true };
@@ -235,6 +237,8 @@ void delivery_log(const struct delivery *d)
         state.end++;
         if (state.phase == IDLE && !state.stopping)
             start_gathering();
+        else if (state.phase == GATHERING && state.end - state.first == BATCH && !state.stopping)
+            start_writing();
     }
     pthread_mutex_unlock(&state.lock);
     if (!room)
@@ -263,7 +267,10 @@ err deliveries_start(void)
     state.stopping = state.armed = false;
     state.ring = NEW_N(app.arena, struct entry, RING);
     state.arena = arena_new(WRITE_ARENA);
-    return state.ring != NULL && state.arena != NULL ? OK : ERR_MEMORY;
+    if (state.ring == NULL || state.arena == NULL)
+        return ERR_MEMORY;
+    state.empty = arena_mark(state.arena);
+    return OK;
 }
 
 static err write_rest(void *ctx, struct tx *tx)
@@ -281,9 +288,8 @@ void deliveries_stop(void)
     pthread_mutex_unlock(&state.lock);
     while (state.first != state.end) { /* nobody else is left */
         state.batch = (u32)MIN(state.end - state.first, (u64)BATCH);
-        struct arena_mark start = arena_mark(state.arena);
+        arena_rewind(state.arena, state.empty);
         err e = db_write_wait(app.db, state.arena, write_rest, NULL);
-        arena_rewind(state.arena, start);
         settle(e == OK ? OK : ERR_INTERNAL);
     }
     arena_free(state.arena);

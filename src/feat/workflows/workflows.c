@@ -199,6 +199,15 @@ static err insert_version(struct req *rq, const struct saving *s)
                         I64(req_now(rq))));
 }
 
+static err update_row(struct req *rq, const struct saving *s)
+{
+    const struct workflow *w = &s->row;
+    TRY(db_exec(rq->tx, &workflow_update, NULL,
+                ARGS(TENANT(rq), STR(w->id), STR(w->name), STR(w->description), STR(w->tags), BOOL(w->is_active),
+                     I64(w->version), I64(w->updated_at))));
+    return audit(rq, "workflows.update", w->id, s->names);
+}
+
 err workflow_save(struct req *rq, struct saving *s)
 {
     struct workflow *w = &s->row;
@@ -208,10 +217,8 @@ err workflow_save(struct req *rq, struct saving *s)
     w->version = now.version + fresh;
     if (fresh)
         TRY(insert_version(rq, s));
-    TRY(db_exec(rq->tx, &workflow_update, NULL,
-                ARGS(TENANT(rq), STR(w->id), STR(w->name), STR(w->description), STR(w->tags), BOOL(w->is_active),
-                     I64(w->version), I64(w->updated_at))));
-    TRY(audit(rq, "workflows.update", w->id, s->names));
+    if (fresh || s->names.p != NULL)
+        TRY(update_row(rq, s));
     TRY(s->triggers != NULL ? triggers_apply(rq, s->triggers) : triggers_forget(rq));
     return reply(rq, 200, &workflow_table, w);
 }
@@ -272,7 +279,7 @@ static err workflow_create(struct req *rq)
 
 /* ---- changing ---- */
 
-static str changed_names(struct arena *a, const struct workflow *before, const struct saving *s)
+static err changed_names(struct arena *a, const struct workflow *before, struct saving *s)
 {
     const struct {
         const char *name;
@@ -288,7 +295,8 @@ static str changed_names(struct arena *a, const struct workflow *before, const s
     for (u32 i = 0; i < COUNT(list); i++)
         if (list[i].changed)
             buf_f(&b, "%s%s", b.n > 0 ? ", " : "", list[i].name);
-    return b.fail == OK && b.n > 0 ? buf_view(&b) : STR_NONE;
+    s->names = b.n > 0 ? buf_view(&b) : STR_NONE;
+    return b.fail;
 }
 
 static err stored_json(struct req *rq, const struct workflow *w, struct json **out)
@@ -309,7 +317,9 @@ static err prepare_change(struct req *rq, const struct workflow *given, const st
     s->seen = before->version;
     s->row.created_by = before->created_by;
     s->row.created_at = before->created_at;
-    s->names = changed_names(rq->arena, before, s);
+    TRY(changed_names(rq->arena, before, s));
+    if (s->names.p == NULL)
+        s->row.updated_at = before->updated_at;
     field_set_all(&workflow_table, &s->row);
     return OK;
 }
