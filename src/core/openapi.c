@@ -234,7 +234,8 @@ static void success(struct doc *d, const struct route *r)
     success_headers(d, r, status);
     if (r->produces != NULL) {
         content_begin(d, str_of(r->produces));
-        jw_raw(d->w, S("{\"type\":\"string\"}"));
+        jw_raw(d->w,
+               strcmp(r->produces, "application/json") == 0 ? S("{\"type\":\"object\"}") : S("{\"type\":\"string\"}"));
         content_end(d);
     } else if (r->out != NULL && status != 204) {
         content_begin(d, S("application/json"));

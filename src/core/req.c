@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-enum { REQUEST_ID_MAX = 64, MAX_BODY = 1 << 20, NO_BODY_MAX = 1 << 10, REFUSAL_ARENA = 4 << 10 };
+enum { REQUEST_ID_MAX = 64, MAX_BODY = 1 << 20, NO_BODY_MAX = 1 << 10 };
 
 /* For routes without body or query: whatever is given is unknown. */
 static const struct table nothing = { .name = "Nothing" };
@@ -517,16 +517,21 @@ static struct problem refusal_problem(int status, const char *code)
     return (struct problem){ code, class_of_status(status), title };
 }
 
-static void refuse(void *ctx, int status, const char *code, str remote, struct buf *b)
+static void refuse(void *ctx, int status, const char *code, str remote, struct arena *a, struct http_refusal *out)
 {
     struct problem p = refusal_problem(status, code);
-    struct arena *a = arena_new(REFUSAL_ARENA);
-    str id = a != NULL ? typeid_new(a, "req", clock_now_us()) : STR_NONE;
-    problem_write(b, status, &p, STR_NONE, id, NULL);
+    str id = typeid_new(a, "req", clock_now_us());
+    struct buf b = { .arena = a };
+    problem_write(&b, status, &p, STR_NONE, id, NULL);
     reply_count_refused(status);
     LOG(LOG_INFO, "http.refused", LOG_STR("request_id", id), LOG_INT("status", status), LOG_STR("code", str_of(code)),
         LOG_STR("remote", remote));
-    arena_free(a);
+    if (b.fail != OK || id.p == NULL)
+        return;
+    out->headers[out->header_count++] = (struct pair){ S("X-Request-Id"), id };
+    out->headers[out->header_count++] = (struct pair){ S("X-Content-Type-Options"), S("nosniff") };
+    out->headers[out->header_count++] = (struct pair){ S("Cache-Control"), S("no-store") };
+    out->body = buf_view(&b);
 }
 
 struct http_handler req_handler(struct listener *listener)

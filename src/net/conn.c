@@ -20,6 +20,7 @@ static i64 now_of(const struct conn *c)
 /* --- exchanges --------------------------------------------------------------------------------------------------- */
 
 enum {
+    REFUSAL_BYTES = 64 << 10, /* of what the handler may say to a refusal */
     RECYCLED_BYTES = 4096
 }; /* an arena that never left its first chunk; larger ones have grown their next chunk too */
 
@@ -355,25 +356,32 @@ void conn_answered(struct conn *c, bool keep)
         conn_turn(c, (str){ c->in.p, c->in.n });
 }
 
+/* What the handler says to a refusal; without memory for it nothing: the status alone still tells. */
+static void ask_refusal(const struct conn *c, enum refusal why, struct arena *a, struct http_refusal *out)
+{
+    const struct http_handler *h = &c->shard->server->handler;
+    if (h->refuse != NULL && a != NULL)
+        h->refuse(h->ctx, http_refusals[why].status, http_refusals[why].code, (str){ c->remote, c->remote_n }, a, out);
+}
+
 void conn_refuse(struct conn *c, enum refusal why)
 {
     struct shard *s = c->shard;
-    const struct http_handler *h = &s->server->handler;
-    struct buf body = { .max = 64 * KIB };
+    struct arena *a = arena_new(REFUSAL_BYTES);
+    struct http_refusal said = { .header_count = 1, .body = S("") };
+    said.headers[0] = (struct pair){ S("content-type"), S("application/problem+json") };
     if (c->exchange != NULL)
         exchange_free(c->exchange);
-    if (h->refuse != NULL)
-        h->refuse(h->ctx, http_refusals[why].status, http_refusals[why].code, (str){ c->remote, c->remote_n }, &body);
-    if (body.fail != OK)
-        body.n = 0; /* the status alone still tells */
-    static const struct pair type = { S_INIT("content-type"), S_INIT("application/problem+json") };
-    reply_head(s, NULL, http_refusals[why].status, &type, body.n > 0, FRAME_LENGTH, body.n, false);
-    uv_buf_t parts[] = { uv_buf_init(s->head.p, (unsigned)s->head.n), uv_buf_init(body.p, (unsigned)body.n) };
+    ask_refusal(c, why, a, &said);
+    reply_head(s, NULL, http_refusals[why].status, said.headers, said.body.n > 0 ? said.header_count : 0, FRAME_LENGTH,
+               said.body.n, false);
+    uv_buf_t parts[] = { uv_buf_init(s->head.p, (unsigned)s->head.n),
+                         uv_buf_init((char *)(uintptr_t)said.body.p, (unsigned)said.body.n) };
     if (s->head.fail == OK)
         conn_send(c, parts, c->is_head ? 1 : 2);
     else
         conn_close(c);
-    buf_free(&body);
+    arena_free(a);
     conn_answered(c, false);
 }
 

@@ -59,6 +59,11 @@ str http_header(const struct http_request *rq, str name);
 /* Number of times a header is present. */
 u32 http_header_count(const struct http_request *rq, str name);
 
+struct http_refusal {
+    struct pair headers[5]; /* Content-Type: application/problem+json stands there already; the handler appends */
+    u32 header_count;
+    str body; /* "" when there is no memory: the status alone still tells */
+};
 struct http_handler {
     void *ctx;
     /* The head is complete. Returns the most bytes of body this request may have; or refuses by setting rq->refused to 401, 404, …:
@@ -67,9 +72,9 @@ struct http_handler {
     size_t (*admit)(void *ctx, struct http_request *rq);
     /* The request is complete. The handler owes exactly one of reply, stream or drop, now or later. */
     void (*request)(void *ctx, struct http_request *rq);
-    /* The server refused bytes before a request existed: makes the body (problem+json) for a status and a stable code such as "http.host", "http.header_fields".
-     * remote is for logs. Writes into b. */
-    void (*refuse)(void *ctx, int status, const char *code, str remote, struct buf *b);
+    /* The server refused bytes before a request existed: makes the body (problem+json) for a status and a stable code such as "http.host", "http.header_fields",
+     * and headers of the handler's own (a request id). remote is for logs. What is made lives on `a`. */
+    void (*refuse)(void *ctx, int status, const char *code, str remote, struct arena *a, struct http_refusal *out);
 };
 
 /* Opens a listener on every loop (SO_REUSEPORT after a probe bind without it, so that a taken port fails here). host is an address literal

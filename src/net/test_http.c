@@ -142,12 +142,13 @@ static void on_request(void *ctx, struct http_request *rq)
         echo(rq);
 }
 
-static void on_refuse(void *ctx, int status, const char *code, str remote, struct buf *b)
+static void on_refuse(void *ctx, int status, const char *code, str remote, struct arena *a, struct http_refusal *out)
 {
     (void)ctx;
     assert(remote.n > 0);
     atomic_fetch_add(&refused_count, 1);
-    buf_f(b, "{\"status\":%d,\"code\":\"%s\"}", status, code);
+    out->headers[out->header_count++] = (struct pair){ S("x-request-id"), S("refused-1") };
+    out->body = strf(a, "{\"status\":%d,\"code\":\"%s\"}", status, code);
 }
 
 static void *run_loop(void *loop)
