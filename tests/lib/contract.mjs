@@ -67,7 +67,7 @@ export class Contract {
             assert.match(entry.pointer, /^(\/.*|query\/.+|)$/, where);
             for (const key of ['code', 'detail']) assert.equal(typeof entry[key], 'string', `${where}: errors[].${key}`);
         }
-        assert.doesNotMatch(JSON.stringify(body), /\.c:\d+|sqlite|SELECT |lua_|0x[0-9a-f]{6,}/i, `${where}: tells of our insides`);
+        assert.doesNotMatch(JSON.stringify(body), /\.c:\d+|sqlite|SELECT |\blua_|\b0x[0-9a-f]{6,}/i, `${where}: tells of our insides`);
     }
 
     #checkDocumented(method, template, operation, answer, where) {
