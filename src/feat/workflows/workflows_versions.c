@@ -121,7 +121,7 @@ err prepare_restore(struct req *rq)
 {
     struct saving *s = NEW(rq->arena, struct saving);
     struct version version;
-    struct checked checked;
+    struct checked checked = { 0 };
     struct json *definition;
     str view;
     if (s == NULL)
