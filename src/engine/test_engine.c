@@ -89,9 +89,10 @@ static void upstream_request(void *ctx, struct http_request *rq)
         http_reply(rq, 200, &json, 1, strf(rq->arena, "{\"call\":%d,\"path\":\"%.*s\"}", n, STR_FMT(rq->path)));
 }
 
-static void upstream_refuse(void *ctx, int status, const char *code, str remote, struct buf *b)
+static void upstream_refuse(void *ctx, int status, const char *code, str remote, struct arena *a,
+                            struct http_refusal *out)
 {
-    buf_f(b, "%s", code);
+    out->body = str_of(code);
 }
 
 static void *loop_main(void *arg)
@@ -134,7 +135,7 @@ static int setup(void **state)
 {
     house = (struct house){ .arena = arena_new(64 * MIB), .upstream = { .lock = PTHREAD_MUTEX_INITIALIZER } };
     log_setup(LOG_OFF, LOG_ERROR);
-    strcpy(house.folder, "/tmp/weir-engine-XXXXXX");
+    snprintf(house.folder, sizeof house.folder, "/tmp/weir-engine-XXXXXX");
     assert_non_null(mkdtemp(house.folder));
     struct db_options o = { .folder = str_of(house.folder) };
     assert_int_equal(db_open(&o, &house.db), OK);
