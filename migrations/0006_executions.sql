@@ -23,6 +23,7 @@ CREATE TABLE executions (
     input_data      TEXT NOT NULL,
     output_data     TEXT,
     error           TEXT,
+    responded       BOOLEAN NOT NULL DEFAULT FALSE,
     step_executions TEXT
 );
 CREATE INDEX executions_by_workflow ON executions (tenant_id, workflow_id, id);

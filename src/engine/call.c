@@ -17,6 +17,7 @@ struct call {
     u32 loop;
     struct message send, cancel; /* to the loop */
     bool running, cancelled;     /* the loop's */
+    bool cancel_asked;           /* the worker's: the message is embedded, so it goes once */
     struct client_call *client;
     struct client_request request;
     struct client_answer answer;
@@ -83,7 +84,7 @@ static void on_send(struct message *m)
     if (e == ERR_INVALID)
         refuse(c, e, "http.request", S("The URL or a header cannot be sent"));
     else if (e != OK)
-        refuse(c, e, "http.overloaded", S("Too many outgoing calls"));
+        refuse(c, ERR_BUSY, "http.overloaded", S("Too many outgoing calls")); /* run.c waits and sends it again */
 }
 
 static void on_cancel(struct message *m)
@@ -144,6 +145,9 @@ err call_send(struct engine *e, struct run *r, struct run_step *s,
 
 void call_cancel(struct call *c)
 {
+    if (c->cancel_asked)
+        return;
+    c->cancel_asked = true;
     atomic_fetch_add(&c->users, 1);
     loop_post(c->engine->options.loops[c->loop], &c->cancel);
 }

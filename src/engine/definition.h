@@ -5,7 +5,12 @@
 
 #include "codec/field.h"
 
-enum { DEFINITION_STEPS_MAX = 1000, DEFINITION_BYTES_MAX = 1024 * 1024 };
+enum {
+    VALUE_DEPTH_MAX =
+        56, /* of a step's input and output: the history around them is JSON of at most JSON_MAX_DEPTH too */
+    DEFINITION_STEPS_MAX = 1000,
+    DEFINITION_BYTES_MAX = 1024 * 1024
+};
 
 extern const struct table definition_table; /* "Definition" */
 extern const struct table step_table;       /* "Step" */

@@ -14,8 +14,9 @@
 enum {
     LIVE_MAX = 10000,
     PLANS_MAX = 4096,
+    PLANS_BYTES = 64 * 1024 * 1024,
     CLAIM_BATCH = 20,
-    RUN_BYTES = EXPR_MEMORY_BYTES,
+    RUN_BYTES = 10 * EXPR_MEMORY_BYTES,
     SCHEDULER_BYTES = 64 * 1024 * 1024
 };
 
@@ -23,12 +24,13 @@ static const i64 poll_us = SECOND_US, crowded_us = SECOND_US / 20;
 
 /* --- plans -------------------------------------------------------------------------------------------------------- */
 
-static void forget_plans(struct map *plans)
+static void forget_plans(struct engine *e)
 {
-    struct map_entry *e;
-    for (u32 i = 0; (e = map_next(plans, &i)) != NULL;)
-        plan_release(e->value);
-    map_free(plans);
+    struct map_entry *entry;
+    for (u32 i = 0; (entry = map_next(&e->plans.by_version, &i)) != NULL;)
+        plan_release(entry->value);
+    map_free(&e->plans.by_version);
+    e->plans.bytes = 0;
 }
 
 static struct plan *cached_plan(struct engine *e, str key)
@@ -44,12 +46,14 @@ static struct plan *cached_plan(struct engine *e, str key)
 /* Keeps it for others; when another thread was faster there are two for a while, which is harmless. A full cache starts anew. */
 static void cache_plan(struct engine *e, str key, struct plan *p)
 {
+    size_t bytes = arena_used(p->arena);
     pthread_mutex_lock(&e->plans.lock);
-    if (e->plans.by_version.count >= PLANS_MAX)
-        forget_plans(&e->plans.by_version);
+    if (e->plans.by_version.count >= PLANS_MAX || e->plans.bytes + bytes > PLANS_BYTES)
+        forget_plans(e);
     struct plan *before = map_get(&e->plans.by_version, key);
     if (map_put(&e->plans.by_version, key, p) == OK) {
         plan_keep(p);
+        e->plans.bytes += bytes;
         plan_release(before);
     }
     pthread_mutex_unlock(&e->plans.lock);
@@ -62,6 +66,8 @@ static err load_plan(struct engine *e, struct tx *tx, str tenant_id, str workflo
     struct plan *p;
     struct problems problems = { .arena = db_arena(tx) };
     TRY(e->options.load(tx, tenant_id, workflow_id, version, &definition, &name));
+    TRY(field_decode(db_arena(tx), &definition_table, FIELD_CREATE, definition, S(""), NULL,
+                     &problems)); /* tables may have changed since */
     TRY(plan_compile(definition, S(""), &problems, &p));
     p->tenant_id = str_dup(p->arena, tenant_id);
     p->workflow_id = str_dup(p->arena, workflow_id);
@@ -215,7 +221,6 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .told_start = c->started_at != 0 };
     bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
                 copy(a, &r->workflow_id, c->workflow_id) && copy(a, &r->parent_id, c->parent_id) &&
-                copy(a, &r->input_text, c->input_data) && copy(a, &r->trigger_text, c->trigger_data) &&
                 arena_defer(a, release_run_plan, r);
     if (!good) {
         arena_free(a);
@@ -236,10 +241,14 @@ static err claim_batch(struct engine *e, struct arena *a, u32 want, bool *again)
     while (taken < n && take_claim(e, &list[taken]))
         taken++;
     *again = n == want;
-    if (taken == n)
-        return OK;
-    return journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken,
-                             n - taken); /* no memory for them now */
+    while (
+        taken < n &&
+        !atomic_load(&e->closing)) { /* no memory for them now; until they are given back nobody else can have them */
+        if (journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken, n - taken) == OK)
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = crowded_us * 1000 }, NULL);
+    }
+    return OK;
 }
 
 /* Claims what is due while there is room for it. Returns when to look again. Looking is a read: a write only happens when something is due. */
@@ -312,7 +321,9 @@ static err open_scheduler(struct engine *e)
 static void close_workers(struct engine *e)
 {
     for (u32 i = 0; i < e->worker_count; i++)
-        worker_close(&e->workers[i]);
+        worker_stop(&e->workers[i]);
+    for (u32 i = 0; i < e->worker_count; i++)
+        worker_join(&e->workers[i]);
 }
 
 static err take_over(struct engine *e)
@@ -342,6 +353,7 @@ err engine_open(const struct engine_options *options, struct engine **out)
     u32 count = options->workers != 0 ? options->workers : (u32)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
     e->workers = NEW_N(a, struct worker, count);
     pthread_mutex_init(&e->plans.lock, NULL);
+    pthread_barrier_init(&e->closing_steps, NULL, count);
     err failed = e->workers != NULL ? take_over(e) : ERR_MEMORY;
     for (u32 i = 0; failed == OK && i < count; i++) {
         failed = worker_open(&e->workers[i], e, i);
@@ -350,9 +362,8 @@ err engine_open(const struct engine_options *options, struct engine **out)
     if (failed == OK)
         failed = open_scheduler(e);
     if (failed != OK) {
-        close_workers(e);
-        arena_free(a);
-        return failed;
+        LOG(LOG_ERROR, "engine.not_opened", LOG_STR("cause", str_of(err_name(failed))));
+        return failed; /* the process ends: threads that did start are left to that */
     }
     *out = e;
     return OK;
@@ -363,11 +374,21 @@ void engine_close(struct engine *e)
     atomic_store(&e->closing, true);
     pthread_mutex_lock(&e->scheduler.lock);
     e->scheduler.stopping = true;
-    pthread_mutex_unlock(&e->scheduler.lock);
     pthread_cond_signal(&e->scheduler.wake);
+    pthread_mutex_unlock(&e->scheduler.lock);
     pthread_join(e->scheduler.thread, NULL);
     close_workers(e);
-    forget_plans(&e->plans.by_version);
+    forget_plans(e);
+}
+
+void engine_free(struct engine *e)
+{
+    for (u32 i = 0; i < e->worker_count; i++) {
+        pthread_cond_destroy(&e->workers[i].wake);
+        pthread_mutex_destroy(&e->workers[i].lock);
+    }
+    forget_plans(e);
+    pthread_barrier_destroy(&e->closing_steps);
     pthread_cond_destroy(&e->scheduler.wake);
     pthread_mutex_destroy(&e->scheduler.lock);
     pthread_mutex_destroy(&e->plans.lock);
@@ -377,6 +398,7 @@ void engine_close(struct engine *e)
 struct engine_stats engine_stats(struct engine *e)
 {
     return (struct engine_stats){ .live = atomic_load(&e->live),
+                                  .queued = atomic_load(&e->queued),
                                   .started = atomic_load(&e->started),
                                   .completed = atomic_load(&e->completed),
                                   .failed = atomic_load(&e->failed) };

@@ -44,6 +44,8 @@ struct engine_options {
 err engine_open(const struct engine_options *options, struct engine **out) MUST;
 /* Lets live executions reach their next record (5 s at most for outside calls), then stops. The loops must still run. */
 void engine_close(struct engine *e);
+/* After the loops have stopped: nobody calls it any more. */
+void engine_free(struct engine *e);
 
 /* The compiled plan of a version: from the cache, else loaded. One user more (plan_release). ERR_NOT_FOUND, ERR_INVALID (a stored definition that no longer compiles). */
 err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id, i64 version, struct plan **out) MUST;
@@ -85,7 +87,7 @@ err engine_start(struct engine *e, struct arena *a, const struct start *start, s
 void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter);
 
 struct engine_stats {
-    u32 live, queued; /* in memory; waiting for a worker */
+    u32 live, queued; /* in memory; of these, waiting for their worker to take them */
     u64 started, completed, failed;
 };
 struct engine_stats engine_stats(struct engine *e);

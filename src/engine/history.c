@@ -130,7 +130,7 @@ void record_write(struct json_writer *w, const struct step_record *r)
     jw_key(w, S("step_id"));
     jw_str(w, r->step_id);
     jw_key(w, S("type"));
-    jw_str(w, str_of(r->type));
+    jw_str(w, str_of(r->type != NULL ? r->type : "unknown"));
     jw_key(w, S("status"));
     jw_str(w, str_of(step_state_names[r->state]));
     jw_key(w, S("attempt"));

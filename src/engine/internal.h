@@ -65,6 +65,8 @@ struct worker_message {
 };
 void worker_post(struct worker *w, struct worker_message *m);
 
+enum { CALLS_PER_RUN = 100 };
+
 /* --- runs --------------------------------------------------------------------------------------------------------- */
 
 struct call;
@@ -100,12 +102,15 @@ struct run {
     struct json output, error; /* of the execution */
     struct run_step *steps;
     u32 *ready, ready_from, ready_to;
-    u32 open;      /* steps that have not ended */
-    u32 in_flight; /* outside calls on their way */
-    bool hydrate;  /* comes from the database: read its journal first */
-    bool detached; /* to be told when queued */
-    bool recorded; /* its row is on disk */
-    bool lost;     /* somebody else has taken it over: nothing is written any more */
+    u32 open;        /* steps that have not ended */
+    u32 in_flight;   /* outside calls on their way; at most CALLS_PER_RUN */
+    bool hydrate;    /* comes from the database: read its journal first */
+    bool detached;   /* to be told when queued */
+    bool recorded;   /* its row is on disk */
+    bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
+    bool unready;    /* could not be read back: nothing is known of its steps */
+    bool thin;       /* its history is too large to be written: only states are */
+    bool continuing; /* has more to do, and gives others their turn first */
     bool writing;
     bool told_start;
     const char *responds;             /* the type whose output is the answer */
@@ -114,9 +119,14 @@ struct run {
     struct waiter *waiters;
     struct waiter *tell_now; /* those who want to know as soon as it is on disk */
     struct write *write;
-    i64 wake_at;        /* when the worker looks at it again by itself; 0 = never */
-    u32 write_failures; /* in a row */
-    str joins;          /* the execution that holds its idempotency key: it only carries its waiters there */
+    i64 wake_at;         /* when the worker looks at it again by itself; 0 = never */
+    u32 write_failures;  /* in a row */
+    str joins;           /* the execution that holds its idempotency key: only its waiters are left of this one */
+    struct waiter proxy; /* waits there for them */
+    struct outcome *joined;
+    struct step_record *restored; /* what the journal knew, when the plan could not be had */
+    u32 restored_count;
+    i64 bytes; /* inputs and outputs of its steps, as JSON */
     struct run *next_timed;
 };
 
@@ -127,8 +137,10 @@ err run_prepare(struct run *r) MUST;
 /* Puts a journalled step back in its place; after the last one call run_resume. */
 void run_restore(struct run *r, const struct step_record *record);
 void run_resume(struct run *r, i64 now_us);
-/* Does all that can be done now: pure steps run, outside steps are marked to launch. */
+/* Does what can be done now: pure steps run, outside steps are marked to launch. Comes back early (run_more) after a slice of time, so that one execution
+ * never keeps its worker from the others. */
 void run_advance(struct run *r, struct machine *m);
+bool run_more(const struct run *r);
 /* An outside call came back. */
 void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer);
 /* Ends it for a reason from outside of its steps. */
@@ -137,6 +149,7 @@ void run_end(struct run *r, enum run_state state, const char *code, const char *
 i64 run_due(const struct run *r);
 /* When the first of its waits is over, or its time is up. */
 i64 run_next_wait(const struct run *r);
+bool run_has_waits(const struct run *r);
 /* Waits that are over get their turn at the next run_advance. */
 void run_wake(struct run *r, i64 now_us);
 
@@ -146,7 +159,7 @@ void run_wake(struct run *r, i64 now_us);
 struct write {
     struct db_job job;
     struct run *run;
-    bool final, insert;
+    bool final, insert, responded;
     struct execution_row {
         str status, output_data, error, step_executions;
         i64 due_at; /* 0 = NULL */
@@ -161,22 +174,26 @@ err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
 
 struct claim {
     struct presence has;
-    str id, tenant_id, workflow_id, parent_id, trigger_data, input_data;
+    str id, tenant_id, workflow_id, parent_id;
     i64 version, created_at, started_at, deadline_at, fence;
 };
 /* Everything that a process before us left running becomes due now. */
 err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
-/* At most `max` executions that are due are ours now; texts on `a`. */
+/* At most `max` executions that are due are ours now. What they were given is read later, one by one: it may be large. */
 err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim **list, u32 *n) MUST;
 /* Claims that could not be taken after all: due again then. */
 err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
 /* The next time something is due; INT64_MAX when nothing is. */
 err journal_next_due(struct db *db, struct arena *a, i64 *due_at) MUST;
+/* What an execution was given; texts on the transaction's arena. */
+err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger) MUST;
 /* The steps of an execution that the journal knows. */
 err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;
-/* The execution that holds an idempotency key, with the hash of the body it came with. */
-err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out, str *dedup_body) MUST;
+/* The execution that holds an idempotency key. */
+err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out) MUST;
+/* What is not published of it: the hash of the body that its key came with, and whether a respond step gave its output. */
+err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup_body, bool *responded) MUST;
 
 /* --- outside calls ------------------------------------------------------------------------------------------------ */
 
@@ -213,7 +230,9 @@ struct worker {
     u32 busy;          /* live runs that a write or an outside call will come back to */
 };
 err worker_open(struct worker *w, struct engine *e, u32 index) MUST;
-void worker_close(struct worker *w);
+/* Asks it to stop; all workers of an engine must be asked before one is joined. */
+void worker_stop(struct worker *w);
+void worker_join(struct worker *w);
 struct worker *worker_of(struct engine *e, str execution_id);
 /* Hands a new or claimed run over. */
 void worker_take(struct run *r);
@@ -225,12 +244,14 @@ struct engine {
     struct arena *arena;
     struct worker *workers;
     u32 worker_count;
-    _Atomic u32 live;
+    _Atomic u32 live, queued;
     _Atomic bool closing;
     _Atomic u64 started, completed, failed;
+    pthread_barrier_t closing_steps; /* the workers close in step: see wind_down */
     struct {
         pthread_mutex_t lock;
         struct map by_version;
+        size_t bytes;
     } plans;
     struct {
         pthread_t thread;

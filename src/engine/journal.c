@@ -6,7 +6,10 @@
 #include "base/clock.h"
 #include "codec/time.h"
 
-enum { WRITE_BYTES = 96 * 1024 * 1024, CLAIM_MAX = 20 };
+enum {
+    WRITE_BYTES = 256 * 1024 * 1024,
+    CLAIM_MAX = 20
+}; /* a write holds 32 MiB of values twice, in buffers that grow by doubling */
 
 static const i64 dedup_life_us = DAY_US;
 
@@ -15,11 +18,11 @@ static const i64 dedup_life_us = DAY_US;
 STMT(
     execution_insert,
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, started_at, completed_at, deadline_at, due_at,"
-    " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)");
+    " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)");
 STMT(execution_update,
      "UPDATE executions SET status = $4, started_at = $5, completed_at = $6, due_at = $7, output_data = $8, error = $9,"
-     " step_executions = $10 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
+     " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(
     dedup_expire,
     "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE tenant_id = $1 AND dedup_key = $2 AND created_at < $3");
@@ -66,14 +69,30 @@ STMT(execution_select, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenan
 STMT(execution_select_key, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenant_id = $1 AND dedup_key = $2",
      .row = &execution_table);
 
-struct text_row {
+struct aside_row {
     struct presence has;
-    str text;
+    str dedup_body;
+    bool responded;
 };
-static const struct field text_fields[] = { FIELD(struct text_row, text, F_STR, .flags = F_NULLABLE, .doc = "A text") };
-static const struct table text_table = TABLE("TextRow", struct text_row, text_fields);
-STMT(dedup_body_select, "SELECT dedup_body AS text FROM executions WHERE tenant_id = $1 AND dedup_key = $2",
-     .row = &text_table);
+static const struct field aside_fields[] = {
+    FIELD(struct aside_row, dedup_body, F_STR, .flags = F_NULLABLE, .doc = "Hash of the body that came with the key"),
+    FIELD(struct aside_row, responded, F_BOOL, .doc = "Whether a respond step gave its output"),
+};
+static const struct table aside_table = TABLE("AsideRow", struct aside_row, aside_fields);
+STMT(aside_select, "SELECT dedup_body, responded FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &aside_table);
+
+struct given_row {
+    struct presence has;
+    str input_data, trigger_data;
+};
+static const struct field given_fields[] = {
+    FIELD(struct given_row, input_data, F_JSON, .doc = "What it was given"),
+    FIELD(struct given_row, trigger_data, F_JSON, .doc = "What started it"),
+};
+static const struct table given_table = TABLE("GivenRow", struct given_row, given_fields);
+STMT(given_select, "SELECT input_data, trigger_data FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &given_table);
 
 static const struct field claim_fields[] = {
     FIELD(struct claim, id, F_STR, .doc = "Execution"),
@@ -81,20 +100,17 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, workflow_id, F_STR, .doc = "Of which workflow"),
     FIELD(struct claim, version, F_I64, .doc = "In which version"),
     FIELD(struct claim, parent_id, F_STR, .flags = F_NULLABLE, .doc = "Its parent"),
-    FIELD(struct claim, trigger_data, F_JSON, .doc = "What started it"),
-    FIELD(struct claim, input_data, F_JSON, .doc = "What it was given"),
     FIELD(struct claim, created_at, F_I64, .doc = "Epoch microseconds"),
     FIELD(struct claim, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
     FIELD(struct claim, deadline_at, F_I64, .doc = "Epoch microseconds"),
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
-STMT(
-    claim_due,
-    "UPDATE executions SET status = 'running', due_at = NULL, fence = fence + 1 WHERE id IN"
-    " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
-    " RETURNING id, tenant_id, workflow_id, version, parent_id, trigger_data, input_data, created_at, started_at, deadline_at, fence",
-    .row = &claim_table, .scope = SCOPE_SYSTEM);
+STMT(claim_due,
+     "UPDATE executions SET status = 'running', due_at = NULL, fence = fence + 1 WHERE id IN"
+     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
+     " RETURNING id, tenant_id, workflow_id, version, parent_id, created_at, started_at, deadline_at, fence",
+     .row = &claim_table, .scope = SCOPE_SYSTEM);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
      "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
@@ -128,7 +144,7 @@ static err insert_row(struct write *w, struct tx *tx)
                         I64(r->created_at), time_arg(r->started_at), time_arg(r->completed_at), I64(r->deadline_at),
                         time_arg(w->row.due_at), I64(r->fence), STR(r->parent_id), STR(r->dedup_key),
                         STR(r->dedup_body), STR(r->trigger_text), STR(r->input_text), STR(w->row.output_data),
-                        STR(w->row.error), STR(w->row.step_executions)));
+                        STR(w->row.error), STR(w->row.step_executions), BOOL(w->responded)));
 }
 
 static err update_row(struct write *w, struct tx *tx)
@@ -138,7 +154,7 @@ static err update_row(struct write *w, struct tx *tx)
     TRY(db_exec(tx, &execution_update, &changed,
                 ARGS(STR(r->tenant_id), STR(r->id), I64(r->fence), STR(w->row.status), time_arg(r->started_at),
                      time_arg(r->completed_at), time_arg(w->row.due_at), STR(w->row.output_data), STR(w->row.error),
-                     STR(w->row.step_executions))));
+                     STR(w->row.step_executions), BOOL(w->responded))));
     return changed == 1 ? OK : ERR_PRECONDITION;
 }
 
@@ -204,13 +220,27 @@ static err make_records(struct arena *a, struct run *r, struct write *w)
     return OK;
 }
 
+/* Of a run that could not be read back: what the journal knew. Of one too large: states only. */
+static const struct step_record *history_record(const struct run *r, u32 i, struct step_record *scratch)
+{
+    if (r->steps == NULL)
+        return &r->restored[i];
+    if (!r->thin)
+        return &r->steps[i].record;
+    *scratch = r->steps[i].record;
+    scratch->input = scratch->output = NULL;
+    return scratch;
+}
+
 static err make_history(struct arena *a, struct run *r, struct write *w)
 {
     struct buf b = { .arena = a };
     struct json_writer jw = { .b = &b };
+    struct step_record scratch;
+    u32 count = r->steps != NULL ? r->plan->count : r->restored_count;
     jw_begin(&jw, '[');
-    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++)
-        record_write(&jw, &r->steps[i].record);
+    for (u32 i = 0; i < count; i++)
+        record_write(&jw, history_record(r, i, &scratch));
     jw_end(&jw, ']');
     TRY(b.fail);
     w->row.step_executions = buf_view(&b);
@@ -228,7 +258,8 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
     w->row.status = str_of(run_state_names[r->state]);
     if (!w->final)
         return r->steps != NULL ? make_records(a, r, w) : OK;
-    w->row.output_data = r->state == RUN_COMPLETED ? text_of(a, &r->output, &failed) : STR_NONE;
+    w->responded = r->responded != NULL && r->state == RUN_COMPLETED;
+    w->row.output_data = r->state == RUN_COMPLETED && !r->thin ? text_of(a, &r->output, &failed) : STR_NONE;
     w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;
     if (failed)
         return ERR_MEMORY;
@@ -386,11 +417,25 @@ err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execut
     return db_row(tx, &execution_select, out, ARGS(STR(tenant_id), STR(execution_id)));
 }
 
-err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out, str *dedup_body)
+err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out)
 {
-    struct text_row body;
-    TRY(db_row(tx, &execution_select_key, out, ARGS(STR(tenant_id), STR(dedup_key))));
-    TRY(db_row(tx, &dedup_body_select, &body, ARGS(STR(tenant_id), STR(dedup_key))));
-    *dedup_body = body.text;
+    return db_row(tx, &execution_select_key, out, ARGS(STR(tenant_id), STR(dedup_key)));
+}
+
+err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup_body, bool *responded)
+{
+    struct aside_row row;
+    TRY(db_row(tx, &aside_select, &row, ARGS(STR(tenant_id), STR(execution_id))));
+    *dedup_body = row.dedup_body;
+    *responded = row.responded;
+    return OK;
+}
+
+err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger)
+{
+    struct given_row row;
+    TRY(db_row(tx, &given_select, &row, ARGS(STR(tenant_id), STR(execution_id))));
+    *input = row.input_data;
+    *trigger = row.trigger_data;
     return OK;
 }

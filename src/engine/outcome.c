@@ -2,7 +2,7 @@
 #include "engine/internal.h"
 #include "base/log.h"
 
-enum { OUTCOME_BYTES = 96 * 1024 * 1024 };
+enum { OUTCOME_BYTES = 512 * 1024 * 1024 }; /* a row of 64 MiB, and the nodes of its output */
 
 void outcome_release(struct outcome *o)
 {
@@ -91,37 +91,28 @@ struct outcome *outcome_of_run(struct run *r)
 
 /* --- from the database -------------------------------------------------------------------------------------------- */
 
-/* The response is the output of the last respond step, by time. */
-static err find_response(struct outcome *o)
-{
-    struct json *steps;
-    struct json_error where;
-    if (str_find(o->execution.step_executions, S("\"type\":\"respond\""), 0) < 0)
-        return OK;
-    TRY(json_parse(o->arena, o->execution.step_executions, &steps, &where));
-    const struct json *last = NULL;
-    for (u32 i = 0; i < steps->n; i++) {
-        const struct json *s = &steps->items[i];
-        bool responds = str_eq(json_str(json_get(s, S("type"))), S("respond")) &&
-                        str_eq(json_str(json_get(s, S("status"))), S("completed"));
-        str ended = json_str(json_get(s, S("completed_at")));
-        if (responds && (last == NULL || str_cmp(json_str(json_get(last, S("completed_at"))), ended) < 0))
-            last = s;
-    }
-    if (last != NULL)
-        set_response(o, o->arena, json_get(last, S("output_data")));
-    return OK;
-}
-
+/* Of a final row the steps are there already; of another one they are put together by its plan. */
 static err complete(struct engine *e, struct tx *tx, str tenant_id, struct outcome *o)
 {
     struct execution *x = &o->execution;
     struct plan *plan;
-    TRY(engine_plan(e, tx, tenant_id, x->workflow_id, x->version, &plan));
-    err outcome = execution_complete_row(tx, tenant_id, x, plan);
-    plan_release(plan);
-    TRY(outcome);
-    return str_eq(x->status, S("completed")) ? find_response(o) : OK;
+    struct json *output;
+    struct json_error where;
+    str body;
+    bool responded;
+    if (!execution_is_final(x->status)) {
+        TRY(engine_plan(e, tx, tenant_id, x->workflow_id, x->version, &plan));
+        err outcome = execution_complete_row(tx, tenant_id, x, plan);
+        plan_release(plan);
+        return outcome;
+    }
+    TRY(execution_complete_row(tx, tenant_id, x, NULL));
+    TRY(journal_row_aside(tx, tenant_id, x->execution_id, &body, &responded));
+    if (!responded)
+        return OK;
+    TRY(json_parse(o->arena, x->output_data, &output, &where));
+    set_response(o, o->arena, output);
+    return OK;
 }
 
 typedef err read_fn(struct tx *tx, const void *what, struct outcome *o);
@@ -168,7 +159,9 @@ static err read_by_key(struct tx *tx, const void *what, struct outcome *o)
 {
     const struct run *r = what;
     str body;
-    TRY(journal_row_of_key(tx, r->tenant_id, r->dedup_key, &o->execution, &body));
+    bool responded;
+    TRY(journal_row_of_key(tx, r->tenant_id, r->dedup_key, &o->execution));
+    TRY(journal_row_aside(tx, r->tenant_id, o->execution.execution_id, &body, &responded));
     return str_eq(body, r->dedup_body) ? OK : ERR_INVALID;
 }
 

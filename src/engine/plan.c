@@ -68,22 +68,29 @@ static void read_policies(struct plan_step *s, const struct json *source)
     s->join = word_is(source, "join", "any") ? JOIN_ANY : word_is(source, "join", "always") ? JOIN_ALWAYS : JOIN_ALL;
 }
 
-/* `with` without its special member, which is compiled by rules of its own. */
+/* `with` without its special member, which is compiled by rules of its own. Members are copied as they are: a definition may hold very many. */
+static const struct json *without_special(struct planner *pl, struct plan_step *s, const struct json *with)
+{
+    struct json *rest = NEW(pl->arena, struct json);
+    struct json_member *members = NEW_N(pl->arena, struct json_member, with->n);
+    if (rest == NULL || members == NULL)
+        return NULL;
+    *rest = (struct json){ .type = JSON_OBJECT, .members = members };
+    for (u32 i = 0; i < with->n; i++)
+        if (str_eq(with->members[i].key, str_of(s->kind->special)))
+            s->special_source = &with->members[i].value;
+        else
+            members[rest->n++] = with->members[i];
+    return rest;
+}
+
 static err compile_with(struct planner *pl, struct plan_step *s, const struct json *with, str pointer)
 {
-    struct json rest = { .type = JSON_OBJECT };
-    for (u32 i = 0; i < with->n; i++) {
-        const struct json_member *m = &with->members[i];
-        if (s->kind->special != NULL && str_eq(m->key, str_of(s->kind->special)))
-            s->special_source = &m->value;
-        else if (!json_set(pl->arena, &rest, m->key, m->value))
-            return ERR_MEMORY;
-    }
-    struct json *kept = NEW(pl->arena, struct json);
-    if (kept == NULL)
+    if (s->kind->special != NULL)
+        with = without_special(pl, s, with);
+    if (with == NULL)
         return ERR_MEMORY;
-    *kept = rest;
-    err e = expr_compile(pl->arena, EXPR_VALUE, kept, pointer, pl->problems, &s->with);
+    err e = expr_compile(pl->arena, EXPR_VALUE, with, pointer, pl->problems, &s->with);
     if (e != OK && e != ERR_INVALID)
         return e;
     if (s->special_source == NULL)

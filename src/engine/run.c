@@ -10,6 +10,9 @@
 
 enum { INTERRUPTIONS_MAX = 3 };
 
+/* How long one execution keeps its worker before others get their turn, and how long a call waits that its loop had no room for. */
+static const i64 slice_us = 10000, overload_us = SECOND_US / 10;
+
 /* Which state may follow which: bit 1 << to. An illegal move is a bug, never an input. */
 #define TO(state) (1u << (state))
 static const u32 moves[STEP_STATES] = {
@@ -38,8 +41,7 @@ i64 run_tick(struct run *r)
 static err parse_text(struct run *r, str text, struct json **out)
 {
     struct json_error where;
-    err e = json_parse(r->arena, text, out, &where);
-    return e == ERR_DECODE ? ERR_INTERNAL : e; /* both were JSON when they were accepted */
+    return json_parse(r->arena, text, out, &where);
 }
 
 /* The names `execution` and `workflow`, and trigger.body, which is not stored twice. */
@@ -182,6 +184,39 @@ static void end_step(struct run *r, struct run_step *s, enum step_state state)
     feed(r, s);
 }
 
+static u32 depth_of(const struct json *j)
+{
+    bool list = j->type == JSON_ARRAY;
+    u32 deepest = 0;
+    if (!list && j->type != JSON_OBJECT)
+        return 0;
+    for (u32 i = 0; i < j->n; i++) {
+        u32 depth = depth_of(list ? &j->items[i] : &j->members[i].value); /* not inside of MAX, which would ask twice */
+        deepest = MAX(deepest, depth);
+    }
+    return deepest + 1;
+}
+
+/* Whether a step may have this value as its input or output; the code and text say why not. Counts what it may. */
+static bool fits(struct run *r, const struct json *value, const char **code, str *why)
+{
+    i64 bytes = (i64)json_size(value);
+    if (bytes > EXPR_VALUE_BYTES) {
+        *code = "step.too_large";
+        *why = S("A value is larger than 4 MiB");
+    } else if (r->bytes + bytes > EXPR_MEMORY_BYTES) {
+        *code = "engine.memory";
+        *why = S("The values of the execution are larger than 32 MiB in all");
+    } else if (depth_of(value) > VALUE_DEPTH_MAX) {
+        *code = "step.too_deep";
+        *why = S("A value is nested too deeply");
+    } else {
+        r->bytes += bytes;
+        return true;
+    }
+    return false;
+}
+
 static void complete_step(struct run *r, struct run_step *s, struct json output)
 {
     s->output_node = output;
@@ -305,33 +340,51 @@ static void attempt_failed(struct run *r, struct run_step *s, const struct step_
 
 /* --- attempts ----------------------------------------------------------------------------------------------------- */
 
-/* Evaluates `with` and the special member; the step's input is both. False: the step has failed. */
-static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt)
+/* What a person sees as input: the URL that was called, but the script as it is written. */
+static bool show_special(struct run *r, const struct plan_step *p, struct json special, struct json *with)
+{
+    struct json all = { .type = JSON_OBJECT };
+    bool good = json_set(r->arena, &all, str_of(p->kind->special),
+                         p->kind->special_use == EXPR_SCRIPT ? *p->special_source : special);
+    for (u32 i = 0; good && i < with->n; i++)
+        good = json_set(r->arena, &all, with->members[i].key, with->members[i].value);
+    *with = all;
+    return good;
+}
+
+static err evaluate_with(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt,
+                         struct expr_error *error)
 {
     const struct plan_step *p = s->plan;
     struct expr_scope scope = scope_of(r, s, "with");
-    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
     struct json *with = NEW(r->arena, struct json);
-    err e = with != NULL ? expr_eval(m, p->with, &scope, r->arena, with, &error) : ERR_MEMORY;
-    if (e == OK && p->special != NULL) {
+    if (with == NULL)
+        return ERR_MEMORY;
+    TRY(expr_eval(m, p->with, &scope, r->arena, with, error));
+    if (p->special != NULL) {
         scope = scope_of(r, s, p->kind->special);
         scope.args = json_get(with, S("args"));
-        e = expr_eval(m, p->special, &scope, r->arena, &attempt->special, &error);
+        TRY(expr_eval(m, p->special, &scope, r->arena, &attempt->special, error));
+        if (!show_special(r, p, attempt->special, with))
+            return ERR_MEMORY;
     }
-    if (e == OK && p->special != NULL) {
-        /* what a person sees as input: the URL that was called, but the script as it is written */
-        struct json shown = p->kind->special_use == EXPR_SCRIPT ? *p->special_source : attempt->special;
-        struct json copy = { .type = JSON_OBJECT };
-        bool good = json_set(r->arena, &copy, str_of(p->kind->special), shown);
-        for (u32 i = 0; good && i < with->n; i++)
-            good = json_set(r->arena, &copy, with->members[i].key, with->members[i].value);
-        e = good ? OK : ERR_MEMORY;
-        *with = copy;
-    }
-    attempt->with = s->record.input = with;
-    if (e == OK)
+    attempt->with = with;
+    return fits(r, with, &error->code, &error->detail) ? OK : ERR_INVALID;
+}
+
+/* The step's input. A later attempt has that of the first one: under the same Idempotency-Key goes the same request. False: the step has failed. */
+static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt)
+{
+    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    if (s->record.input != NULL) {
+        attempt->with = s->record.input;
         return true;
-    s->record.input = NULL;
+    }
+    err e = evaluate_with(r, s, m, attempt, &error);
+    if (e == OK) {
+        s->record.input = attempt->with;
+        return true;
+    }
     if (e == ERR_MEMORY)
         error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
     fail_step(r, s, error.code, error.detail);
@@ -359,8 +412,10 @@ static bool check_input(struct run *r, struct run_step *s)
 static void take_result(struct run *r, struct run_step *s)
 {
     struct step_result *result = &s->attempt->result;
-    if (result->what == RESULT_COMPLETED && json_size(&result->output) > EXPR_VALUE_BYTES) {
-        fail_step(r, s, "step.output_too_large", S("The output is larger than 4 MiB"));
+    const char *code;
+    str why;
+    if (result->what == RESULT_COMPLETED && !fits(r, &result->output, &code, &why)) {
+        fail_step(r, s, code, why);
         return;
     }
     switch (result->what) {
@@ -446,8 +501,14 @@ static bool out_of_time(struct run *r)
     return true;
 }
 
+bool run_more(const struct run *r)
+{
+    return r->ready_from < r->ready_to && !run_state_final(r->state);
+}
+
 void run_advance(struct run *r, struct machine *m)
 {
+    i64 until = clock_mono_us() + slice_us;
     if (run_state_final(r->state))
         return;
     r->state = RUN_RUNNING;
@@ -458,7 +519,9 @@ void run_advance(struct run *r, struct machine *m)
             return;
         if (r->ready_from < r->ready_to)
             turn(r, &r->steps[r->ready[r->ready_from++]], m);
-    } while (r->ready_from < r->ready_to && !run_state_final(r->state));
+    } while (run_more(r) && clock_mono_us() < until);
+    if (run_more(r))
+        return;
     r->ready_from = r->ready_to = 0;
     finish_if_done(r);
 }
@@ -470,9 +533,22 @@ void run_answer(struct run *r, struct machine *m, struct run_step *s, const stru
     if (s->record.state != STEP_RUNNING) /* it was cancelled meanwhile */
         return;
     s->attempt->now_us = run_tick(r);
+    if (answer->error == ERR_BUSY) { /* it never left: that was no attempt */
+        s->record.attempt--;
+        wait_until(s, r->last_us + overload_us + (i64)rng_below((u64)overload_us));
+        return;
+    }
     s->plan->kind->answered(s->attempt, answer);
     take_result(r, s);
     run_advance(r, m);
+}
+
+bool run_has_waits(const struct run *r)
+{
+    for (u32 i = 0; i < r->plan->count; i++)
+        if (r->steps[i].record.state == STEP_WAITING)
+            return true;
+    return false;
 }
 
 i64 run_next_wait(const struct run *r)
@@ -486,7 +562,7 @@ i64 run_next_wait(const struct run *r)
 
 i64 run_due(const struct run *r)
 {
-    if (run_state_final(r->state) || r->in_flight > 0 || r->open == 0)
+    if (run_state_final(r->state) || r->in_flight > 0 || r->open == 0 || run_more(r))
         return 0;
     for (u32 i = 0; i < r->plan->count; i++)
         if (r->steps[i].launch)
@@ -523,6 +599,8 @@ void run_restore(struct run *r, const struct step_record *record)
             s->interruptions += str_eq(json_str(code), S("engine.interrupted"));
         }
     }
+    r->bytes += record->input != NULL ? (i64)json_size(record->input) : 0;
+    r->bytes += record->output != NULL ? (i64)json_size(record->output) : 0;
     s->told_start = record->started_at != 0;
     s->told_end = ended(s);
     s->told_attempts = record->attempts != NULL ? record->attempts->n : 0;

@@ -116,6 +116,12 @@ static void open_engine(void)
     assert_int_equal(engine_open(&o, &house.engine), OK);
 }
 
+static void close_engine(void)
+{
+    engine_close(house.engine);
+    engine_free(house.engine);
+}
+
 static struct message make_client_message;
 static pthread_mutex_t made_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t made = PTHREAD_COND_INITIALIZER;
@@ -162,7 +168,7 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 
 static int teardown(void **state)
 {
-    engine_close(house.engine);
+    close_engine();
     loop_stop(house.loop);
     pthread_join(house.thread, NULL);
     client_free(house.client);
@@ -276,12 +282,14 @@ static struct execution *await_status(str id, const char *status)
     i64 until = clock_mono_us() + 30 * SECOND_US;
     for (;;) {
         struct tx *tx;
+        struct arena_mark mark = arena_mark(house.arena);
         struct execution *x = NEW(house.arena, struct execution);
         assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
         err e = journal_row_of(tx, S("tenant_1"), id, x);
         db_read_end(tx);
         if (e == OK && str_eq(x->status, str_of(status)))
             return x;
+        arena_rewind(house.arena, mark);
         assert_true(clock_mono_us() < until);
         sched_yield();
     }
@@ -397,6 +405,21 @@ static void test_outcomes(void **state)
           "egress.blocked" },
         { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":50,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang1\"}}]}",
           "{}", "failed", "http.timeout" },
+        /* a value must not change which resource a path names */
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/a/{{ input.id }}/b\"}}]}",
+          "{\"id\":\"..\"}", "failed", "step.input" },
+        { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/a/%2e%2E/b\"}}]}",
+          "{}", "failed", "step.input" },
+        /* what could not be read back is not recorded */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"script\",\"with\":{\"code\":\"local t = {} for i = 1, 56 do t = { t } end return t\"}}]}",
+          "{}", "failed", "step.too_deep" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"script\",\"with\":{\"code\":\"local t = {} for i = 1, 55 do t = { t } end return t\"}}]}",
+          "{}", "completed", NULL },
+        /* 32 MiB of values in all */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},{\"id\":\"b\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},"
+          "{\"id\":\"c\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},{\"id\":\"d\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},"
+          "{\"id\":\"e\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}}]}",
+          "{}", "failed", "engine.memory" },
         { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":20}}]}", "{}", "completed", "{\"d\":{}}" },
         { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"until\":\"2001-01-01T00:00:00Z\"}}]}", "{}",
           "completed", "{\"d\":{}}" },
@@ -525,6 +548,51 @@ static void test_joining_a_waiting_execution(void **state)
     outcome_release(b);
 }
 
+/* Somebody who joined knows only the id that was given to them; they can stop waiting all the same. */
+static void test_a_joined_caller_stops_waiting(void **state)
+{
+    static const char definition[] = "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}]}";
+    struct caller first, second;
+    assert_int_equal(start(&first, definition, "{}", "key-3", true), OK);
+    outcome_release(wait_for(&first));
+    await_status(first.id, "waiting");
+    assert_int_equal(start(&second, definition, "{}", "key-3", false), OK);
+    engine_tell_now(house.engine, S("tenant_1"), second.id, &second.waiter);
+    struct outcome *o = wait_for(&second);
+    assert_int_equal(o->error, OK);
+    assert_true(second.waiter.joined);
+    assert_true(str_eq(o->execution.execution_id, first.id));
+    outcome_release(o);
+}
+
+/* Two executions on one worker: the long one gives the short one its turn. */
+static void test_a_long_execution_shares_its_worker(void **state)
+{
+    struct buf b = { .arena = house.arena };
+    BUF_LIT(&b, "{\"steps\":[");
+    for (int i = 0; i < 100; i++)
+        buf_f(&b, "%s{\"id\":\"s%d\",\"type\":\"script\",\"with\":{\"code\":\"for i = 1, 200000 do end\"}}",
+              i > 0 ? "," : "", i);
+    BUF_LIT(&b, "]}");
+    buf_char(&b, '\0');
+    struct caller slow[4], quick;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(start(&slow[i], b.p, "{}", NULL, false), OK);
+    assert_int_equal(start(&quick, three_pure, "{}", NULL, false), OK);
+    outcome_release(wait_for(&quick));
+    int ended = 0;
+    for (int i = 0; i < 4; i++) {
+        pthread_mutex_lock(&slow[i].lock);
+        ended += slow[i].told;
+        pthread_mutex_unlock(&slow[i].lock);
+    }
+    assert_true(ended < 4);
+    for (int i = 0; i < 4; i++) {
+        assert_str(wait_for(&slow[i])->execution.status, "completed");
+        outcome_release(slow[i].outcome);
+    }
+}
+
 static void test_detached_is_told_when_queued(void **state)
 {
     struct caller c;
@@ -581,7 +649,7 @@ static void test_goes_on_after_a_stop(void **state)
     assert_int_equal(start(&c, two_calls, "{}", NULL, true), OK);
     outcome_release(wait_for(&c));
     await_status(c.id, "waiting");
-    engine_close(house.engine);
+    close_engine();
     assert_int_equal(calls_of("/first"), 1);
     open_engine();
     await_status(c.id, "completed");
@@ -598,7 +666,7 @@ static void leave_behind(str id, const char *definition)
     i64 until = clock_mono_us() + 10 * SECOND_US;
     while (calls_of("/hang3") == 0)
         assert_true(clock_mono_us() < until);
-    engine_close(house.engine); /* cancels the call, and records nothing of it */
+    close_engine(); /* cancels the call, and records nothing of it */
     memcpy((char *)id.p, c.id.p, id.n);
 }
 
@@ -623,7 +691,7 @@ static void test_at_most_once_waits_for_a_person(void **state)
     str id = { text, ID_LENGTH };
     leave_behind(
         id,
-        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"retry\":{\"max_attempts\":3},\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
     open_engine();
     await_status(id, "waiting");
     assert_int_equal(calls_of("/hang3"), 1);
@@ -663,6 +731,8 @@ int main(void)
         TEST(test_idempotency_key),
         TEST(test_joining_a_waiting_execution),
         TEST(test_detached_is_told_when_queued),
+        TEST(test_a_joined_caller_stops_waiting),
+        TEST(test_a_long_execution_shares_its_worker),
         TEST(test_tell_now),
         TEST(test_waiting_costs_no_memory),
         TEST(test_goes_on_after_a_stop),

@@ -11,7 +11,7 @@
 
 #include <time.h>
 
-enum { TELL_BYTES = 4096 };
+enum { TELL_BYTES = 4096, PARKED_BYTES = 4096 };
 
 static const i64 retry_write_us = SECOND_US / 10, retry_write_max_us = 10 * SECOND_US;
 static const i64 closing_us = 5 * SECOND_US;
@@ -45,6 +45,7 @@ static void count_end(const struct run *r)
 }
 
 static void pump(struct worker *w, struct run *r);
+static void put_back(struct worker *w, struct run *r);
 
 /* --- the queue ---------------------------------------------------------------------------------------------------- */
 
@@ -95,15 +96,40 @@ static struct waiter *take_all(struct waiter **list)
     return all;
 }
 
-/* Waiters of an execution that is not in memory. When there is no memory to remember them they are told at once, as it stands. */
+/* Waiters of an execution that is not in memory. */
+struct parked {
+    struct arena *arena;
+    str tenant_id;
+    struct waiter *waiters;
+};
+
+static struct waiter *unpark(struct worker *w, str id)
+{
+    struct parked *p = map_delete(&w->parked, id);
+    struct waiter *list = p != NULL ? p->waiters : NULL;
+    if (p != NULL)
+        arena_free(p->arena);
+    return list;
+}
+
+/* When there is no memory to remember them they are told at once, as it stands. */
 static void keep_waiters(struct worker *w, str tenant_id, str id, struct waiter *list)
 {
     if (list == NULL)
         return;
-    struct waiter *before = map_delete(&w->parked, id);
-    add_waiters(&before, list);
-    if (map_put(&w->parked, id, before) != OK)
-        outcome_tell(outcome_of_id(w->engine, tenant_id, id), before);
+    struct parked *p = map_get(&w->parked, id);
+    if (p != NULL) {
+        add_waiters(&p->waiters, list);
+        return;
+    }
+    struct arena *a = arena_new(PARKED_BYTES);
+    p = a != NULL ? NEW(a, struct parked) : NULL;
+    if (p != NULL)
+        *p = (struct parked){ a, str_dup(a, tenant_id), list };
+    if (p != NULL && p->tenant_id.p != NULL && map_put(&w->parked, id, p) == OK)
+        return;
+    arena_free(a);
+    outcome_tell(outcome_of_id(w->engine, tenant_id, id), list);
 }
 
 static void tell_as_it_stands(struct worker *w, struct run *r, struct waiter *list)
@@ -140,18 +166,26 @@ static i64 earliest(const struct worker *w)
     return first;
 }
 
+static void wake_run(struct worker *w, struct run *r, i64 now)
+{
+    untime(w, r);
+    if (r->unready) {
+        put_back(w, r);
+        return;
+    }
+    run_wake(r, now);
+    run_advance(r, w->machine);
+    pump(w, r);
+}
+
 static void wake_timed(struct worker *w)
 {
     i64 now = clock_now_us();
-    for (struct run *r = w->timed, *next; r != NULL; r = next) {
-        next = r->next_timed;
-        if (r->wake_at > now)
-            continue;
-        untime(w, r);
-        run_wake(r, now);
-        run_advance(r, w->machine);
-        pump(w, r);
-        next = w->timed; /* pump may have taken others' places */
+    for (struct run *r = w->timed; r != NULL;) {
+        bool due = r->wake_at <= now;
+        if (due)
+            wake_run(w, r, now);
+        r = due ? w->timed : r->next_timed; /* what was woken may have changed the list */
     }
 }
 
@@ -178,14 +212,15 @@ static void free_write(struct run *r)
     r->write = NULL;
 }
 
-/* Gone from memory; what is on disk stays as it is. */
+/* Gone from memory; what is on disk stays as it is, and whoever waits for something on disk is told of that. */
 static void drop(struct worker *w, struct run *r, err reason)
 {
     leave(w, r);
     struct waiter *list = all_waiters(r);
+    if (list != NULL)
+        outcome_tell(r->recorded ? outcome_of_id(w->engine, r->tenant_id, r->id) : outcome_of_error(reason), list);
     free_write(r);
     arena_free(r->arena);
-    outcome_tell(outcome_of_error(reason), list);
 }
 
 static void finish(struct worker *w, struct run *r)
@@ -217,41 +252,60 @@ static void mark_joined(struct waiter *list)
         list->joined = true;
 }
 
-/* On the worker of the execution that is joined: `r` only carries the waiters. */
+/* Back on its own worker: what the joined execution came to. */
+static void on_joined(struct worker *w, struct worker_message *m)
+{
+    struct run *r = CONTAINER(m, struct run, message);
+    leave(w, r);
+    outcome_tell(r->joined, all_waiters(r));
+    arena_free(r->arena);
+}
+
+static void proxy_tell(struct waiter *proxy, struct outcome *o)
+{
+    struct run *r = CONTAINER(proxy, struct run, proxy);
+    r->joined = o;
+    r->message.run = on_joined;
+    worker_post(r->worker, &r->message);
+}
+
+/* On the worker of the execution that is joined. */
 static void on_attach(struct worker *w, struct worker_message *m)
 {
     struct run *r = CONTAINER(m, struct run, message);
     struct run *other = map_get(&w->live, r->joins);
     if (other != NULL) {
-        add_waiters(&other->waiters, take_all(&r->waiters));
-    } else {
-        struct outcome *o = outcome_of_id(w->engine, r->tenant_id, r->joins);
-        if (o->error != OK || execution_is_final(o->execution.status)) {
-            outcome_tell(o, take_all(&r->waiters));
-        } else {
-            outcome_release(o);
-            keep_waiters(w, r->tenant_id, r->joins, take_all(&r->waiters));
-        }
+        add_waiters(&other->waiters, &r->proxy);
+        return;
     }
-    arena_free(r->arena);
+    struct outcome *o = outcome_of_id(w->engine, r->tenant_id, r->joins);
+    if (o->error != OK || execution_is_final(o->execution.status)) {
+        outcome_tell(o, &r->proxy);
+        return;
+    }
+    outcome_release(o);
+    keep_waiters(w, r->tenant_id, r->joins, &r->proxy);
 }
 
+/* The run stays, under its own id, for nothing but its waiters: callers know that id only. One proxy waits for all of them where the other execution is. */
 static void join(struct worker *w, struct run *r)
 {
     struct outcome *o = outcome_of_key(w->engine, r);
     bool told = o->error != OK || r->detached || execution_is_final(o->execution.status);
     mark_joined(r->waiters);
     mark_joined(r->tell_now);
+    free_write(r);
     if (!told)
         r->joins = str_dup(r->arena, o->execution.execution_id);
-    leave(w, r);
-    free_write(r);
-    struct waiter *now = told || r->joins.p == NULL ? all_waiters(r) : take_all(&r->tell_now);
-    outcome_tell(o, now);
+    if (r->joins.p == NULL)
+        add_waiters(&r->tell_now, take_all(&r->waiters));
+    outcome_tell(o, take_all(&r->tell_now));
     if (r->waiters == NULL) {
+        leave(w, r);
         arena_free(r->arena);
         return;
     }
+    r->proxy.tell = proxy_tell;
     r->message.run = on_attach;
     worker_post(worker_of(w->engine, r->joins), &r->message);
 }
@@ -262,9 +316,9 @@ static void on_answer(struct worker *w, struct worker_message *m);
 
 static void send_calls(struct worker *w, struct run *r)
 {
-    for (u32 i = 0; i < r->plan->count; i++) {
+    for (u32 i = 0; i < r->plan->count && r->in_flight < CALLS_PER_RUN; i++) {
         struct run_step *s = &r->steps[i];
-        if (!s->launch || atomic_load(&w->engine->closing))
+        if (!s->launch || s->dirty || atomic_load(&w->engine->closing))
             continue;
         s->launch = false;
         if (call_send(w->engine, r, s, on_answer) == OK)
@@ -314,6 +368,7 @@ static void written(struct worker *w, struct run *r)
  * later and later. */
 static void not_written(struct worker *w, struct run *r, err why)
 {
+    bool final = run_state_final(r->state);
     free_write(r);
     if (!r->recorded) {
         drop(w, r, why);
@@ -323,9 +378,13 @@ static void not_written(struct worker *w, struct run *r, err why)
     if (why == ERR_PRECONDITION) {
         r->lost = true;
         run_end(r, RUN_CANCELLED, "engine.lost", "Another node has taken the execution over");
+    }
+    take_answers(w, r); /* they came while it was being written */
+    if (r->lost) {
         pump(w, r);
         return;
     }
+    r->thin |= final && why == ERR_MEMORY;
     i64 wait = MIN(retry_write_us << MIN(r->write_failures, 10u), retry_write_max_us);
     r->write_failures++;
     wake_later(w, r, clock_now_us() + wait);
@@ -356,39 +415,71 @@ static void write_down(struct worker *w, struct run *r, bool final, i64 due_at)
     not_written(w, r, e);
 }
 
-/* Whether something must be written before the next thing can happen. */
-static bool has_news(const struct run *r, bool closing)
+/* Whether something must be written before the next thing can happen. A recorded launch waits for room only. */
+static bool has_news(const struct run *r)
 {
-    if (!r->recorded && (r->detached || r->tell_now != NULL))
-        return true;
-    for (u32 i = 0; i < r->plan->count; i++)
-        if ((r->steps[i].dirty && r->recorded) || (r->steps[i].launch && !closing) ||
-            (r->steps[i].launch && !r->recorded))
-            return true;
-    return false;
+    bool launches = false, dirty = false;
+    for (u32 i = 0; i < r->plan->count; i++) {
+        launches |= r->steps[i].launch;
+        dirty |= r->steps[i].dirty;
+    }
+    return r->recorded ? dirty : launches || r->detached || r->tell_now != NULL;
+}
+
+static void on_continue(struct worker *w, struct worker_message *m)
+{
+    struct run *r = CONTAINER(m, struct run, message);
+    r->continuing = false;
+    w->busy--;
+    take_answers(w, r);
+    run_advance(r, w->machine);
+    pump(w, r);
+}
+
+/* Behind whatever else waits for this worker. */
+static void continue_later(struct worker *w, struct run *r)
+{
+    untime(w, r);
+    w->busy++;
+    r->continuing = true;
+    r->message.run = on_continue;
+    worker_post(w, &r->message);
+}
+
+static void pump_final(struct worker *w, struct run *r)
+{
+    if (r->in_flight > 0)
+        return; /* its cancelled calls come back first */
+    if (r->lost)
+        drop(w, r, ERR_BUSY);
+    else
+        write_down(w, r, true, 0);
 }
 
 /* What comes next for a run that nobody works on. It may be gone when this returns. */
 static void pump(struct worker *w, struct run *r)
 {
-    bool closing = atomic_load(&w->engine->closing);
-    if (r->writing)
+    if (r->writing || r->continuing || r->joins.p != NULL)
         return;
-    if (run_state_final(r->state)) {
-        if (r->in_flight == 0 && r->lost)
-            drop(w, r, ERR_BUSY);
-        else if (r->in_flight == 0)
-            write_down(w, r, true, 0);
-        return; /* else its cancelled calls come back first */
+    if (r->lost || run_state_final(r->state)) {
+        pump_final(w, r);
+        return;
+    }
+    if (run_more(r)) {
+        continue_later(w, r);
+        return;
     }
     i64 due = run_due(r);
     if (due != 0)
         r->state = RUN_WAITING;
-    if (due != 0 || has_news(r, closing))
+    if (due != 0 || has_news(r)) {
         write_down(w, r, false, due);
-    else if (closing && r->recorded && r->in_flight == 0)
+        return;
+    }
+    send_calls(w, r); /* those that had no room before */
+    if (r->in_flight == 0 && atomic_load(&w->engine->closing))
         drop(w, r, ERR_BUSY); /* a start takes it up again */
-    else
+    else if (run_has_waits(r))
         wake_later(w, r, run_next_wait(r));
 }
 
@@ -397,7 +488,7 @@ static void on_answer(struct worker *w, struct worker_message *m)
     struct call *c = call_of(m);
     struct run *r = call_run(c);
     w->busy--;
-    if (r->writing) { /* in order of arrival */
+    if (r->writing || r->continuing) { /* in order of arrival */
         struct answer_link **last = &r->answers;
         while (*last != NULL)
             last = &(*last)->next;
@@ -410,48 +501,67 @@ static void on_answer(struct worker *w, struct worker_message *m)
 
 /* --- runs come in ------------------------------------------------------------------------------------------------- */
 
+static err read_run(struct worker *w, struct run *r, struct tx *tx)
+{
+    TRY(journal_given(tx, r->tenant_id, r->id, &r->input_text, &r->trigger_text));
+    TRY(journal_read(tx, r->tenant_id, r->id, &r->restored, &r->restored_count));
+    return engine_plan(w->engine, tx, r->tenant_id, r->workflow_id, r->version, &r->plan);
+}
+
 static err hydrate(struct worker *w, struct run *r)
 {
     struct tx *tx;
-    struct step_record *list = NULL;
-    u32 n = 0;
     TRY(db_read_begin(w->engine->options.db, r->arena, false, &tx));
-    err e = engine_plan(w->engine, tx, r->tenant_id, r->workflow_id, r->version, &r->plan);
-    if (e == OK)
-        e = journal_read(tx, r->tenant_id, r->id, &list, &n);
+    err e = read_run(w, r, tx);
     db_read_end(tx);
     TRY(e);
     TRY(run_prepare(r));
-    for (u32 i = 0; i < n; i++)
-        run_restore(r, &list[i]);
+    for (u32 i = 0; i < r->restored_count; i++)
+        run_restore(r, &r->restored[i]);
     run_resume(r, clock_now_us());
     return OK;
 }
 
-/* It cannot go on now: for good when its definition is gone or no longer compiles, else for a second. */
-static void not_hydrated(struct worker *w, struct run *r, err why)
+/* Due again in a second; when even that cannot be written, it is tried again from memory. */
+static void put_back(struct worker *w, struct run *r)
 {
     static const i64 again_us = SECOND_US;
+    if (clock_now_us() >= r->deadline_at) {
+        r->unready = false;
+        run_end(r, RUN_TIMED_OUT, "execution.timed_out", "The execution's time is up");
+        pump(w, r);
+        return;
+    }
+    r->state = RUN_WAITING;
+    write_down(w, r, false, MIN(clock_now_us() + again_us, r->deadline_at));
+}
+
+/* It cannot go on now: for good when what it needs is gone or cannot be read, else until it can. */
+static void not_hydrated(struct worker *w, struct run *r, err why)
+{
     static struct plan nothing = { .users = 1 };
     LOG(LOG_ERROR, "engine.not_resumed", LOG_STR("execution", r->id), LOG_STR("cause", str_of(err_name(why))));
     plan_release(r->plan);
     r->plan = plan_keep(&nothing);
     r->steps = NULL;
-    if (why == ERR_INVALID || why == ERR_NOT_FOUND) {
-        run_end(r, RUN_FAILED, "engine.definition", "The definition of this version can no longer be read");
+    r->unready = true;
+    if (why == ERR_INVALID || why == ERR_NOT_FOUND || why == ERR_DECODE) {
+        r->unready = false;
+        run_end(r, RUN_FAILED, "engine.definition",
+                "The definition of this version, or what was recorded, can no longer be read");
         pump(w, r);
         return;
     }
-    r->state = RUN_WAITING;
-    write_down(w, r, false, clock_now_us() + again_us);
+    put_back(w, r);
 }
 
 static void on_take(struct worker *w, struct worker_message *m)
 {
     struct run *r = CONTAINER(m, struct run, message);
+    atomic_fetch_sub(&w->engine->queued, 1);
     err e = map_put(&w->live, r->id, r);
     if (r->hydrate)
-        add_waiters(&r->waiters, map_delete(&w->parked, r->id));
+        add_waiters(&r->waiters, unpark(w, r->id));
     if (e == OK)
         e = r->hydrate ? hydrate(w, r) : run_prepare(r);
     if (e != OK && r->hydrate) {
@@ -473,6 +583,7 @@ static void on_take(struct worker *w, struct worker_message *m)
 void worker_take(struct run *r)
 {
     r->message.run = on_take;
+    atomic_fetch_add(&r->worker->engine->queued, 1);
     worker_post(r->worker, &r->message);
 }
 
@@ -489,6 +600,10 @@ static void tell_live(struct worker *w, struct run *r, struct waiter *waiter)
 {
     if (!take_waiter(&r->waiters, waiter))
         return; /* told already, or about to be */
+    if (r->joins.p != NULL) {
+        outcome_tell(outcome_of_id(w->engine, r->tenant_id, r->joins), waiter);
+        return;
+    }
     add_waiters(&r->tell_now, waiter);
     if (r->recorded)
         tell_as_it_stands(w, r, take_all(&r->tell_now));
@@ -498,7 +613,7 @@ static void tell_live(struct worker *w, struct run *r, struct waiter *waiter)
 
 static void tell_parked(struct worker *w, const struct tell_message *t)
 {
-    struct waiter *list = map_delete(&w->parked, t->execution_id);
+    struct waiter *list = unpark(w, t->execution_id);
     bool found = take_waiter(&list, t->waiter);
     keep_waiters(w, t->tenant_id, t->execution_id, list);
     if (found)
@@ -551,7 +666,7 @@ static struct worker_message *wait_for_messages(struct worker *w, bool *stopping
             pthread_cond_wait(&w->wake, &w->lock);
             continue;
         }
-        struct timespec until = after_us(first - clock_now_us());
+        struct timespec until = after_us(MIN(first - clock_now_us(), SECOND_US)); /* the wall clock may be set */
         if (pthread_cond_timedwait(&w->wake, &w->lock, &until) != 0)
             break;
     }
@@ -570,42 +685,70 @@ static void handle(struct worker *w, struct worker_message *list)
     }
 }
 
-/* Outside calls had their time: the rest is cancelled, and taken up again by the next start. */
+/* Outside calls had their time: the rest is cancelled, nothing of that is recorded, and the next start takes it up again. */
 static void cancel_calls(struct worker *w)
 {
     struct map_entry *e;
     for (u32 i = 0; (e = map_next(&w->live, &i)) != NULL;) {
         struct run *r = e->value;
+        r->lost = r->in_flight > 0;
         for (u32 k = 0; r->steps != NULL && k < r->plan->count; k++)
             if (r->steps[k].call != NULL)
                 call_cancel(r->steps[k].call);
-        r->lost = true;
     }
 }
 
+static struct worker_message *take_messages(struct worker *w, i64 wait_us)
+{
+    struct timespec until = after_us(wait_us);
+    pthread_mutex_lock(&w->lock);
+    while (w->first == NULL && wait_us > 0 && pthread_cond_timedwait(&w->wake, &w->lock, &until) == 0)
+        continue;
+    struct worker_message *list = w->first;
+    w->first = w->last = NULL;
+    pthread_mutex_unlock(&w->lock);
+    return list;
+}
+
+static void handle_rest(struct worker *w)
+{
+    for (struct worker_message *list; (list = take_messages(w, 0)) != NULL;)
+        handle(w, list);
+}
+
+static void tell_everybody(struct worker *w)
+{
+    struct map_entry *e;
+    for (u32 i = 0; (e = map_next(&w->live, &i)) != NULL;)
+        if (((struct run *)e->value)->joins.p == NULL) /* those are told by the worker where they wait */
+            drop(w, e->value, ERR_BUSY);
+    for (u32 i = 0; (e = map_next(&w->parked, &i)) != NULL;) {
+        struct parked *p = e->value;
+        outcome_tell(outcome_of_id(w->engine, p->tenant_id, e->key), take_all(&p->waiters));
+        arena_free(p->arena);
+    }
+}
+
+/* All workers of an engine close in step, because messages go between them (join): first each finishes what is under way, then each tells its waiters, then each
+ * takes what the others have told it. */
 static void wind_down(struct worker *w)
 {
+    static const i64 slice = SECOND_US / 20;
     i64 until = clock_mono_us() + closing_us;
     bool cancelled = false;
+    handle_rest(w);
     while (w->busy > 0) {
-        pthread_mutex_lock(&w->lock);
-        struct timespec slice = after_us(SECOND_US / 20);
-        while (w->first == NULL && pthread_cond_timedwait(&w->wake, &w->lock, &slice) == 0)
-            continue;
-        struct worker_message *list = w->first;
-        w->first = w->last = NULL;
-        pthread_mutex_unlock(&w->lock);
-        handle(w, list);
+        handle(w, take_messages(w, slice));
         if (!cancelled && clock_mono_us() > until) {
             cancelled = true;
             cancel_calls(w);
         }
     }
-    struct map_entry *e;
-    for (u32 i = 0; (e = map_next(&w->live, &i)) != NULL;)
-        drop(w, e->value, ERR_BUSY);
-    for (u32 i = 0; (e = map_next(&w->parked, &i)) != NULL;)
-        outcome_tell(outcome_of_error(ERR_BUSY), e->value);
+    pthread_barrier_wait(&w->engine->closing_steps);
+    handle_rest(w);
+    tell_everybody(w);
+    pthread_barrier_wait(&w->engine->closing_steps);
+    handle_rest(w);
 }
 
 static void *worker_main(void *arg)
@@ -640,16 +783,19 @@ err worker_open(struct worker *w, struct engine *e, u32 index)
     return ERR_BUSY;
 }
 
-void worker_close(struct worker *w)
+void worker_stop(struct worker *w)
 {
     pthread_mutex_lock(&w->lock);
     w->stopping = true;
-    pthread_mutex_unlock(&w->lock);
     pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void worker_join(struct worker *w)
+{
     pthread_join(w->thread, NULL);
     map_free(&w->live);
     map_free(&w->parked);
     machine_free(w->machine);
-    pthread_cond_destroy(&w->wake);
-    pthread_mutex_destroy(&w->lock);
+    w->machine = NULL;
 }

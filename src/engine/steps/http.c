@@ -64,6 +64,35 @@ static bool put_parameter(struct buf *b, str name, const struct json *value)
     return true;
 }
 
+/* A segment `.` or `..`, also percent-encoded, is taken away on the way (RFC 3986 §5.2.4): a value that an expression put into the path could then
+ * reach another resource than the one that was meant. */
+static bool has_dot_segment(str url)
+{
+    i64 authority = str_find(url, S("://"), 0);
+    i64 path = authority >= 0 ? str_find_char(url, '/', (size_t)authority + 3) : -1;
+    if (path < 0)
+        return false;
+    size_t end = (size_t)path;
+    while (end < url.n && url.p[end] != '?' && url.p[end] != '#')
+        end++;
+    str rest = str_slice(url, (size_t)path + 1, end), part;
+    while (str_cut(&rest, '/', &part)) {
+        u32 dots = 0;
+        size_t i = 0;
+        while (i < part.n) {
+            bool encoded =
+                str_starts(str_slice(part, i, part.n), S("%2e")) || str_starts(str_slice(part, i, part.n), S("%2E"));
+            if (part.p[i] != '.' && !encoded)
+                break;
+            i += encoded ? 3 : 1;
+            dots++;
+        }
+        if (i == part.n && (dots == 1 || dots == 2))
+            return true;
+    }
+    return false;
+}
+
 /* The URL with `query` appended before any fragment. */
 static bool build_url(struct step_attempt *s, str *out)
 {
@@ -71,6 +100,10 @@ static bool build_url(struct step_attempt *s, str *out)
     const struct json *query = json_get(s->with, S("query"));
     struct buf b = { .arena = s->arena, .max = 64 * KIB };
     bool good = true;
+    if (has_dot_segment(url)) {
+        step_fail(s, "step.input", false, "The path of 'url' holds a segment '.' or '..'");
+        return false;
+    }
     for (u32 i = 0; query != NULL && i < query->n; i++)
         good &= put_parameter(&b, query->members[i].key, &query->members[i].value);
     if (!good) {

@@ -13,7 +13,7 @@
 #include "feat/triggers/triggers.h"
 #include "feat/workflows/workflows_parts.h"
 
-enum { TAGS_MAX = 20, CUT_BYTES = 8 * 1024, PATTERN_MAX = 1024 };
+enum { TAGS_MAX = 20, PATTERN_MAX = 1024 };
 
 /* ---- fields ---- */
 
@@ -27,7 +27,7 @@ static const struct field fields[] = {
     FIELD(struct workflow, name, F_STR, .flags = F_REQUIRED, .min = 1, .max = 120,
           .doc = "Shown to people; need not be unique"),
     FIELD(struct workflow, description, F_STR, .max = 4000, .preset = "\"\"", .doc = "What it is for"),
-    FIELD(struct workflow, definition, F_OBJECT, .flags = F_REQUIRED | F_TEXT, .of = &definition_table,
+    FIELD(struct workflow, definition, F_OBJECT, .flags = F_REQUIRED | F_TEXT | F_CUT, .of = &definition_table,
           .doc = "What it does"),
     FIELD(struct workflow, tags, F_LIST, .flags = F_TEXT | F_UNIQUE, .each = &tag_field, .max = TAGS_MAX,
           .preset = "[]", .doc = "Words to find it by"),
@@ -106,18 +106,20 @@ PROBLEM_SHARED(workflow_not_found, "workflows.not_found", ERR_NOT_FOUND, "There 
 
 /* ---- statements ---- */
 
-#define WORKFLOW_COLUMNS                                                                                             \
-    "w.id, w.id AS workflow_id, w.name, w.description, v.definition, w.tags, w.is_active, w.version, w.created_by, " \
-    "w.created_at, w.updated_at FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id "             \
+#define WORKFLOW_COLUMNS(definition)                                                                                   \
+    "w.id, w.id AS workflow_id, w.name, w.description, " definition ", w.tags, w.is_active, w.version, w.created_by, " \
+    "w.created_at, w.updated_at FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id "               \
     "AND v.workflow_id = w.id AND v.version = w.version "
 #define FILTERS(w)                                                                          \
     w "tenant_id = $1 AND " w "deleted_at IS NULL AND ($2 IS NULL OR " w "is_active = $2) " \
       "AND ($3 IS NULL OR " w "tags LIKE $3 ESCAPE '!') "
 
-STMT(workflow_by_id, "SELECT " WORKFLOW_COLUMNS "WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
+STMT(workflow_by_id,
+     "SELECT " WORKFLOW_COLUMNS("v.definition") "WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
      .row = &workflow_table);
 STMT(workflow_page,
-     "SELECT " WORKFLOW_COLUMNS "WHERE " FILTERS("w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
+     "SELECT " WORKFLOW_COLUMNS(LIST_CUT_COLUMN("v.definition", "definition")) "WHERE " FILTERS(
+         "w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
      .row = &workflow_table);
 STMT(workflow_count, "SELECT count(*) AS n FROM workflows WHERE " FILTERS(""), .row = &count_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
@@ -417,6 +419,12 @@ static str tag_pattern(struct arena *a, str tag)
     return quoted.fail == OK && b.fail == OK ? buf_view(&b) : STR_NONE;
 }
 
+/* No definition has a member of this name. */
+static bool is_cut(const struct workflow *w)
+{
+    return str_starts(w->definition, S("{\"truncated\":"));
+}
+
 /* The triggers of each row are a look-up by index; a page has at most 100. */
 static err workflow_list(struct req *rq)
 {
@@ -434,8 +442,9 @@ static err workflow_list(struct req *rq)
     if (page->count)
         TRY(db_row(rq->tx, &workflow_count, &count, ARGS(TENANT(rq), active, STR(pattern))));
     for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
-        TRY(show_stored(rq, (struct workflow *)rows + i));
-    return reply_list(rq, &workflow_table, rows, n, page, offsetof(struct workflow, id), count.n, CUT_BYTES);
+        if (!is_cut((struct workflow *)rows + i))
+            TRY(show_stored(rq, (struct workflow *)rows + i));
+    return reply_list(rq, &workflow_table, rows, n, page, offsetof(struct workflow, id), count.n, LIST_CUT);
 }
 
 /* ---- routes ---- */
@@ -512,8 +521,7 @@ static err start(void)
 
 static void stop(void)
 {
-    engine_close(app.engine);
-    app.engine = NULL;
+    engine_close(app.engine); /* stays where it is: a late request is told that it closes */
 }
 
 const struct module workflows_module = {
