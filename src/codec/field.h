@@ -43,6 +43,7 @@ enum field_flags {
     F_SPARSE = 1 << 9,   /* left out of answers when absent, instead of null */
     F_UNIQUE = 1 << 10,  /* of a LIST of scalars: no value twice */
     F_HIDDEN = 1 << 11,  /* column only: neither accepted nor encoded nor documented */
+    F_CUT = 1 << 12,     /* of F_TEXT: a long one is cut in lists, and their schema says so */
 };
 
 struct presence {
@@ -174,7 +175,8 @@ err field_decode_query(struct arena *a, const struct table *t, const struct pair
 
 /* Writes the row as a JSON object: fields in table order, absent ones as null (F_SPARSE: left out), never F_INPUT. */
 void field_encode(struct buf *b, const struct table *t, const void *row);
-/* Strings of F_JSON/F_TEXT longer than `cut` bytes become {"truncated":true,"size":n}; 0 = no cut. */
+/* For lists: a text longer than `cut` bytes becomes {"truncated":true,"size":n} where the schema allows it, which is in F_JSON and
+ * F_CUT members; 0 = no cut. */
 void field_encode_cut(struct buf *b, const struct table *t, const void *row, size_t cut);
 
 /* One database column into its member, by index in t->fields. The text is copied into the arena. */
@@ -190,8 +192,9 @@ int field_index(const struct table *t, str name);
 
 /* JSON Schema (2020-12, as OpenAPI 3.1 uses it) of a table, for input or output. Nested tables become
  * {"$ref":"#/components/schemas/<Name>"}, and are handed to `visit` so that the caller lists each once. Input schemas are named
- * "<Name>Input" where they differ in fields from the output (field_schema_name tells), patches "<Name>Patch". */
-enum field_schema { FIELD_SCHEMA_IN, FIELD_SCHEMA_OUT, FIELD_SCHEMA_PATCH };
+ * "<Name>Input" where they differ in fields from the output (field_schema_name tells), patches "<Name>Patch", items of lists
+ * "<Name>Item" where they hold F_CUT members. */
+enum field_schema { FIELD_SCHEMA_IN, FIELD_SCHEMA_OUT, FIELD_SCHEMA_PATCH, FIELD_SCHEMA_ITEM };
 struct field_visit {
     void (*table)(void *ctx, const struct table *t, enum field_schema how);
     void *ctx;

@@ -136,6 +136,20 @@ static bool bad_text_flag(const struct table *t, const struct field *f)
     return (f->flags & F_TEXT) != 0 && f->kind != F_OBJECT && f->kind != F_VARIANT && !is_container(f);
 }
 
+static bool has_cut(const struct table *t)
+{
+    for (u32 i = 0; t != NULL && i < t->count; i++)
+        if ((t->fields[i].flags & F_CUT) != 0)
+            return true;
+    return false;
+}
+
+/* Only the row of a list has a schema of its own as an item, not what it nests. */
+static bool bad_cut(const struct table *t, const struct field *f)
+{
+    return ((f->flags & F_CUT) != 0 && (f->flags & F_TEXT) == 0) || has_cut(field_of(f));
+}
+
 /* A template has to be kept where the value would be. */
 static bool bad_expr(const struct table *t, const struct field *f)
 {
@@ -201,6 +215,7 @@ static const struct {
     { unchosen, "has no variant for a value that its sibling may have", false, false },
     { bad_unique, "is F_UNIQUE but no list of scalars", false, false },
     { bad_text_flag, "is F_TEXT but has no structure", false, false },
+    { bad_cut, "is F_CUT but not F_TEXT, or nests a table with such a field", false, false },
     { bad_expr, "is F_EXPR but has no text to keep a template in", false, false },
     { bad_flags, "goes neither in nor out, or only one way in a table without struct", false, false },
     { preset_of_no_use, "has a preset that can never be applied", false, true },

@@ -18,9 +18,10 @@ static void encode_value(const struct encoder *e, const struct field *f, enum fi
 static void encode_json(const struct encoder *e, const struct field *f, const void *slot)
 {
     str text = *(const str *)slot;
+    bool may_cut = e->cut != 0 && (f->kind == F_JSON || (f->flags & F_CUT) != 0);
     if (text.n == 0)
         BUF_LIT(e->b, "null");
-    else if (e->cut == 0 || text.n <= e->cut)
+    else if (!may_cut || text.n <= e->cut)
         buf_str(e->b, text);
     else
         buf_f(e->b, "{\"truncated\":true,\"size\":%zu}", text.n);

@@ -1,7 +1,7 @@
 /* field_schema.c - the table as JSON Schema: what field_decode accepts (IN, PATCH) and what field_encode writes (OUT).
  *
- * A table without struct, and everything kept as text, goes out as it came in: there IN describes the answer too. Variants are an
- * anyOf: oneOf would refuse {} whenever two of them require nothing, although the sibling says which one is meant. */
+ * A table without struct, and everything kept as text, goes out as it came in: there IN describes the answer too. In lists (ITEM)
+ * a long text may be cut: that is another shape, so clients are told. Variants are an anyOf: oneOf would refuse {} whenever two of them require nothing, although the sibling says which one is meant. */
 #include "codec/field_impl.h"
 
 #include <string.h>
@@ -44,6 +44,11 @@ static void pieces(const struct scheme *s, const char *name, const struct buf *t
 }
 
 /* ---- which schemas there are ---- */
+
+static bool is_answer(enum field_schema how)
+{
+    return how == FIELD_SCHEMA_OUT || how == FIELD_SCHEMA_ITEM;
+}
 
 static bool in_answers(const struct field *f)
 {
@@ -92,8 +97,18 @@ static bool differs(const struct table *t)
     return false;
 }
 
+static bool has_cut(const struct table *t)
+{
+    for (u32 i = 0; i < t->count; i++)
+        if ((t->fields[i].flags & F_CUT) != 0)
+            return true;
+    return false;
+}
+
 static enum field_schema normal(const struct table *t, enum field_schema how)
 {
+    if (how == FIELD_SCHEMA_ITEM && !has_cut(t))
+        how = FIELD_SCHEMA_OUT;
     return how == FIELD_SCHEMA_OUT && !differs(t) ? FIELD_SCHEMA_IN : how;
 }
 
@@ -101,6 +116,8 @@ static const char *suffix(const struct table *t, enum field_schema how)
 {
     if (how == FIELD_SCHEMA_PATCH)
         return "Patch";
+    if (how == FIELD_SCHEMA_ITEM && has_cut(t))
+        return "Item";
     return how == FIELD_SCHEMA_IN && differs(t) ? "Input" : "";
 }
 
@@ -114,7 +131,7 @@ static enum field_schema inner(const struct field *f, enum field_schema how)
 {
     if ((f->flags & F_TEXT) != 0 || (how == FIELD_SCHEMA_PATCH && f->kind != F_OBJECT))
         return FIELD_SCHEMA_IN;
-    return how;
+    return how == FIELD_SCHEMA_ITEM ? FIELD_SCHEMA_OUT : how; /* no table with F_CUT is nested: field_check.c */
 }
 
 /* ---- kinds ---- */
@@ -328,11 +345,20 @@ static void put_template(const struct scheme *s)
     jw_end(s->w, '}');
 }
 
+/* What encode_json() writes in place of a long text. */
+static const struct field truncated_fields[] = {
+    SHAPE_FIELD("truncated", F_BOOL, .flags = F_REQUIRED, .doc = "Always true"),
+    SHAPE_FIELD("size", F_I64, .flags = F_REQUIRED, .doc = "How long the whole value is"),
+};
+static const struct table truncated_table =
+    SHAPE("Truncated", truncated_fields, .doc = "Stands in a list for a long value; the object itself has it");
+
 /* The kind, or anyOf with what may stand in its place. */
 static void alternatives(const struct scheme *s, const struct core *c)
 {
     bool apart = template_apart(c->f, c->kind), ref = c->kind == F_OBJECT || c->kind == F_VARIANT;
-    if (!apart && !(ref && c->null)) {
+    bool cut = c->how == FIELD_SCHEMA_ITEM && (c->f->flags & F_CUT) != 0;
+    if (!apart && !cut && !(ref && c->null)) {
         core(s, c);
         return;
     }
@@ -349,6 +375,11 @@ static void alternatives(const struct scheme *s, const struct core *c)
     }
     if (apart)
         put_template(s);
+    if (cut) {
+        jw_begin(s->w, '{');
+        ref_to(s, &truncated_table, FIELD_SCHEMA_IN);
+        jw_end(s->w, '}');
+    }
     if (c->null) {
         jw_begin(s->w, '{');
         word(s, "type", "null");
@@ -409,7 +440,7 @@ static void annotations(const struct scheme *s, const struct field *f, enum fiel
 
 static void put_field(const struct scheme *s, const struct field *f, enum field_schema how)
 {
-    bool null = (f->flags & F_NULLABLE) != 0 || (how == FIELD_SCHEMA_OUT && null_when_absent(f));
+    bool null = (f->flags & F_NULLABLE) != 0 || (is_answer(how) && null_when_absent(f));
     const struct core c = { f, f->kind, how, null, true };
     jw_begin(s->w, '{');
     alternatives(s, &c);
@@ -419,14 +450,14 @@ static void put_field(const struct scheme *s, const struct field *f, enum field_
 
 static bool is_listed(const struct field *f, enum field_schema how)
 {
-    return how == FIELD_SCHEMA_OUT ? in_answers(f) : in_requests(f);
+    return is_answer(how) ? in_answers(f) : in_requests(f);
 }
 
 static bool is_required(const struct field *f, enum field_schema how)
 {
     if (how == FIELD_SCHEMA_PATCH || !is_listed(f, how))
         return false;
-    return how == FIELD_SCHEMA_OUT ? (f->flags & F_SPARSE) == 0 : (f->flags & F_REQUIRED) != 0;
+    return is_answer(how) ? (f->flags & F_SPARSE) == 0 : (f->flags & F_REQUIRED) != 0;
 }
 
 static void put_required(const struct scheme *s, const struct table *t, enum field_schema how)
@@ -462,8 +493,7 @@ void field_schema(struct json_writer *w, const struct table *t, enum field_schem
     }
     jw_end(w, '}');
     put_required(&s, t, how);
-    if (!t->open)
-        truth(&s, "additionalProperties", false);
+    truth(&s, "additionalProperties", t->open);
     jw_end(w, '}');
 }
 

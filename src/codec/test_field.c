@@ -114,7 +114,7 @@ static const struct field thing_fields[] = {
     FIELD(struct thing, sites, F_MAP, .of = &address, .doc = "Sites"),
     FIELD(struct thing, auth_type, F_STR, .flags = F_SPARSE, .one_of = auth_types, .doc = "Which"),
     FIELD(struct thing, auth, F_VARIANT, .flags = F_SPARSE, .by = "auth_type", .variants = auths, .doc = "How"),
-    FIELD(struct thing, kept, F_OBJECT, .flags = F_TEXT | F_SPARSE, .of = &address, .doc = "Kept as text"),
+    FIELD(struct thing, kept, F_OBJECT, .flags = F_TEXT | F_SPARSE | F_CUT, .of = &address, .doc = "Kept as text"),
     FIELD(struct thing, secret, F_STR, .flags = F_INPUT | F_SECRET, .doc = "Secret"),
     FIELD(struct thing, made, F_TIME, .flags = F_OUTPUT, .doc = "Made"),
     FIELD(struct thing, hidden, F_STR, .flags = F_HIDDEN),
@@ -802,6 +802,28 @@ static void test_schema_out(void **state)
     assert_str(visited, "Address Address Address Bearer Basic AddressInput ");
 }
 
+static void test_schema_item(void **state)
+{
+    str visited;
+    const struct json *j = schema(&thing, FIELD_SCHEMA_ITEM, &visited);
+    says(j, "/properties/kept/anyOf",
+         "[{\"$ref\":\"#/components/schemas/AddressInput\"},{\"$ref\":\"#/components/schemas/Truncated\"}]");
+    says(j, "/properties/home/anyOf", "[{\"$ref\":\"#/components/schemas/Address\"},{\"type\":\"null\"}]");
+    assert_true(
+        json_equal(json_get(j, S("required")), json_get(schema(&thing, FIELD_SCHEMA_OUT, NULL), S("required"))));
+    assert_str(visited, "Address Address Address Bearer Basic AddressInput Truncated ");
+    assert_str(field_schema_name(arena, &thing, FIELD_SCHEMA_ITEM), "ThingItem");
+    assert_str(field_schema_name(arena, &address, FIELD_SCHEMA_ITEM), "Address"); /* nothing of it is cut */
+    assert_true(json_equal(schema(&address, FIELD_SCHEMA_ITEM, NULL), schema(&address, FIELD_SCHEMA_OUT, NULL)));
+}
+
+static void test_schema_of_open_tables(void **state)
+{
+    static const struct field fields[] = { SHAPE_FIELD("a", F_I64, .doc = "A") };
+    static const struct table open = SHAPE("Open", fields, .open = true);
+    says(schema(&open, FIELD_SCHEMA_IN, NULL), "/additionalProperties", "true");
+}
+
 static void test_schema_patch(void **state)
 {
     const struct json *j = schema(&thing, FIELD_SCHEMA_PATCH, NULL);
@@ -870,6 +892,8 @@ static void test_broken_tables(void **state)
         { "needs .by", SHAPE_FIELD("a", F_VARIANT, .by = "b", .variants = auths, .doc = "D") },
         { "is F_UNIQUE", SHAPE_FIELD("a", F_MAP, .flags = F_UNIQUE, .doc = "D") },
         { "is F_TEXT", SHAPE_FIELD("a", F_STR, .flags = F_TEXT, .doc = "D") },
+        { "is F_CUT", SHAPE_FIELD("a", F_STR, .flags = F_CUT, .doc = "D") },
+        { "is F_CUT", SHAPE_FIELD("a", F_OBJECT, .of = &thing, .doc = "D") },
         { "only one way", SHAPE_FIELD("a", F_STR, .flags = F_OUTPUT, .doc = "D") },
         { "never be applied", SHAPE_FIELD("a", F_STR, .flags = F_REQUIRED, .preset = "\"x\"", .doc = "D") },
         { "preset that does not", SHAPE_FIELD("a", F_STR, .preset = "x", .doc = "D") },
@@ -941,6 +965,8 @@ int main(void)
         TEST(test_schema_in),
         TEST(test_schema_out),
         TEST(test_schema_patch),
+        TEST(test_schema_item),
+        TEST(test_schema_of_open_tables),
         TEST(test_schema_of_shapes),
         TEST(test_sound_tables),
         TEST(test_broken_tables),

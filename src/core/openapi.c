@@ -214,7 +214,7 @@ static void success_schema(struct doc *d, const struct route *r)
     jw_begin(d->w, '{');
     text(d, S("type"), S("array"));
     jw_key(d->w, S("items"));
-    reference(d, r->out, FIELD_SCHEMA_OUT);
+    reference(d, r->out, FIELD_SCHEMA_ITEM);
     jw_end(d->w, '}');
 }
 

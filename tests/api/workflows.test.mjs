@@ -305,6 +305,27 @@ describe('executions of a workflow', () => {
         assert.ok(listed.text.length < 20_000, `${listed.text.length} bytes`);
         assert.match(listed.text, /"truncated":true/);
     });
+
+    test('lists keep the steps when there are many short ones', async () => {
+        const steps = Array.from({ length: 60 }, (_, i) => transform(`step_${i}`, { text: 'x'.repeat(100) }));
+        const many = await createWorkflow(editor, { steps });
+        await execute(member, many.id, {});
+        const [listed] = (await member.get(`/api/v1/workflows/${many.id}/executions`, { expect: 200 })).body;
+        assert.ok(JSON.stringify(listed.step_executions).length > 8192, 'the history is longer than a value may be');
+        assert.equal(listed.step_executions.length, 60);
+    });
+
+    test('lists of workflows and versions cut long definitions, and the document says so', async () => {
+        const long = await createWorkflow(editor, { steps: [transform('t', { text: 'x'.repeat(9_000) })] });
+        const short = await createWorkflow(editor, { steps: [transform('t', { text: 'x'.repeat(7_000) })] });
+        const listed = (await member.get('/api/v1/workflows?limit=2', { expect: 200 })).body;
+        assert.deepEqual(listed.map(({ id }) => id), [short.id, long.id]);
+        assert.equal(listed[0].definition.steps.length, 1);
+        assert.equal(listed[1].definition.truncated, true);
+        assert.ok(listed[1].definition.size > 9_000, `${listed[1].definition.size}`);
+        const [version] = (await member.get(`/api/v1/workflows/${long.id}/versions`, { expect: 200 })).body;
+        assert.equal(version.definition.truncated, true);
+    });
 });
 
 describe('events of an execution', () => {

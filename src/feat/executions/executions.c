@@ -8,10 +8,13 @@
 #include "core/jobs.h"
 #include "core/list.h"
 
-enum { CUT_BYTES = 8 * 1024, CLEAN_SLICE = 1000 };
-#define CUT          "8192"   /* CUT_BYTES, for SQL */
-#define LISTED_STEPS "262144" /* a longer history is left out of lists: a page of them must fit into memory */
-#define KEY_LIFE_US  DAY_US
+enum {
+    LISTED_STEPS =
+        65536, /* a longer history is left out of lists: a page, read, cut and encoded, must fit into a request's arena */
+    SCRATCH_BYTES = 4 << 20,
+    CLEAN_SLICE = 1000
+};
+#define KEY_LIFE_US DAY_US
 
 /* ---- fields ---- */
 
@@ -53,15 +56,13 @@ PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is n
 #define EXECUTION_COLUMNS                                                                                         \
     "id AS execution_id, workflow_id, version, status, trigger_data AS trigger, input_data, output_data, error, " \
     "created_at, started_at, completed_at, parent_id, step_executions"
-#define CUT_COLUMN(from, name)                                                                                        \
-    "CASE WHEN length(" from ") > " CUT " THEN '{\"truncated\":true,\"size\":' || length(" from ") || '}' ELSE " from \
-    " END AS " name ", "
+#define CUT_TRIGGER LIST_CUT_COLUMN("trigger_data", "trigger")
+#define CUT_INPUT   LIST_CUT_COLUMN("input_data", "input_data")
+#define CUT_OUTPUT  LIST_CUT_COLUMN("output_data", "output_data")
 #define LISTED_COLUMNS                                                                                          \
-    "id AS execution_id, workflow_id, version, status, " CUT_COLUMN("trigger_data", "trigger")                  \
-        CUT_COLUMN("input_data", "input_data")                                                                  \
-            CUT_COLUMN("output_data", "output_data") "error, created_at, started_at, completed_at, parent_id, " \
-                                                     "CASE WHEN length(step_executions) > " LISTED_STEPS        \
-                                                     " THEN '[]' ELSE step_executions END AS step_executions "
+    "id AS execution_id, workflow_id, version, status, " CUT_TRIGGER ", " CUT_INPUT ", " CUT_OUTPUT ", error, " \
+    "created_at, started_at, completed_at, parent_id, "                                                         \
+    "CASE WHEN length(step_executions) > 65536 THEN '[]' ELSE step_executions END AS step_executions "
 #define HISTORY                                                                                  \
     "FROM executions WHERE tenant_id = $1 AND workflow_id = $2 AND ($3 IS NULL OR status = $3) " \
     "AND created_at >= $4 AND created_at < $5 "
@@ -123,32 +124,45 @@ static err execution_get(struct req *rq)
     return reply(rq, 200, &execution_table, x);
 }
 
-/* Of each step the long values, so that the list keeps its shape. */
-static err cut_steps(struct arena *a, struct execution *x)
+static err cut_value(struct arena *a, struct json *step, str name)
 {
-    static const str cut[] = { S_INIT("input_data"), S_INIT("output_data") };
-    struct json *steps;
-    if (x->step_executions.n <= CUT_BYTES)
+    const struct json *value = json_get(step, name);
+    size_t size = value != NULL ? json_size(value) : 0;
+    struct json stub = { .type = JSON_OBJECT };
+    if (size <= LIST_CUT)
         return OK;
-    TRY(json_parse(a, x->step_executions, &steps, NULL));
-    for (u32 i = 0; i < steps->n; i++)
-        for (u32 k = 0; k < COUNT(cut); k++) {
-            const struct json *value = json_get(&steps->items[i], cut[k]);
-            size_t size = value != NULL ? json_size(value) : 0;
-            struct json stub = { .type = JSON_OBJECT };
-            if (size > CUT_BYTES && (!json_set(a, &stub, S("truncated"), json_of_bool(true)) ||
-                                     !json_set(a, &stub, S("size"), json_of_i64((i64)size)) ||
-                                     !json_set(a, &steps->items[i], cut[k], stub)))
-                return ERR_MEMORY;
-        }
-    x->step_executions = json_text(a, steps);
-    return x->step_executions.p != NULL ? OK : ERR_MEMORY;
+    bool made = json_set(a, &stub, S("truncated"), json_of_bool(true)) &&
+                json_set(a, &stub, S("size"), json_of_i64((i64)size)) && json_set(a, step, name, stub);
+    return made ? OK : ERR_MEMORY;
 }
 
+static err cut_steps(struct arena *scratch, struct arena *a, str *text)
+{
+    struct json *steps;
+    TRY(json_parse(scratch, *text, &steps, NULL));
+    for (u32 i = 0; i < steps->n; i++) {
+        TRY(cut_value(scratch, &steps->items[i], S("input_data")));
+        TRY(cut_value(scratch, &steps->items[i], S("output_data")));
+    }
+    str cut = json_text(a, steps);
+    if (cut.p == NULL)
+        return ERR_MEMORY;
+    *text = cut;
+    return OK;
+}
+
+/* Of each step the long values, so that the list keeps its shape. The steps of one row are taken apart at a time. */
 static err complete_listed(struct req *rq, struct execution *x)
 {
     TRY(complete(rq, rq->tx, x));
-    return cut_steps(rq->arena, x);
+    if (x->step_executions.n > LISTED_STEPS)
+        x->step_executions = S("[]");
+    if (x->step_executions.n <= LIST_CUT)
+        return OK;
+    struct arena *scratch = arena_new(SCRATCH_BYTES);
+    err e = scratch != NULL ? cut_steps(scratch, rq->arena, &x->step_executions) : ERR_MEMORY;
+    arena_free(scratch);
+    return e;
 }
 
 static err history(struct req *rq)
@@ -172,8 +186,7 @@ static err history(struct req *rq)
         TRY(db_row(rq->tx, &execution_count, &count, ARGS(TENANT(rq), STR(workflow_id), STR(q->status), since, until)));
     for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
         TRY(complete_listed(rq, (struct execution *)rows + i));
-    return reply_list(rq, &execution_table, rows, n, page, offsetof(struct execution, execution_id), count.n,
-                      CUT_BYTES);
+    return reply_list(rq, &execution_table, rows, n, page, offsetof(struct execution, execution_id), count.n, LIST_CUT);
 }
 
 /* ---- cleaning ---- */
@@ -215,7 +228,7 @@ static const struct route routes[] = {
       .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
       .doc = "List what a workflow ran, newest first",
       .more =
-          "Values longer than 8 KiB are cut to {\"truncated\": true, \"size\": …}, and steps whose history is longer than 256 KiB are left out; the "
+          "Values longer than 8 KiB are cut to {\"truncated\": true, \"size\": …}, and steps whose history is longer than 64 KiB are left out; the "
           "execution itself has them." },
 };
 

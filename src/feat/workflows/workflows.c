@@ -106,20 +106,24 @@ PROBLEM_SHARED(workflow_not_found, "workflows.not_found", ERR_NOT_FOUND, "There 
 
 /* ---- statements ---- */
 
-#define WORKFLOW_COLUMNS(definition)                                                                                   \
-    "w.id, w.id AS workflow_id, w.name, w.description, " definition ", w.tags, w.is_active, w.version, w.created_by, " \
-    "w.created_at, w.updated_at FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id "               \
+#define WORKFLOW_COLUMNS                                                                               \
+    "w.id, w.id AS workflow_id, w.name, w.description, w.tags, w.is_active, w.version, w.created_by, " \
+    "w.created_at, w.updated_at, "
+#define CUT_DEFINITION LIST_CUT_COLUMN("v.definition", "definition")
+#define WORKFLOW_FROM                                                          \
+    " FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id " \
     "AND v.workflow_id = w.id AND v.version = w.version "
 #define FILTERS(w)                                                                          \
     w "tenant_id = $1 AND " w "deleted_at IS NULL AND ($2 IS NULL OR " w "is_active = $2) " \
       "AND ($3 IS NULL OR " w "tags LIKE $3 ESCAPE '!') "
 
 STMT(workflow_by_id,
-     "SELECT " WORKFLOW_COLUMNS("v.definition") "WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
+     "SELECT " WORKFLOW_COLUMNS "v.definition" WORKFLOW_FROM
+     "WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
      .row = &workflow_table);
 STMT(workflow_page,
-     "SELECT " WORKFLOW_COLUMNS(LIST_CUT_COLUMN("v.definition", "definition")) "WHERE " FILTERS(
-         "w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
+     "SELECT " WORKFLOW_COLUMNS CUT_DEFINITION WORKFLOW_FROM
+     "WHERE " FILTERS("w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
      .row = &workflow_table);
 STMT(workflow_count, "SELECT count(*) AS n FROM workflows WHERE " FILTERS(""), .row = &count_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",

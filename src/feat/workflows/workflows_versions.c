@@ -4,8 +4,6 @@
 #include "feat/triggers/triggers.h"
 #include "feat/workflows/workflows_parts.h"
 
-enum { CUT_BYTES = 8 * 1024 };
-
 /* ---- fields ---- */
 
 struct version {
@@ -21,7 +19,7 @@ static const struct field fields[] = {
           .doc = "The workflow"),
     FIELD(struct version, version, F_I64, .flags = F_OUTPUT, .doc = "Number, from 1"),
     FIELD(struct version, name, F_STR, .flags = F_OUTPUT, .doc = "Name of the workflow at that time"),
-    FIELD(struct version, definition, F_OBJECT, .flags = F_OUTPUT | F_TEXT, .of = &definition_table,
+    FIELD(struct version, definition, F_OBJECT, .flags = F_OUTPUT | F_TEXT | F_CUT, .of = &definition_table,
           .doc = "The definition, without triggers"),
     FIELD(struct version, created_by, F_STR, .flags = F_OUTPUT | F_NULLABLE, .doc = "Id of the user who made it"),
     FIELD(struct version, created_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was made"),
@@ -50,13 +48,16 @@ PROBLEM_SHARED(version_not_found, "workflows.version_not_found", ERR_NOT_FOUND, 
 
 /* ---- statements ---- */
 
-#define VERSION_COLUMNS "workflow_id, version, name, definition, created_by, created_at, CAST(version AS TEXT) AS key"
+#define VERSION_COLUMNS "workflow_id, version, name, created_by, created_at, CAST(version AS TEXT) AS key, "
+#define CUT_DEFINITION  LIST_CUT_COLUMN("definition", "definition")
 
 STMT(version_by_number,
-     "SELECT " VERSION_COLUMNS " FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2 AND version = $3",
+     "SELECT " VERSION_COLUMNS
+     "definition FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2 AND version = $3",
      .row = &version_table);
 STMT(version_page,
-     "SELECT " VERSION_COLUMNS " FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2 AND version < $3 "
+     "SELECT " VERSION_COLUMNS CUT_DEFINITION
+     " FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2 AND version < $3 "
      "ORDER BY version DESC LIMIT $4 OFFSET $5",
      .row = &version_table);
 STMT(version_count, "SELECT count(*) AS n FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2",
@@ -113,7 +114,7 @@ err version_list(struct req *rq)
                 ARGS(TENANT(rq), STR(workflow.id), I64(before), list_limit(page), I64(page->skip))));
     if (page->count)
         TRY(db_row(rq->tx, &version_count, &count, ARGS(TENANT(rq), STR(workflow.id))));
-    return reply_list(rq, &version_table, rows, n, page, offsetof(struct version, key), count.n, CUT_BYTES);
+    return reply_list(rq, &version_table, rows, n, page, offsetof(struct version, key), count.n, LIST_CUT);
 }
 
 /* An old definition may use what this release no longer takes, so it is compiled again. */
