@@ -187,7 +187,7 @@ static int check(void)
 
 static int build(void)
 {
-    if (routes_build() == OK && openapi_build(app.arena) == OK)
+    if (headers_build(app.arena, &app.config) == OK && routes_build() == OK && openapi_build(app.arena) == OK)
         return 0;
     return say(EXIT_FAILED, S("the routes or their document cannot be built"));
 }

@@ -64,6 +64,8 @@ static const struct setting settings[] = {
       "Form of the log; unset: text on a terminal, else json" },
     { "WEIR_PUBLIC_URL", NULL, TEXT, AT(public_url), 0, "", 8, 2000, NULL,
       "URL under which clients reach this server" },
+    { "ALLOWED_ORIGINS", NULL, TEXT, AT(allowed_origins), 0, "", 1, 8192, NULL,
+      "Origins whose pages may call the API, between commas, as https://app.example.com" },
     { "WEIR_METRICS_LISTEN", NULL, TEXT, AT(metrics_listen), 0, "", 1, 300, NULL,
       "Address and port that /metrics moves to" },
     { "WEIR_LOOPS", NULL, NUMBER, AT(loops), 0, "0", 0, 256, NULL, "Network threads; 0 = one per core" },
@@ -401,6 +403,23 @@ static void check_admin(struct loading *l, const struct config *c)
              email ? "WEIR_ADMIN_PASSWORD" : "WEIR_ADMIN_EMAIL");
 }
 
+static void check_origins(struct loading *l, const struct config *c)
+{
+    str rest = c->allowed_origins, one;
+    u32 n = 0;
+    while (str_cut(&rest, ',', &one)) {
+        one = str_trim(one);
+        n += one.n > 0;
+        if (one.n > 0 && !origin_valid(l->arena, one))
+            COMPLAIN(l,
+                     "ALLOWED_ORIGINS: %.*s is no origin as a browser spells it (https://host or https://host:port, in "
+                     "lower case, without a path; * is never allowed)",
+                     STR_FMT(one));
+    }
+    if (n > ORIGINS_MAX)
+        COMPLAIN(l, "ALLOWED_ORIGINS: names %u origins; at most %d", n, ORIGINS_MAX);
+}
+
 static void check_rest(struct loading *l, const struct config *c)
 {
     str host;
@@ -427,6 +446,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
+    check_origins(&l, &c);
     if (l.fail == OK)
         *out = c;
     return l.fail;

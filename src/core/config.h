@@ -4,6 +4,8 @@
 
 #include "base/buf.h"
 
+enum { ORIGINS_MAX = 64 };
+
 struct config {
     str listen_host;    /* WEIR_LISTEN */
     i64 listen_port;
@@ -14,6 +16,7 @@ struct config {
     str egress_allow;   /* WEIR_EGRESS_ALLOW */
     str log;            /* WEIR_LOG: json, text, off; default text on a terminal, else json */
     str public_url;     /* WEIR_PUBLIC_URL */
+    str allowed_origins; /* ALLOWED_ORIGINS: exact, between commas; checked */
     str metrics_listen; /* WEIR_METRICS_LISTEN */
     i64 loops;          /* WEIR_LOOPS, 0 = cores */
     i64 workers;        /* WEIR_WORKERS: engine workers, 0 = cores */
@@ -31,6 +34,8 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint) MUST
 err config_folder(const struct config *c, struct buf *complaint) MUST;
 /* Makes the data folder's secrets where they are missing and derives jwt_secret. */
 err config_secrets(struct arena *a, struct config *c, struct buf *complaint) MUST;
+/* headers.c: "https://app.example.com" as a browser spells it: scheme, host, port unless it is the scheme's, nothing else, in lower case. */
+bool origin_valid(struct arena *a, str origin);
 /* "host:port", "[::1]:port" or ":port" (any address) taken apart. */
 bool config_host_port(str text, str *host, i64 *port);
 /* NAME  value (masked)  source  default  bounds  help: for `weir config`. */

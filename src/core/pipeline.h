@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/app.h"
+#include "core/compress.h"
 #include "core/metrics.h"
 #include "core/req.h"
 #include <stdatomic.h>
@@ -32,6 +33,15 @@ struct listener {
     bool metrics_only; /* serves /metrics and nothing else */
 };
 
+/* An answer as bytes. */
+struct letter {
+    int status;
+    str type, body;
+    err fail;
+    enum coding coding; /* what the body is in */
+    bool varies;        /* another Accept-Encoding may get another body */
+};
+
 struct request_core {
     struct req rq;
     const struct listener *listener;
@@ -53,6 +63,7 @@ struct request_core {
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
     void (*fire)(struct req *rq);
+    struct letter letter; /* while it is compressed elsewhere */
     struct db_job job;
     struct task task;
     struct message message;
@@ -62,6 +73,26 @@ struct request_core {
 
 /* gate.c: decides at the head of a request. OK, or the class with the problem recorded. */
 err gate(struct request_core *c) MUST;
+
+/* headers.c: everything that an answer says beside its body. */
+enum {
+    HEADERS_STANDING = 8,
+    HEADERS_OWN = 24,
+    HEADERS_MAX = COUNT(((struct answer *)NULL)->headers) + HEADERS_OWN,
+    ALLOW_BYTES = 64,
+};
+struct headers {
+    struct pair list[HEADERS_MAX];
+    size_t n;
+    char allow[ALLOW_BYTES];
+};
+/* What follows from the settings; once, at start. Without it: no origin but our own, no HSTS. */
+err headers_build(struct arena *a, const struct config *config) MUST;
+void headers_make(const struct request_core *c, const struct letter *l, struct headers *out);
+/* For answers without a letter (streams, refusals): the security headers. At most HEADERS_STANDING. */
+size_t headers_standing(struct pair *out);
+/* The same for a stream: these, the request's own, and those of its origin. */
+void headers_stream(const struct request_core *c, struct headers *out);
 
 /* req.c: what http_listen needs; `listener` stays. */
 struct http_handler req_handler(struct listener *listener);

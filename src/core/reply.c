@@ -5,12 +5,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/pipeline.h"
+#include "core/trace.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { OWN_HEADERS = 8, ALLOW_BYTES = 64, TYPE_BYTES = 160 };
+enum {
+    TYPE_BYTES = 160,
+    COMPRESS_ON_LOOP_MAX = 32 << 10, /* some 0.3 ms; a larger one would hold up every other connection of the loop */
+};
 
 METRIC(requests_total, "weir_http_requests_total", METRIC_COUNTER, "Requests answered", .series_max = 1024);
 METRIC(request_duration, "weir_http_request_duration_seconds", METRIC_HISTOGRAM,
@@ -169,23 +173,17 @@ static void write_rows(struct buf *b, const struct answer *a)
     buf_char(b, ']');
 }
 
-struct letter { /* what is sent */
-    int status;
-    str type, body;
-    err fail;
-};
-
 static struct letter encode_answer(struct req *rq)
 {
     const struct answer *a = &rq->answer;
     if (a->table == NULL)
-        return (struct letter){ a->status, a->content_type, a->raw, OK };
+        return (struct letter){ .status = a->status, .type = a->content_type, .body = a->raw };
     struct buf b = { .arena = rq->arena };
     if (a->list)
         write_rows(&b, a);
     else
         field_encode_cut(&b, a->table, a->row, a->cut);
-    return (struct letter){ a->status, S("application/json"), buf_view(&b), b.fail };
+    return (struct letter){ .status = a->status, .type = S("application/json"), .body = buf_view(&b), .fail = b.fail };
 }
 
 static struct letter encode_problem(struct req *rq, const struct problem *p, str detail)
@@ -193,7 +191,8 @@ static struct letter encode_problem(struct req *rq, const struct problem *p, str
     struct buf b = { .arena = rq->arena };
     int status = err_status(p->class);
     problem_write(&b, status, p, detail, rq->request_id, &rq->errors);
-    return (struct letter){ status, S("application/problem+json"), buf_view(&b), b.fail };
+    return (
+        struct letter){ .status = status, .type = S("application/problem+json"), .body = buf_view(&b), .fail = b.fail };
 }
 
 /* The problem that an outcome stands for; NULL when the answer is the handler's own. */
@@ -231,59 +230,6 @@ static struct letter encode_spent(struct request_core *c)
     if (l.fail != OK)
         l.body = STR_NONE;
     return l;
-}
-
-/* -- headers ------------------------------------------------------------------------------------------------------- */
-
-struct headers {
-    struct pair list[COUNT(((struct answer *)NULL)->headers) + OWN_HEADERS];
-    size_t n;
-};
-
-static bool header_given(const struct headers *h, const char *name)
-{
-    for (size_t i = 0; i < h->n; i++)
-        if (str_eq_nocase(h->list[i].name, str_of(name)))
-            return true;
-    return false;
-}
-
-static void header_default(struct headers *h, const char *name, str value)
-{
-    if (!header_given(h, name))
-        h->list[h->n++] = (struct pair){ str_of(name), value };
-}
-
-static str allow_text(u32 allowed, char out[ALLOW_BYTES])
-{
-    size_t n = 0;
-    for (int m = 0; m < HTTP_OTHER; m++)
-        if (allowed & 1u << m)
-            n += (size_t)snprintf(out + n, ALLOW_BYTES - n, "%s%s", n > 0 ? ", " : "",
-                                  http_method_name((enum http_method)m));
-    return (str){ out, n };
-}
-
-/* What the handler gave goes first and wins: ours are defaults. */
-static void headers_make(const struct request_core *c, const struct letter *l, char allow[ALLOW_BYTES],
-                         struct headers *h)
-{
-    const struct req *rq = &c->rq;
-    bool is_problem = str_eq(l->type, S("application/problem+json"));
-    h->n = rq->answer.header_count;
-    memcpy(h->list, rq->answer.headers, h->n * sizeof h->list[0]);
-    if (l->type.n > 0)
-        header_default(h, "Content-Type", l->type);
-    header_default(h, "X-Request-Id", rq->request_id);
-    header_default(h, "X-Content-Type-Options", S("nosniff"));
-    if (is_problem || str_starts(rq->http->path, S("/api")))
-        header_default(h, "Cache-Control", S("no-store"));
-    if (l->status == 401)
-        header_default(h, "WWW-Authenticate", S("Bearer realm=\"weir\""));
-    if (l->status == 429 || l->status == 503)
-        header_default(h, "Retry-After", S("1"));
-    if (c->endpoint == NULL && c->allowed != 0)
-        header_default(h, "Allow", allow_text(c->allowed, allow));
 }
 
 /* -- accounts ------------------------------------------------------------------------------------------------------ */
@@ -333,10 +279,71 @@ void reply_account(struct request_core *c, int status, size_t bytes)
     count(c->endpoint != NULL ? c->endpoint : &unmatched, status, duration_us);
     LOG(LOG_INFO, "http.request", LOG_STR("request_id", rq->request_id), LOG_STR("method", rq->http->method_text),
         LOG_STR("route", path), LOG_INT("status", status), LOG_INT("duration_us", duration_us),
-        LOG_INT("bytes", (i64)bytes), LOG_STR("tenant", rq->who.tenant_id));
+        LOG_INT("bytes", (i64)bytes), LOG_STR("tenant", rq->who.tenant_id), LOG_STR("trace", trace_id(rq->trace)));
     if (status >= 500 && !c->faulted)
         LOG(LOG_ERROR, "http.failed", LOG_STR("request_id", rq->request_id), LOG_STR("route", path),
             LOG_INT("status", status), LOG_STR("cause", str_of(cause_of(c))));
+}
+
+/* -- on its way ---------------------------------------------------------------------------------------------------- */
+
+static void deliver(struct request_core *c)
+{
+    struct letter *l = &c->letter;
+    struct headers h;
+    headers_make(c, l, &h);
+    reply_account(c, l->status, l->body.n);
+    http_reply(c->rq.http, l->status, h.list, h.n, l->body);
+}
+
+/* What failed is sent as it is: a client that takes a coding takes none as well. */
+static void press(struct request_core *c)
+{
+    struct letter *l = &c->letter;
+    if (compress_body(c->rq.arena, l->coding, l->body, &l->body) != OK)
+        l->coding = CODING_NONE;
+}
+
+static void pressed(struct message *m)
+{
+    deliver(CONTAINER(m, struct request_core, message));
+}
+
+static void press_in_pool(struct task *t)
+{
+    struct request_core *c = CONTAINER(t, struct request_core, task);
+    press(c);
+    c->message.run = pressed;
+    loop_post(c->rq.http->loop, &c->message);
+}
+
+/* A secret beside what the caller chose is never compressed: the length would answer guesses (BREACH). */
+static bool may_press(const struct request_core *c)
+{
+    const struct letter *l = &c->letter;
+    const struct route *r = c->rq.route;
+    if (l->body.n < COMPRESS_MIN || !compress_type(l->type) || (r != NULL && r->flags & R_SECRET))
+        return false;
+    for (u32 i = 0; i < c->rq.answer.header_count; i++)
+        if (str_eq_nocase(c->rq.answer.headers[i].name, S("Content-Encoding")))
+            return false;
+    return true;
+}
+
+static void send_letter(struct request_core *c)
+{
+    struct letter *l = &c->letter;
+    l->varies = may_press(c);
+    if (l->varies)
+        l->coding = coding_choose(http_header(c->rq.http, S("accept-encoding")));
+    c->task.run = press_in_pool;
+    if (l->coding != CODING_NONE && l->body.n > COMPRESS_ON_LOOP_MAX && pool_submit(app.slow, &c->task) == OK)
+        return;
+    if (l->body.n > COMPRESS_ON_LOOP_MAX) /* the pool is full: plain costs nobody anything */
+        l->coding = CODING_NONE;
+    if (l->coding != CODING_NONE)
+        press(c);
+    deliver(c);
 }
 
 void reply_send(struct request_core *c, err outcome)
@@ -344,14 +351,11 @@ void reply_send(struct request_core *c, err outcome)
     assert(!c->answered); /* every request is answered exactly once */
     c->answered = true;
     c->outcome = outcome;
-    struct letter l = encode(c, outcome);
-    if (l.fail != OK)
-        l = encode_spent(c);
-    struct headers h;
-    char allow[ALLOW_BYTES];
-    headers_make(c, &l, allow, &h);
-    reply_account(c, l.status, l.body.n);
+    c->letter = encode(c, outcome);
+    if (c->letter.fail != OK)
+        c->letter = encode_spent(c);
     if (c->gone != NULL)
         *c->gone = true;
-    http_reply(c->rq.http, l.status, h.list, h.n, l.body);
+    c->gone = NULL;
+    send_letter(c);
 }

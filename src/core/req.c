@@ -8,6 +8,7 @@
 #include "codec/typeid.h"
 #include "codec/url.h"
 #include "core/pipeline.h"
+#include "core/trace.h"
 #include "net/refusal.h"
 
 #include <string.h>
@@ -64,9 +65,10 @@ static struct request_core *core_new(const struct listener *listener, struct htt
     rq->now_us = clock_now_us();
     str id = http_header(http, S("x-request-id"));
     rq->request_id = request_id_sane(id) ? id : typeid_new(rq->arena, "req", rq->now_us);
+    rq->trace = trace_next(rq->arena, http_header(http, S("traceparent")), http_header_count(http, S("traceparent")));
     c->mark = arena_mark(rq->arena);
     rq->errors.arena = rq->arena;
-    return rq->request_id.p != NULL ? c : NULL;
+    return rq->request_id.p != NULL && rq->trace.p != NULL ? c : NULL;
 }
 
 static size_t body_limit(const struct request_core *c)
@@ -529,7 +531,7 @@ static void refuse(void *ctx, int status, const char *code, str remote, struct a
     if (b.fail != OK || id.p == NULL)
         return;
     out->headers[out->header_count++] = (struct pair){ S("X-Request-Id"), id };
-    out->headers[out->header_count++] = (struct pair){ S("X-Content-Type-Options"), S("nosniff") };
+    out->header_count += (u32)headers_standing(out->headers + out->header_count);
     out->headers[out->header_count++] = (struct pair){ S("Cache-Control"), S("no-store") };
     out->body = buf_view(&b);
 }

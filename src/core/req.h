@@ -51,6 +51,7 @@ struct req {
     struct tx *tx;
     i64 now_us;
     str request_id;         /* of X-Request-Id when sane, else made */
+    str trace;              /* traceparent of this request (trace.h): what it causes elsewhere passes it on */
     struct problems errors; /* entries of a 422 */
     struct answer answer;
     void (*resume)(struct req *rq); /* of a parked request */

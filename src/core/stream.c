@@ -101,13 +101,10 @@ struct stream *stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx
     *s = (struct stream){ .rq = rq, .closed = closed, .ctx = ctx, .waiting.max = WAITING_BYTES };
     if (loop_timer_start(rq->http->loop, &s->timer, HEARTBEAT_US, beat) != OK)
         return NULL;
-    const struct pair headers[] = {
-        { S("Content-Type"), S("text/event-stream") }, { S("Cache-Control"), S("no-store") },
-        { S("X-Accel-Buffering"), S("no") }, /* nginx would gather events otherwise */
-        { S("X-Content-Type-Options"), S("nosniff") }, { S("X-Request-Id"), rq->request_id },
-    };
+    struct headers h;
+    headers_stream(rq->core, &h);
     struct http_stream_events events = { .drain = on_drain, .closed = on_closed, .ctx = s };
-    http_stream_begin(rq->http, 200, headers, COUNT(headers), &events);
+    http_stream_begin(rq->http, 200, h.list, h.n, &events);
     return s;
 }
 

@@ -60,7 +60,7 @@ str http_header(const struct http_request *rq, str name);
 u32 http_header_count(const struct http_request *rq, str name);
 
 struct http_refusal {
-    struct pair headers[5]; /* Content-Type: application/problem+json stands there already; the handler appends */
+    struct pair headers[12]; /* Content-Type: application/problem+json stands there already; the handler appends */
     u32 header_count;
     str body; /* "" when there is no memory: the status alone still tells */
 };

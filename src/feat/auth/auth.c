@@ -343,21 +343,21 @@ static const struct problem *const refresh_problems[] = { &refresh_invalid, NULL
 
 static const struct route routes[] = {
     { ROUTE(POST, "/api/v1/setup", setup, W_WRITE), .prepare = setup_prepare, .need = &anyone, .in = &setup_table,
-      .out = &token_pair_table, .flags = R_SLOW_PREPARE, .status = 201, .max_body = 16 * KIB,
+      .out = &token_pair_table, .flags = R_SLOW_PREPARE | R_SECRET, .status = 201, .max_body = 16 * KIB,
       .problems = setup_problems, .doc = "Make the first tenant and its owner",
       .more = "Works once, with the token that the server prints at its start while it has no user. "
               "Answers the owner's first tokens.",
       .example =
           "{\"token\":\"from the terminal\",\"email\":\"owner@example.com\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(POST, "/api/v1/auth/token", login, W_WRITE), .prepare = login_prepare, .need = &anyone, .in = &login_table,
-      .out = &token_pair_table, .flags = R_SLOW_PREPARE, .status = 200, .max_body = 16 * KIB,
+      .out = &token_pair_table, .flags = R_SLOW_PREPARE | R_SECRET, .status = 200, .max_body = 16 * KIB,
       .problems = login_problems, .doc = "Sign in with e-mail address and password",
       .more =
           "Five failures in a minute from one address, or for one account from it, are answered 429 with Retry-After.",
       .example = "{\"email\":\"owner@example.com\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(POST, "/api/v1/auth/refresh", refresh, W_WRITE), .prepare = refresh_prepare, .need = &anyone,
-      .in = &refresh_table, .out = &token_pair_table, .status = 200, .max_body = 16 * KIB, .problems = refresh_problems,
-      .doc = "Rotate a refresh token",
+      .in = &refresh_table, .out = &token_pair_table, .flags = R_SECRET, .status = 200, .max_body = 16 * KIB,
+      .problems = refresh_problems, .doc = "Rotate a refresh token",
       .more =
           "Needs no access token. Each refresh token works once; within ten seconds it gives the same successor again, "
           "later its use ends the "

@@ -1,0 +1,354 @@
+/* test_headers.c - what the head of a request asks for and the head of an answer says: trace context, content codings, origins. */
+#include "core/module.h"
+#include "core/pipeline.h"
+#include "core/trace.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+#include <brotli/decode.h>
+#include <cmocka.h>
+
+const struct module *const modules[] = { NULL };
+
+static struct arena *a;
+
+static int setup(void **state)
+{
+    a = arena_new(64 * MIB);
+    return a == NULL;
+}
+
+static int teardown(void **state)
+{
+    arena_free(a);
+    return 0;
+}
+
+/* -- trace --------------------------------------------------------------------------------------------------------- */
+
+#define ID   "4bf92f3577b34da6a3ce929d0e0e4736"
+#define SPAN "00f067aa0ba902b7"
+
+static void test_which_traceparent_is_valid(void **state)
+{
+    static const struct {
+        const char *text;
+        bool valid;
+    } rows[] = {
+        { "00-" ID "-" SPAN "-01", true },
+        { "00-" ID "-" SPAN "-ff", true },
+        { "cc-" ID "-" SPAN "-01", true },
+        { "cc-" ID "-" SPAN "-01-what-comes", true },
+        { "cc-" ID "-" SPAN "-01.what-comes", false },
+        { "00-" ID "-" SPAN "-01-more", false },
+        { "ff-" ID "-" SPAN "-01", false },
+        { "00-00000000000000000000000000000000-" SPAN "-01", false },
+        { "00-" ID "-0000000000000000-01", false },
+        { "00-4BF92F3577B34DA6A3CE929D0E0E4736-" SPAN "-01", false },
+        { "00-" ID "-" SPAN "-0", false },
+        { "00-" ID "-" SPAN "-0g", false },
+        { "00_" ID "-" SPAN "-01", false },
+        { "00-" ID "_" SPAN "-01", false },
+        { "00-" ID "-" SPAN "_01", false },
+        { "", false },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++)
+        if (trace_valid(str_of(rows[i].text)) != rows[i].valid)
+            fail_msg("%s must be %s", rows[i].text, rows[i].valid ? "valid" : "refused");
+    assert_false(trace_valid(STR_NONE));
+}
+
+static void test_a_trace_goes_on_with_a_span_of_its_own(void **state)
+{
+    str given = S("00-" ID "-" SPAN "-01"), next = trace_next(a, given, 1), other = trace_next(a, given, 1);
+    assert_true(trace_valid(next));
+    assert_true(str_eq(trace_id(next), S(ID)));
+    assert_false(str_eq(next, given));
+    assert_false(str_eq(next, other));
+    assert_true(str_ends(next, S("-01")));
+    assert_true(str_ends(trace_next(a, S("00-" ID "-" SPAN "-fe"), 1), S("-00")));
+}
+
+static void test_a_wrong_trace_begins_anew(void **state)
+{
+    str twice = trace_next(a, S("00-" ID "-" SPAN "-01"), 2), none = trace_next(a, STR_NONE, 0);
+    assert_true(trace_valid(twice) && trace_valid(none));
+    assert_false(str_eq(trace_id(twice), S(ID)));
+    assert_false(str_eq(trace_id(twice), trace_id(none)));
+    assert_true(str_ends(none, S("-00")));
+    struct arena *small = arena_new(16);
+    assert_null(trace_next(small, STR_NONE, 0).p);
+    arena_free(small);
+}
+
+/* -- codings ------------------------------------------------------------------------------------------------------- */
+
+static void test_negotiation(void **state)
+{
+    static const struct {
+        const char *accept;
+        enum coding coding;
+    } rows[] = {
+        { NULL, CODING_NONE },
+        { "", CODING_NONE },
+        { "gzip", CODING_GZIP },
+        { "x-gzip", CODING_GZIP },
+        { "BR", CODING_BROTLI },
+        { "gzip, deflate, br", CODING_BROTLI },
+        { "gzip;q=1, br;q=0.5", CODING_GZIP },
+        { "gzip;q=0.5, br;q=0.501", CODING_BROTLI },
+        { "gzip;q=0, br;q=0", CODING_NONE },
+        { "br;q=0.000", CODING_NONE },
+        { "*", CODING_BROTLI },
+        { "*;q=0.1, br;q=0", CODING_GZIP },
+        { "gzip, *;q=0", CODING_GZIP },
+        { "identity, gzip;q=0.5", CODING_NONE },
+        { "identity;q=0.5, gzip", CODING_GZIP },
+        { "gzip;q=2", CODING_NONE },
+        { "gzip;q=", CODING_NONE },
+        { "gzip;q=0.1234", CODING_NONE },
+        { "gzip;q=1.001", CODING_NONE },
+        { "gzip ; q=0.8 , ", CODING_GZIP },
+        { "deflate, zstd", CODING_NONE },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++)
+        if (coding_choose(str_of(rows[i].accept)) != rows[i].coding)
+            fail_msg("%s must give %d", rows[i].accept, rows[i].coding);
+}
+
+static void test_which_types_shrink(void **state)
+{
+    assert_true(compress_type(S("application/json")));
+    assert_true(compress_type(S("application/problem+json")));
+    assert_true(compress_type(S("text/html; charset=utf-8")));
+    assert_false(compress_type(S("text/event-stream")));
+    assert_false(compress_type(S("application/octet-stream")));
+    assert_false(compress_type(S("image/png")));
+    assert_false(compress_type(STR_NONE));
+}
+
+static str unpack(enum coding c, str packed)
+{
+    static char out[1 << 16];
+    size_t n = sizeof out;
+    if (c == CODING_BROTLI) {
+        assert_int_equal(BrotliDecoderDecompress(packed.n, (const uint8_t *)packed.p, &n, (uint8_t *)out), 1);
+        return (str){ out, n };
+    }
+    z_stream z = { .next_in = (Bytef *)(uintptr_t)packed.p, .next_out = (Bytef *)out };
+    z.avail_in = (uInt)packed.n;
+    z.avail_out = sizeof out;
+    assert_int_equal(inflateInit2(&z, 15 + 16), Z_OK);
+    assert_int_equal(inflate(&z, Z_FINISH), Z_STREAM_END);
+    inflateEnd(&z);
+    return (str){ out, sizeof out - z.avail_out };
+}
+
+static void test_bytes_come_back(void **state)
+{
+    struct buf b = { .arena = a };
+    for (int i = 0; i < 2000; i++)
+        buf_f(&b, "{\"id\":\"workflow_%d\"},", i);
+    for (enum coding c = CODING_GZIP; c <= CODING_BROTLI; c++) {
+        str packed = STR_NONE;
+        assert_int_equal(compress_body(a, c, buf_view(&b), &packed), OK);
+        assert_true(packed.n < b.n / 3);
+        assert_true(str_eq(unpack(c, packed), buf_view(&b)));
+    }
+}
+
+/* What does not shrink, and memory that is not there, leave the plain body to be sent. */
+static void test_bytes_that_stay(void **state)
+{
+    str out = S("untouched");
+    char noise[4096];
+    srand(7);
+    for (size_t i = 0; i < sizeof noise; i++)
+        noise[i] = (char)rand();
+    assert_int_equal(compress_body(a, CODING_NONE, S("aaaaaaaaaaaa"), &out), ERR_TOO_LARGE);
+    assert_int_equal(compress_body(a, CODING_GZIP, S(""), &out), ERR_TOO_LARGE);
+    assert_int_equal(compress_body(a, CODING_GZIP, (str){ noise, sizeof noise }, &out), ERR_TOO_LARGE);
+    assert_int_equal(compress_body(a, CODING_BROTLI, (str){ noise, sizeof noise }, &out), ERR_TOO_LARGE);
+    struct arena *small = arena_new(64);
+    assert_int_equal(compress_body(small, CODING_GZIP, (str){ noise, sizeof noise }, &out), ERR_MEMORY);
+    arena_free(small);
+    assert_true(str_eq(out, S("untouched")));
+}
+
+/* -- origins ------------------------------------------------------------------------------------------------------- */
+
+static void test_which_origin_is_valid(void **state)
+{
+    static const char *const right[] = { "https://app.example.com", "http://localhost:3000", "http://[::1]:8080" };
+    static const char *const wrong[] = {
+        "*",        "https://*.example.com", "https://app.example.com/", "https://App.example.com", "app.example.com",
+        "https://", "ftp://example.com",     "https://u@example.com",    "https://example.com?x",   "null"
+    };
+    for (size_t i = 0; i < COUNT(right); i++)
+        if (!origin_valid(a, str_of(right[i])))
+            fail_msg("%s must be valid", right[i]);
+    for (size_t i = 0; i < COUNT(wrong); i++)
+        if (origin_valid(a, str_of(wrong[i])))
+            fail_msg("%s must be refused", wrong[i]);
+}
+
+struct made {
+    struct http_request http;
+    struct pair headers[4];
+    struct request_core core;
+    struct headers out;
+};
+
+static str made_value(const struct made *m, const char *name)
+{
+    str found = STR_NONE;
+    for (size_t i = 0; i < m->out.n; i++)
+        if (str_eq_nocase(m->out.list[i].name, str_of(name))) {
+            assert_null(found.p); /* no header twice */
+            found = m->out.list[i].value;
+        }
+    return found;
+}
+
+static struct made *make(enum http_method method, const char *origin, const struct letter *l)
+{
+    struct made *m = NEW(a, struct made);
+    assert_non_null(m);
+    m->http = (struct http_request){ .method = method, .path = S("/api/v1/x"), .headers = m->headers };
+    m->headers[m->http.header_count++] = (struct pair){ S("origin"), str_of(origin) };
+    if (method == OPTIONS)
+        m->headers[m->http.header_count++] = (struct pair){ S("access-control-request-method"), S("PUT") };
+    m->core.rq = (struct req){ .arena = a, .http = &m->http, .request_id = S("req_1") };
+    m->core.allowed = 1u << GET | 1u << PUT | 1u << OPTIONS;
+    headers_make(&m->core, l, &m->out);
+    return m;
+}
+
+static const struct letter plain = { .status = 200, .type = S_INIT("application/json") };
+
+static void settings(const char *origins, const char *url)
+{
+    struct config c = { .allowed_origins = str_of(origins), .public_url = str_of(url) };
+    assert_int_equal(headers_build(a, &c), OK);
+}
+
+static void test_an_origin_that_is_listed(void **state)
+{
+    settings("https://a.test, https://b.test", "");
+    struct made *m = make(GET, "https://b.test", &plain);
+    assert_true(str_eq(made_value(m, "Access-Control-Allow-Origin"), S("https://b.test")));
+    assert_true(str_eq(made_value(m, "Access-Control-Allow-Credentials"), S("true")));
+    assert_true(str_find(made_value(m, "Access-Control-Expose-Headers"), S("ETag"), 0) >= 0);
+    assert_true(str_eq(made_value(m, "Vary"), S("Origin")));
+    m = make(OPTIONS, "https://a.test", &plain);
+    assert_true(str_eq(made_value(m, "Access-Control-Allow-Methods"), S("GET, PUT, OPTIONS")));
+    assert_true(str_find(made_value(m, "Access-Control-Allow-Headers"), S("Idempotency-Key"), 0) >= 0);
+    assert_true(str_eq(made_value(m, "Access-Control-Max-Age"), S("600")));
+    settings("", "");
+}
+
+static void test_an_origin_that_is_not(void **state)
+{
+    static const char *const others[] = { "https://c.test", "https://a.test.evil", "https://a.tes", "null",
+                                          "HTTPS://A.TEST" };
+    settings("https://a.test", "");
+    for (size_t i = 0; i < COUNT(others); i++) {
+        struct made *m = make(GET, others[i], &plain);
+        assert_null(made_value(m, "Access-Control-Allow-Origin").p);
+        assert_null(made_value(m, "Access-Control-Allow-Credentials").p);
+        assert_true(str_eq(made_value(m, "Vary"), S("Origin")));
+    }
+    settings("", "");
+    struct made *m = make(GET, "https://a.test", &plain);
+    assert_null(made_value(m, "Access-Control-Allow-Origin").p);
+    assert_null(made_value(m, "Vary").p);
+}
+
+static void test_standing_headers(void **state)
+{
+    settings("", "http://x.test");
+    struct made *m = make(GET, NULL, &plain);
+    assert_true(str_eq(made_value(m, "Content-Security-Policy"), S("default-src 'none'; frame-ancestors 'none'")));
+    assert_true(str_eq(made_value(m, "Referrer-Policy"), S("no-referrer")));
+    assert_true(str_eq(made_value(m, "X-Content-Type-Options"), S("nosniff")));
+    assert_true(str_eq(made_value(m, "Cache-Control"), S("no-store")));
+    assert_null(made_value(m, "Strict-Transport-Security").p);
+    settings("", "https://x.test");
+    m = make(GET, NULL, &plain);
+    assert_true(str_starts(made_value(m, "Strict-Transport-Security"), S("max-age=")));
+    settings("", "");
+}
+
+static void test_a_handler_wins(void **state)
+{
+    struct made *m = NEW(a, struct made);
+    assert_non_null(m);
+    m->http = (struct http_request){ .method = GET, .path = S("/docs"), .headers = m->headers };
+    m->core.rq = (struct req){ .arena = a, .http = &m->http, .request_id = S("req_1") };
+    reply_header(&m->core.rq, "content-security-policy", S("default-src 'self'"));
+    headers_make(&m->core, &plain, &m->out);
+    assert_true(str_eq(made_value(m, "Content-Security-Policy"), S("default-src 'self'")));
+    assert_true(str_eq(made_value(m, "Referrer-Policy"), S("no-referrer")));
+}
+
+/* Everything at once stays within its bound. */
+static void test_the_longest_head(void **state)
+{
+    settings("https://a.test", "https://x.test");
+    struct made *m = NEW(a, struct made);
+    assert_non_null(m);
+    m->http = (struct http_request){ .method = OPTIONS, .path = S("/api/v1/x"), .headers = m->headers };
+    m->headers[m->http.header_count++] = (struct pair){ S("origin"), S("https://a.test") };
+    m->headers[m->http.header_count++] = (struct pair){ S("access-control-request-method"), S("PUT") };
+    m->core.rq =
+        (struct req){ .arena = a, .http = &m->http, .request_id = S("req_1"), .trace = S("00-" ID "-" SPAN "-01") };
+    m->core.allowed = 1u << GET;
+    for (int i = 0; i < 20; i++)
+        reply_header(&m->core.rq, "X-Many", S("v"));
+    assert_int_equal(m->core.rq.answer.header_count, COUNT(m->core.rq.answer.headers));
+    struct letter l = { .status = 503, .type = S("application/problem+json"), .coding = CODING_GZIP, .varies = true };
+    headers_make(&m->core, &l, &m->out);
+    assert_true(m->out.n <= HEADERS_MAX);
+    assert_true(str_eq(made_value(m, "Vary"), S("Origin, Accept-Encoding")));
+    assert_true(str_eq(made_value(m, "Content-Encoding"), S("gzip")));
+    settings("", "");
+}
+
+static void test_too_many_origins(void **state)
+{
+    struct buf b = { .arena = a };
+    for (int i = 0; i < ORIGINS_MAX; i++)
+        buf_f(&b, "https://o%d.test,", i);
+    struct config c = { .allowed_origins = buf_view(&b), .public_url = S("") };
+    assert_int_equal(headers_build(a, &c), OK);
+    buf_f(&b, "https://one.more");
+    c.allowed_origins = buf_view(&b);
+    assert_int_equal(headers_build(a, &c), ERR_TOO_LARGE);
+    settings("", "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_which_traceparent_is_valid),
+        cmocka_unit_test(test_a_trace_goes_on_with_a_span_of_its_own),
+        cmocka_unit_test(test_a_wrong_trace_begins_anew),
+        cmocka_unit_test(test_negotiation),
+        cmocka_unit_test(test_which_types_shrink),
+        cmocka_unit_test(test_bytes_come_back),
+        cmocka_unit_test(test_bytes_that_stay),
+        cmocka_unit_test(test_which_origin_is_valid),
+        cmocka_unit_test(test_an_origin_that_is_listed),
+        cmocka_unit_test(test_an_origin_that_is_not),
+        cmocka_unit_test(test_standing_headers),
+        cmocka_unit_test(test_a_handler_wins),
+        cmocka_unit_test(test_the_longest_head),
+        cmocka_unit_test(test_too_many_origins),
+    };
+    return cmocka_run_group_tests_name("headers", tests, setup, teardown);
+}
