@@ -1,19 +1,45 @@
-/* rng.c - getrandom(2) and nothing of our own: a generator kept in memory would survive fork() and core dumps. */
+/* rng.c - getrandom(2), a page at a time per thread: ids are made for every request, and a system call each would cost more than they do.
+ *
+ * What was handed out is wiped from the buffer at once, so that a later look into memory finds no key. Weir never forks. */
 #include "base/rng.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/random.h>
 
-void rng_bytes(void *p, size_t n)
+enum { BUFFER_BYTES = 1024 };
+
+static _Thread_local struct {
+    u8 bytes[BUFFER_BYTES];
+    size_t left; /* at the end of bytes */
+} pool;
+
+static void from_kernel(u8 *p, size_t n)
 {
-    for (char *to = p; n > 0;) {
-        ssize_t got = getrandom(to, n, 0);
-        assert(got > 0 || errno == EINTR); /* without randomness no key may be made */
+    while (n > 0) {
+        ssize_t got = getrandom(p, n, 0);
+        assert(got > 0 || errno == EINTR); /* the kernel always has randomness */
         if (got > 0) {
-            to += got;
+            p += got;
             n -= (size_t)got;
         }
     }
+}
+
+void rng_bytes(void *p, size_t n)
+{
+    if (n > BUFFER_BYTES) {
+        from_kernel(p, n);
+        return;
+    }
+    if (pool.left < n) {
+        from_kernel(pool.bytes, BUFFER_BYTES);
+        pool.left = BUFFER_BYTES;
+    }
+    u8 *from = pool.bytes + BUFFER_BYTES - pool.left;
+    memcpy(p, from, n);
+    explicit_bzero(from, n);
+    pool.left -= n;
 }
 
 u64 rng_u64(void)
@@ -23,13 +49,13 @@ u64 rng_u64(void)
     return value;
 }
 
+/* By rejection: a remainder alone would favour small numbers. */
 u64 rng_below(u64 bound)
 {
     assert(bound > 0);
-    u64 skewed = -bound % bound; /* 2^64 mod bound: the values that would be drawn once more often than the others */
-    for (;;) {
-        u64 value = rng_u64();
-        if (value >= skewed)
-            return value % bound;
-    }
+    u64 least = (0 - bound) % bound, value;
+    do
+        value = rng_u64();
+    while (value < least);
+    return value % bound;
 }
