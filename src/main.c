@@ -2,8 +2,10 @@
  *
  * Exit codes are part of the interface: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong. */
 #include "core/app.h"
+#include "core/doctor.h"
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
+#include "show.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,13 +24,15 @@ struct command { /* what the command line said */
     const char *words[WORDS_MAX];
     const char *options[OPTIONS_MAX]; /* in the order of the verb's list */
     u32 word_count;
+    bool json;
 };
 struct verb {
     const char *name; /* one or two words */
     int (*run)(const struct command *c);
-    const char *options[OPTIONS_MAX]; /* each takes a value */
-    u32 words;                        /* how many words follow the name */
-    const char *usage;                /* behind the name */
+    err (*show)(struct buf *b, bool json); /* in place of run; takes --json */
+    const char *options[OPTIONS_MAX];      /* each takes a value */
+    u32 words;                             /* how many words follow the name */
+    const char *usage;                     /* behind the name */
     const char *help;
 };
 
@@ -60,52 +64,41 @@ static int verb_version(const struct command *c)
     return EXIT_DONE;
 }
 
-static int verb_config(const struct command *c)
+/* The settings are checked too: exit code 2 when one is wrong. */
+static int config_checked(struct arena *a)
 {
-    struct arena *a = arena_new(4 * MIB);
-    struct buf out = { .arena = a }, complaint = { .arena = a };
+    struct buf complaint = { .arena = a };
     struct config checked;
-    if (a == NULL)
-        return EXIT_FAILED;
-    config_print(&out);
-    int code = print(&out);
-    if (config_load(a, &checked, &complaint) != OK) {
-        (void)fail(&complaint, "the settings cannot be used");
-        code = EXIT_CONFIG;
-    }
-    arena_free(a);
-    return code;
+    if (config_load(a, &checked, &complaint) == OK)
+        return EXIT_DONE;
+    (void)fail(&complaint, "the settings cannot be used");
+    return EXIT_CONFIG;
 }
 
-static void route_print(struct buf *b, const struct route *r)
-{
-    const char *file = strstr(r->file, "src/");
-    buf_f(b, "%-7s %-56s %-22s %-28s %s:%d\n", r->flags & R_ANY_METHOD ? "ANY" : http_method_name(r->method), r->path,
-          r->need->name, r->handler_name, file != NULL ? file : r->file, r->line);
-}
-
-static int verb_routes(const struct command *c)
-{
-    struct buf b = { 0 };
-    for (const struct module *const *m = modules; *m != NULL; m++)
-        for (u32 i = 0; i < (*m)->route_count; i++)
-            route_print(&b, &(*m)->routes[i]);
-    int code = print(&b);
-    buf_free(&b);
-    return code;
-}
-
-static int verb_openapi(const struct command *c)
+static int show(err (*what)(struct buf *, bool), bool json)
 {
     struct arena *a = arena_new(64 * MIB);
-    if (a == NULL || openapi_build(a) != OK)
-        return EXIT_FAILED;
-    struct buf b = { .arena = a };
-    buf_str(&b, openapi_text());
-    buf_char(&b, '\n');
-    int code = print(&b);
+    struct buf out = { .arena = a }, none = { 0 };
+    if (a == NULL)
+        return fail(&none, "out of memory");
+    err e = what(&out, json);
+    int code = e == OK ? print(&out) : fail(&none, err_text(e));
+    if (code == EXIT_DONE && what == show_config)
+        code = config_checked(a);
     arena_free(a);
     return code;
+}
+
+static int verb_doctor(const struct command *c)
+{
+    struct arena *a = arena_new(16 * MIB);
+    struct buf out = { .arena = a };
+    if (a == NULL)
+        return EXIT_FAILED;
+    bool well = doctor(&out);
+    int code = print(&out);
+    arena_free(a);
+    return code == EXIT_DONE && !well ? EXIT_FAILED : code;
 }
 
 static int tenant_add(const struct command *c)
@@ -217,43 +210,49 @@ static int verb_migrate(const struct command *c)
 static int verb_help(const struct command *c);
 
 static const struct verb verbs[] = {
-    { "serve", verb_serve, { 0 }, 0, "", "Serve until SIGTERM. This is what weir does without a verb." },
-    { "tenant add",
-      verb_tenant_add,
-      { "--name" },
-      1,
-      " SLUG [--name NAME]",
-      "Make a tenant; prints its id. The server must not be running." },
-    { "user add",
-      verb_user_add,
-      { "--tenant", "--role", "--password-file" },
-      1,
-      " EMAIL --tenant SLUG --role ROLE [--password-file FILE]",
-      "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
-      "  ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not be running." },
-    { "routes", verb_routes, { 0 }, 0, "", "Print METHOD PATH PERMISSION HANDLER FILE:LINE of every route." },
-    { "openapi", verb_openapi, { 0 }, 0, "", "Print the OpenAPI document." },
-    { "config",
-      verb_config,
-      { 0 },
-      0,
-      "",
-      "Print every setting: NAME VALUE SOURCE DEFAULT BOUNDS HELP; secrets are masked. Exit code 2 when one is wrong." },
-    { "migrate",
-      verb_migrate,
-      { 0 },
-      1,
-      " up|down|status",
-      "Bring the schema up to date, take the newest migration back, or list them." },
-    { "version", verb_version, { 0 }, 0, "", "Print the version." },
-    { "help", verb_help, { 0 }, 0, "", "Print this." },
+    { "serve", .run = verb_serve, .help = "Serve until SIGTERM. This is what weir does without a verb." },
+    { "tenant add", .run = verb_tenant_add, .options = { "--name" }, .words = 1, .usage = " SLUG [--name NAME]",
+      .help = "Make a tenant; prints its id. The server must not be running." },
+    { "user add", .run = verb_user_add, .options = { "--tenant", "--role", "--password-file" }, .words = 1,
+      .usage = " EMAIL --tenant SLUG --role ROLE [--password-file FILE]",
+      .help =
+          "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
+          "        ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not\n"
+          "        be running." },
+    { "migrate", .run = verb_migrate, .words = 1, .usage = " up|down|status",
+      .help =
+          "Bring the schema up to date, take the newest migration back, or list them. The server must not be running." },
+    { "doctor", .run = verb_doctor,
+      .help =
+          "Look at settings, data folder, keys, disk, database, clock, port and egress list, beside a running server or\n"
+          "        without one; changes nothing. A line each: ok, warn or fail, and what to do. Exit code 1 when one fails." },
+    { "config", .show = show_config,
+      .help =
+          "Print every setting: NAME VALUE SOURCE DEFAULT BOUNDS HELP; secrets are masked. Exit code 2 when one is wrong." },
+    { "routes", .show = show_routes, .help = "Print METHOD PATH PERMISSION HANDLER FILE:LINE of every route." },
+    { "errors", .show = show_errors,
+      .help =
+          "Print CODE KIND STATUS FILE:LINE TITLE of every code that an answer can carry. Kinds: a problem or a refusal\n"
+          "        is an answer of its own, an entry stands in its errors, a failure is that of a step or an execution." },
+    { "metrics", .show = show_metrics, .help = "Print NAME KIND HELP of everything at /metrics." },
+    { "jobs", .show = show_jobs,
+      .help = "Print KIND PERIOD DOC of every background job; - is the period of one that only runs when asked for." },
+    { "openapi", .show = show_openapi, .help = "Print the OpenAPI document." },
+    { "version", .run = verb_version, .help = "Print the version." },
+    { "help", .run = verb_help, .help = "Print this." },
 };
+
+/* What stands behind the name. */
+static const char *usage_of(const struct verb *v)
+{
+    return v->usage != NULL ? v->usage : v->show != NULL ? " [--json]" : "";
+}
 
 static int verb_help(const struct command *c)
 {
     printf("Usage: weir [VERB]\n\n");
     for (size_t i = 0; i < COUNT(verbs); i++)
-        printf("  weir %s%s\n        %s\n", verbs[i].name, verbs[i].usage, verbs[i].help);
+        printf("  weir %s%s\n        %s\n", verbs[i].name, usage_of(&verbs[i]), verbs[i].help);
     printf(
         "\nSettings come from the environment, from files named by NAME_FILE, and from ./.env; weir config lists them.\n"
         "Exit codes: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong.\n");
@@ -285,6 +284,8 @@ static const struct verb *find(int argc, char **argv, int *used)
 /* "--name value" and "--name=value". False when it is no option of the verb or lacks its value. */
 static bool take_option(const struct verb *v, char **argv, int argc, int *i, struct command *c)
 {
+    if (v->show != NULL && strcmp(argv[*i], "--json") == 0)
+        return c->json = true;
     for (u32 k = 0; k < OPTIONS_MAX && v->options[k] != NULL; k++) {
         size_t n = strlen(v->options[k]);
         if (strncmp(argv[*i], v->options[k], n) != 0)
@@ -333,13 +334,13 @@ static int run_verb(const struct verb *v, int argc, char **argv)
     struct command c = { .word_count = 0 };
     if (wants_help(argc, argv)) {
         printf(
-            "Usage: weir %s%s\n\n  %s\n\nExit codes: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong.\n",
-            v->name, v->usage, v->help);
+            "Usage: weir %s%s\n\n        %s\n\nExit codes: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong.\n",
+            v->name, usage_of(v), v->help);
         return EXIT_DONE;
     }
     if (parse(v, argc, argv, &c))
-        return v->run(&c);
-    fprintf(stderr, "Usage: weir %s%s\n", v->name, v->usage);
+        return v->show != NULL ? show(v->show, c.json) : v->run(&c);
+    fprintf(stderr, "Usage: weir %s%s\n", v->name, usage_of(v));
     return EXIT_USAGE;
 }
 

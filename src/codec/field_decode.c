@@ -3,6 +3,7 @@
  * Nothing stops at the first problem: a function here returns OK after reporting one, and only ERR_MEMORY ends the walk. Where we
  * are is a chain of frames on the stack; the pointer is written out only when there is a problem to put it in. */
 #include "codec/field_impl.h"
+#include "base/code.h"
 #include "base/map.h"
 #include "codec/time.h"
 
@@ -11,6 +12,21 @@
 #include <string.h>
 
 enum { SHOWN_MAX = 80, LISTED_MAX = 300, PAIRWISE_MAX = 16 };
+
+CODES(field_codes, CODE_ENTRY, { "field.required", "The member must be given" },
+      { "field.unknown", "There is no such member or parameter" }, { "field.read_only", "The server sets the member" },
+      { "field.null", "The member must not be null" }, { "field.type", "The value has another type" },
+      { "field.range", "The number is too small or too large" },
+      { "field.length", "The text has too few or too many characters" },
+      { "field.count", "The list or map has too few or too many members" },
+      { "field.size", "The value has too many bytes as JSON" },
+      { "field.one_of", "The value is none of those that are allowed" },
+      { "field.format", "The text is not of the form that it must have" },
+      { "field.nul", "The text holds a NUL character" },
+      { "field.key", "The name of a map's member is too long or empty" },
+      { "field.repeated", "The value stands in the list twice, or the parameter is given twice" },
+      { "field.variant", "The member that chooses the form of this one is missing" },
+      { "field.invalid", "The value breaks a rule of its own" });
 
 struct decoder {
     struct arena *a;

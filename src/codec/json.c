@@ -4,6 +4,7 @@
  * and of the right size, when the container closes: no growing arrays, no links, no second pass. Strings without escapes stay
  * where they are. Recursion is fine because the depth is bounded before it happens. */
 #include "codec/json.h"
+#include "base/code.h"
 #include "base/map.h"
 
 #include <math.h>
@@ -19,6 +20,16 @@ enum {
     EXACT_POWER = 22,   /* 10^22 is the last power of ten that a double holds exactly */
     MAX_DIGITS = 19,    /* that surely fit in 64 bits */
 };
+
+CODES(json_codes, CODE_ENTRY, { "json.syntax", "Something else is expected here" },
+      { "json.truncated", "The text ends too early" }, { "json.trailing", "Something follows the value" },
+      { "json.string", "A string holds a control character" },
+      { "json.utf8", "A string holds bytes that are no UTF-8" },
+      { "json.escape", "A string holds an invalid escape or half of a surrogate pair" },
+      { "json.number", "A number is malformed" }, { "json.integer_range", "An integer needs more than 64 bits" },
+      { "json.number_range", "A number is too large for a double" },
+      { "json.duplicate_key", "An object holds the same key twice" }, { "json.depth", "Nested deeper than 64 levels" },
+      { "json.too_large", "The text has 4 GiB or more" });
 
 struct parser {
     const char *p, *start, *end;

@@ -452,31 +452,64 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     return l.fail;
 }
 
+static void put_bounds(struct buf *b, const struct setting *s)
+{
+    if (s->max != 0)
+        buf_f(b, "%s%lld..%lld", s->kind == NUMBER || s->kind == HOST_PORT ? "" : "bytes ", (long long)s->min,
+              (long long)s->max);
+    for (const char *const *word = s->one_of; word != NULL && *word != NULL; word++)
+        buf_f(b, "%s%s", word == s->one_of ? "" : "|", *word);
+    if (s->kind == SWITCH)
+        BUF_LIT(b, "true|false");
+}
+
+static err row_of(struct loading *l, const struct setting *s, struct config_row *out)
+{
+    struct source v = find(l, s);
+    bool masked = s->kind == SECRET && v.value.n > 0;
+    struct buf bounds = { .arena = l->arena };
+    put_bounds(&bounds, s);
+    *out = (struct config_row){ .name = s->name,
+                                .alias = s->alias,
+                                .value = masked ? S("(masked)") : v.value,
+                                .source = source_names[v.from],
+                                .preset = s->preset,
+                                .bounds = buf_view(&bounds),
+                                .help = s->help,
+                                .secret = s->kind == SECRET };
+    return bounds.fail;
+}
+
+err config_rows(struct arena *a, struct config_row **list, u32 *n)
+{
+    struct buf ignored = { .arena = a };
+    struct loading l = { .arena = a, .dotenv = { .arena = a }, .out = &ignored };
+    struct config_row *rows = NEW_N(a, struct config_row, COUNT(settings));
+    if (rows == NULL)
+        return ERR_MEMORY;
+    dotenv_read(&l);
+    for (size_t i = 0; i < COUNT(settings); i++)
+        TRY(row_of(&l, &settings[i], &rows[i]));
+    *list = rows;
+    *n = COUNT(settings);
+    return OK;
+}
+
+static str or_dash(str s)
+{
+    return s.n > 0 ? s : S("-");
+}
+
 void config_print(struct buf *b)
 {
     struct arena *a = arena_new(PRINT_ARENA);
-    struct buf ignored = { .arena = a };
-    struct loading l = { .arena = a, .dotenv = { .arena = a }, .out = &ignored };
-    if (a == NULL)
-        return;
-    dotenv_read(&l);
-    for (size_t i = 0; i < COUNT(settings); i++) {
-        const struct setting *s = &settings[i];
-        struct source v = find(&l, s);
-        bool masked = s->kind == SECRET && v.value.n > 0;
-        buf_f(b, "%-32s %-24.*s %-12s", s->name,
-              STR_FMT(masked          ? S("(masked)")
-                      : v.value.n > 0 ? v.value
-                                      : S("-")),
-              source_names[v.from]);
-        buf_f(b, " %-16s", s->preset[0] != '\0' ? s->preset : "-");
-        if (s->max != 0)
-            buf_f(b, " %s%lld..%lld", s->kind == NUMBER || s->kind == HOST_PORT ? "" : "bytes ", (long long)s->min,
-                  (long long)s->max);
-        for (const char *const *word = s->one_of; word != NULL && *word != NULL; word++)
-            buf_f(b, "%s%s", word == s->one_of ? " " : "|", *word);
-        buf_f(b, "  %s\n", s->help);
-    }
+    struct config_row *rows;
+    u32 n = 0;
+    if (a == NULL || config_rows(a, &rows, &n) != OK)
+        b->fail = ERR_MEMORY;
+    for (u32 i = 0; i < n; i++)
+        buf_f(b, "%-32s %-24.*s %-12s %-16.*s %.*s  %s\n", rows[i].name, STR_FMT(or_dash(rows[i].value)),
+              rows[i].source, STR_FMT(or_dash(str_of(rows[i].preset))), STR_FMT(rows[i].bounds), rows[i].help);
     arena_free(a);
 }
 

@@ -40,3 +40,13 @@ bool origin_valid(struct arena *a, str origin);
 bool config_host_port(str text, str *host, i64 *port);
 /* NAME  value (masked)  source  default  bounds  help: for `weir config`. */
 void config_print(struct buf *b);
+/* The same as rows, for its JSON and the documentation. */
+struct config_row {
+    const char *name, *alias; /* alias: an older name, or NULL */
+    str value;                /* secrets masked; n == 0: none */
+    const char *source, *preset;
+    str bounds;
+    const char *help;
+    bool secret;
+};
+err config_rows(struct arena *a, struct config_row **list, u32 *n) MUST;

@@ -3,6 +3,7 @@
  * Everything is collected before it is refused: whoever adds a feature sees all that is missing at once. A complaint stops the
  * start - a route without permission or a field without bound must never serve. */
 #include "core/module.h"
+#include "base/code.h"
 #include "base/map.h"
 #include "core/jobs.h"
 #include "core/req.h"
@@ -294,6 +295,22 @@ static void check_problems(struct check *c)
     }
 }
 
+/* Within one use a code stands once: two lists that explain it would explain it differently some day. */
+static void check_codes(struct check *c)
+{
+    struct map seen[] = { [CODE_ENTRY] = { .arena = c->arena }, [CODE_FAILURE] = { .arena = c->arena } };
+    size_t count;
+    const struct code_list *const *all = code_lists(&count);
+    for (size_t i = 0; i < count; i++)
+        for (u32 k = 0; k < all[i]->n; k++) {
+            const struct code *code = &all[i]->list[k];
+            if (!is_dotted(code->code) || code->title == NULL || str_ends(str_of(code->title), S(".")))
+                COMPLAIN(c, "%s:%d: code %s: not word.reason with a title", all[i]->file, all[i]->line, code->code);
+            if (!first_of(c, &seen[all[i]->use], str_of(code->code), code))
+                COMPLAIN(c, "%s:%d: code %s: listed twice", all[i]->file, all[i]->line, code->code);
+        }
+}
+
 err modules_check(struct buf *complaint)
 {
     struct arena *a = arena_new(CHECK_ARENA);
@@ -305,6 +322,7 @@ err modules_check(struct buf *complaint)
         check_module(&c, *m);
     check_permissions(&c);
     check_problems(&c);
+    check_codes(&c);
     arena_free(a);
     return c.fail;
 }

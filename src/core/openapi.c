@@ -375,6 +375,7 @@ static void operation(struct doc *d, const struct operation *o)
     if (r->need != &anyone && !(r->flags & R_NO_AUTH_HEADER))
         jw_raw(d->w, S("{\"bearer\":[]}"));
     jw_end(d->w, ']');
+    text(d, S("x-permission"), str_of(r->need->name));
     parameters(d, r);
     request_body(d, r, o->method);
     responses(d, r);
@@ -421,7 +422,7 @@ static err collect(struct doc *d)
 static const char info[] =
     "{\"title\":\"Weir\",\"version\":\"" WEIR_VERSION "\","
     "\"description\":\"Workflows, triggers and executions over HTTP. Every error is an RFC 9457 problem with a stable `code`.\","
-    "\"license\":{\"name\":\"Apache-2.0\",\"identifier\":\"Apache-2.0\"},"
+    "\"license\":{\"name\":\"Apache-2.0\",\"url\":\"https://www.apache.org/licenses/LICENSE-2.0\"},"
     "\"contact\":{\"name\":\"The maintainers of Weir\"}}";
 
 static const char problem_schema[] =
@@ -452,15 +453,23 @@ static bool visible(const struct module *m)
     return false;
 }
 
+/* The first visible module whose name comes after `name`; NULL when there is none. */
+static const struct module *next_by_name(const char *name)
+{
+    const struct module *best = NULL;
+    for (const struct module *const *m = modules; *m != NULL; m++)
+        if (visible(*m) && strcmp((*m)->name, name) > 0 && (best == NULL || strcmp((*m)->name, best->name) < 0))
+            best = *m;
+    return best;
+}
+
 static void tags(struct doc *d)
 {
     open_key(d, S("tags"), '[');
-    for (const struct module *const *m = modules; *m != NULL; m++) {
-        if (!visible(*m))
-            continue;
+    for (const struct module *m = next_by_name(""); m != NULL; m = next_by_name(m->name)) {
         jw_begin(d->w, '{');
-        text(d, S("name"), str_of((*m)->name));
-        text(d, S("description"), str_of((*m)->doc));
+        text(d, S("name"), str_of(m->name));
+        text(d, S("description"), str_of(m->doc));
         jw_end(d->w, '}');
     }
     jw_end(d->w, ']');

@@ -22,25 +22,29 @@ PROBLEM_SHARED(problem_forbidden, "auth.forbidden", ERR_FORBIDDEN, "The caller's
 PROBLEM_SHARED(problem_route, "route.not_found", ERR_NOT_FOUND, "There is nothing at this path");
 PROBLEM_SHARED(problem_method, "route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method");
 
+#define HERE(...)                       \
+    {                                   \
+        __VA_ARGS__, __FILE__, __LINE__ \
+    }
 const struct problem problem_of_class[ERR_COUNT] = {
-    [OK] = { "server.internal", ERR_INTERNAL, "Internal error" }, /* a handler that answered nothing */
-    [ERR_DECODE] = { "request.undecodable", ERR_DECODE, "The request cannot be decoded" },
-    [ERR_UNAUTHORIZED] = { "auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required" },
-    [ERR_FORBIDDEN] = { "auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this" },
-    [ERR_NOT_FOUND] = { "request.not_found", ERR_NOT_FOUND, "The object does not exist" },
-    [ERR_METHOD] = { "route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method" },
-    [ERR_CONFLICT] = { "request.conflict", ERR_CONFLICT, "The request conflicts with the present state" },
-    [ERR_PRECONDITION] = { "request.changed", ERR_PRECONDITION, "The object has changed in the meantime" },
-    [ERR_TOO_LARGE] = { "request.too_large", ERR_TOO_LARGE, "The request is too large" },
-    [ERR_MEDIA] = { "request.media_type", ERR_MEDIA, "The body has a media type that is not accepted here" },
-    [ERR_INVALID] = { "request.invalid", ERR_INVALID, "The request is well formed but wrong" },
-    [ERR_NO_MATCH] = { "request.precondition_required", ERR_NO_MATCH, "A precondition is required" },
-    [ERR_LIMIT] = { "request.limit", ERR_LIMIT, "Too many requests" },
-    [ERR_INTERNAL] = { "server.internal", ERR_INTERNAL, "Internal error" },
-    [ERR_UPSTREAM] = { "server.upstream", ERR_UPSTREAM, "A service that this request needs has failed" },
-    [ERR_BUSY] = { "server.overloaded", ERR_BUSY, "The server is overloaded; try again" },
-    [ERR_MEMORY] = { "server.memory", ERR_MEMORY, "The request needs more memory than it may have" },
-    [ERR_TIMEOUT] = { "server.timeout", ERR_TIMEOUT, "The request took too long" },
+    [OK] = HERE("server.internal", ERR_INTERNAL, "Internal error"), /* a handler that answered nothing */
+    [ERR_DECODE] = HERE("request.undecodable", ERR_DECODE, "The request cannot be decoded"),
+    [ERR_UNAUTHORIZED] = HERE("auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required"),
+    [ERR_FORBIDDEN] = HERE("auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this"),
+    [ERR_NOT_FOUND] = HERE("request.not_found", ERR_NOT_FOUND, "The object does not exist"),
+    [ERR_METHOD] = HERE("route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method"),
+    [ERR_CONFLICT] = HERE("request.conflict", ERR_CONFLICT, "The request conflicts with the present state"),
+    [ERR_PRECONDITION] = HERE("request.changed", ERR_PRECONDITION, "The object has changed in the meantime"),
+    [ERR_TOO_LARGE] = HERE("request.too_large", ERR_TOO_LARGE, "The request is too large"),
+    [ERR_MEDIA] = HERE("request.media_type", ERR_MEDIA, "The body has a media type that is not accepted here"),
+    [ERR_INVALID] = HERE("request.invalid", ERR_INVALID, "The request is well formed but wrong"),
+    [ERR_NO_MATCH] = HERE("request.precondition_required", ERR_NO_MATCH, "A precondition is required"),
+    [ERR_LIMIT] = HERE("request.limit", ERR_LIMIT, "Too many requests"),
+    [ERR_INTERNAL] = HERE("server.internal", ERR_INTERNAL, "Internal error"),
+    [ERR_UPSTREAM] = HERE("server.upstream", ERR_UPSTREAM, "A service that this request needs has failed"),
+    [ERR_BUSY] = HERE("server.overloaded", ERR_BUSY, "The server is overloaded; try again"),
+    [ERR_MEMORY] = HERE("server.memory", ERR_MEMORY, "The request needs more memory than it may have"),
+    [ERR_TIMEOUT] = HERE("server.timeout", ERR_TIMEOUT, "The request took too long"),
 };
 
 /* One entry each: the compiler aligns an array more than its elements, which would leave holes in the section. Codes that have a

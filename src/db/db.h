@@ -130,5 +130,15 @@ struct db_stats {
     u64 wal_pages;
 };
 struct db_stats db_stats(struct db *db);
+/* Looks at a folder's database without its lock and without changing it, beside a running server too; for `weir doctor`. A check that finds nothing leaves
+ * its text empty. ERR_NOT_FOUND: there is no database yet. ERR_INTERNAL: it cannot be opened or read (`broken` says why). */
+struct db_inspection {
+    str broken;            /* first finding of SQLite's quick check */
+    str orphan;            /* first row without its parent: "table → parent" */
+    str wrong_migration;   /* first that this binary does not know, or knows with another text */
+    u32 applied, known;    /* migrations */
+    i64 newest_applied_at; /* 0 = none */
+};
+err db_inspect(struct arena *a, str folder, struct db_inspection *out) MUST;
 /* A consistent "select 1" with its latency, for health. */
 err db_ping(struct db *db, i64 *latency_us) MUST;

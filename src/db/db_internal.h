@@ -111,6 +111,9 @@ void tx_begin_write(struct tx *tx, struct db *db, struct arena *a);
 /* "$12" becomes 12; 0 for any other name. */
 u32 parameter_number(const char *name);
 
+/* migrate.c: is this the checksum of the migration's text? */
+bool migration_is(const struct migration *m, str checksum);
+
 /* vfs.c: the name of the VFS that can be made to fail. */
 #define VFS_NAME "weir"
 err vfs_register(void) MUST;

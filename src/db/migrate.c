@@ -48,11 +48,11 @@ static void checksum_of(const struct migration *m, char out[CHECKSUM_CHARS])
     }
 }
 
-static bool same_text(const struct migration *m, const struct applied *a)
+bool migration_is(const struct migration *m, str checksum)
 {
-    char checksum[CHECKSUM_CHARS];
-    checksum_of(m, checksum);
-    return str_eq(a->checksum, (str){ checksum, sizeof checksum });
+    char own[CHECKSUM_CHARS];
+    checksum_of(m, own);
+    return str_eq(checksum, (str){ own, sizeof own });
 }
 
 static err refuse(const struct applied *a, const char *cause)
@@ -77,7 +77,7 @@ static err check_applied(const struct applied *list, u32 n)
     for (u32 i = 0; i < n; i++) {
         if (i >= known || list[i].number != db_migrations[i].number)
             return refuse(&list[i], "the schema is newer than this program");
-        if (!same_text(&db_migrations[i], &list[i]))
+        if (!migration_is(&db_migrations[i], list[i].checksum))
             return refuse(&list[i], "its text was changed after it ran");
     }
     return OK;
@@ -195,7 +195,7 @@ static err list_status(void *ctx, struct tx *tx)
         state->number = (u32)applied[i].number;
         state->name = applied[i].name;
         state->applied_at = applied[i].applied_at;
-        state->changed = !ours || !same_text(&db_migrations[i], &applied[i]);
+        state->changed = !ours || !migration_is(&db_migrations[i], applied[i].checksum);
     }
     *status = (struct status){ list, total };
     return OK;

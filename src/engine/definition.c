@@ -1,6 +1,16 @@
 /* definition.c - the tables of a definition. What depends on several members (ids, cycles, expressions) is checked by plan.c. */
 #include "engine/definition.h"
+#include "base/code.h"
 #include "engine/step.h"
+
+/* Of whatever says what is wrong with a definition: these tables, plan.c and the compiler of expressions. */
+CODES(definition_codes, CODE_ENTRY, { "definition.step_id", "The id of a step has other characters than it may" },
+      { "definition.duplicate_step", "Two steps have the same id" },
+      { "definition.unknown_step", "There is no step of this id" },
+      { "definition.cycle", "Steps wait for each other in a circle" },
+      { "delay.one_of", "Exactly one of ms and until must be given" },
+      { "expr.syntax", "The expression is no valid Lua, or a template does not end" },
+      { "expr.too_large", "The expression has more than 64 KiB, or a string more than 1,000 templates" });
 
 static err check_step_id(str id, const char **code, const char **detail)
 {

@@ -1,11 +1,30 @@
 /* step.c - the list of step kinds. A new kind is one file in steps/ and one line here. */
 #include "engine/step.h"
+#include "base/code.h"
 #include "engine/steps/kinds.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
 #define STEP_KINDS(X) X(http) X(transform) X(script) X(respond) X(delay) X(fail)
+
+/* What a step or an execution can end with, beside the codes of outgoing calls and those that a `fail` step chooses. */
+CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what its type needs, once evaluated" },
+      { "step.too_large", "The step's output has more than 4 MiB" },
+      { "step.too_deep", "The step's output is nested too deeply" },
+      { "http.status", "The server answered with a status that counts as failure" },
+      { "http.request", "The URL or a header cannot be sent" }, { "http.overloaded", "Too many outgoing calls" },
+      { "delay.too_long", "A delay of more than 30 days" },
+      { "workflow.failed", "A fail step without a code of its own" },
+      { "expr.runtime", "The expression or script failed" },
+      { "expr.instructions", "The expression did more work than it may" },
+      { "expr.memory", "The expression needs more memory than it may have" },
+      { "expr.value", "The result is no JSON value" }, { "expr.too_large", "The result has more than 4 MiB" },
+      { "execution.timed_out", "The execution's time is up" }, { "engine.memory", "The execution's memory is used up" },
+      { "engine.interrupted", "The server stopped in the middle of this attempt; it was made again" },
+      { "engine.crashed", "The server stopped three times in the middle of this step" },
+      { "engine.definition", "The definition of this version can no longer be read" },
+      { "engine.lost", "Another node has taken the execution over" });
 
 const struct step_kind *const step_kinds[] = {
 #define X(type) &kind_##type,

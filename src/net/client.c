@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/code.h"
 #include "base/fault.h"
 
 #include <curl/curl.h>
@@ -73,6 +74,14 @@ struct client_call {
 };
 
 /* --- failures ---------------------------------------------------------------------------------------------------- */
+
+CODES(client_codes, CODE_FAILURE, { "egress.blocked", "The address is not public, and not on the allow list" },
+      { "http.url", "The URL is no absolute http or https URL" },
+      { "http.connect", "The host could not be resolved or reached" },
+      { "http.tls", "The TLS handshake failed, or the certificate is not trusted" },
+      { "http.protocol", "The answer is no valid HTTP, or was cut short" },
+      { "http.timeout", "The server did not answer in time" },
+      { "http.too_large", "The answer is larger than allowed" }, { "http.cancelled", "The call was cancelled" });
 
 /* What is not listed is http.protocol. The texts are ours: curl's own may quote the URL. */
 static const struct failure failures[] = {

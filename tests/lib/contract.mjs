@@ -3,9 +3,20 @@
 import assert from 'node:assert/strict';
 import Ajv2020 from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
-import { routes } from './server.mjs';
+import { routes, runWeir } from './server.mjs';
 
 const METHODS = ['get', 'put', 'post', 'delete', 'patch'];
+
+let listed;
+/** Codes of `weir errors` by kind, and the words that they begin with: `fail` steps choose codes of their own, under words of their own. */
+function codes() {
+    if (!listed) {
+        const rows = JSON.parse(runWeir(['errors', '--json']).stdout);
+        const of = (...kinds) => new Set(rows.filter(({ kind }) => kinds.includes(kind)).map(({ code }) => code));
+        listed = { own: of('problem', 'refusal'), entry: of('entry'), failure: of('failure'), words: new Set(rows.map(({ code }) => code.split('.')[0])) };
+    }
+    return listed;
+}
 const escapePointer = (text) => text.replaceAll('~', '~0').replaceAll('/', '~1');
 const matcher = (template) =>
     new RegExp(`^${template.split(/\{[^}]+\}/).map((part) => part.replace(/[.*+?^$()|[\]\\]/g, '\\$&')).join('[^/]+')}/?$`);
@@ -45,6 +56,7 @@ export class Contract {
         if (answer.status >= 400 && method !== 'HEAD') this.#checkProblem(answer, where);
         if (method === 'HEAD') assert.equal(answer.text, '', `${where}: HEAD has no body`);
         const operation = template && this.document.paths[template]?.[(method === 'HEAD' ? 'GET' : method).toLowerCase()];
+        if (answer.status < 400) this.#checkFailures(answer.body, where);
         if (operation) this.#checkDocumented(method, template, operation, answer, where);
     }
 
@@ -61,13 +73,24 @@ export class Contract {
         assert.match(type, /^application\/problem\+json/, where);
         assert.equal(body.status, status, where);
         assert.match(body.code, /^[a-z][a-z0-9_-]*(\.[a-z0-9_]+)?$/, where);
+        assert.ok(codes().own.has(body.code), `${where}: weir errors does not list ${body.code}`);
         assert.equal(body.type, `/docs/errors#${body.code}`, where);
         for (const key of ['title', 'detail', 'request_id']) assert.equal(typeof body[key], 'string', `${where}: ${key}`);
         for (const entry of body.errors ?? []) {
             assert.match(entry.pointer, /^(\/.*|query\/.+|)$/, where);
             for (const key of ['code', 'detail']) assert.equal(typeof entry[key], 'string', `${where}: errors[].${key}`);
+            assert.ok(codes().entry.has(entry.code), `${where}: weir errors does not list the entry ${entry.code}`);
         }
         assert.doesNotMatch(JSON.stringify(body), /\.c:\d+|sqlite|SELECT |\blua_|\b0x[0-9a-f]{6,}/i, `${where}: tells of our insides`);
+    }
+
+    /** `error` of executions, steps and attempts, wherever it stands; not inside what workflows wrote. */
+    #checkFailures(node, where) {
+        if (node === null || typeof node !== 'object') return;
+        const code = node.error?.code;
+        const ours = typeof code === 'string' && codes().words.has(code.split('.')[0]);
+        if (ours) assert.ok(codes().failure.has(code), `${where}: weir errors does not list the failure ${code}`);
+        for (const [key, value] of Object.entries(node)) if (!['input_data', 'output_data', 'input', 'output', 'definition', 'body'].includes(key)) this.#checkFailures(value, where);
     }
 
     #checkDocumented(method, template, operation, answer, where) {

@@ -3,6 +3,7 @@
  * A secret is taken and never given back: answers show ****, and **** sent again keeps what is stored, so an answer can be edited and sent as it came. */
 #include "feat/triggers/triggers_parts.h"
 
+#include "base/code.h"
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/audit.h"
@@ -105,6 +106,11 @@ static const struct table query_table =
 
 PERMISSION(can_read, "triggers.read", ROLES_ALL, "See webhooks and their deliveries");
 PERMISSION(can_write, "triggers.write", ROLES_EDITORS, "Make, change and delete webhooks");
+
+CODES(entry_codes, CODE_ENTRY, { "triggers.not_found", "The id is none of the workflow's triggers" },
+      { "triggers.too_many", "The workflow would have more triggers than it may" },
+      { "triggers.secret_missing", "The way of authentication needs a secret, and none is kept" },
+      { "triggers.bearer", "Exactly one of token and jwt_secret; issuer and audience go with jwt_secret" });
 
 PROBLEM_SHARED(trigger_not_found, "triggers.not_found", ERR_NOT_FOUND, "There is no such trigger");
 PROBLEM(no_workflow, "triggers.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");

@@ -4,6 +4,8 @@
  * own words. A word may *occur*; it just does not count: what is left without it must still be long enough to guess. */
 #include "feat/users/users.h"
 
+#include "base/code.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -167,6 +169,10 @@ static bool is_personal(str lower, const struct password_owner *owner)
         left += text[i] != 0;
     return left < lower.n && left < LEFT_MIN;
 }
+
+CODES(password_codes, CODE_ENTRY, { "password.length", "A password has 10 to 256 characters" },
+      { "password.common", "The password is among the first that anybody would try" },
+      { "password.personal", "Without its owner's own words too little of the password is left" });
 
 const char *password_refused(str password, const struct password_owner *owner, const char **code)
 {

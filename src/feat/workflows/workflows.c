@@ -4,6 +4,7 @@
  * no new version, and a version can be restored without bringing back a webhook that somebody deleted. */
 #include "feat/workflows/workflows.h"
 
+#include "base/code.h"
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/audit.h"
@@ -101,6 +102,8 @@ static const struct table number_table =
 PERMISSION(can_read, "workflows.read", ROLES_ALL, "See workflows and their versions");
 PERMISSION(can_write, "workflows.write", ROLES_EDITORS, "Make, change and delete workflows");
 PERMISSION(can_execute, "workflows.execute", ROLES_MEMBERS, "Run workflows");
+
+CODES(entry_codes, CODE_ENTRY, { "definition.size", "The definition has more bytes than it may" });
 
 PROBLEM_SHARED(workflow_not_found, "workflows.not_found", ERR_NOT_FOUND, "There is no such workflow");
 
