@@ -178,6 +178,8 @@ void field_encode(struct buf *b, const struct table *t, const void *row);
 /* For lists: a text longer than `cut` bytes becomes {"truncated":true,"size":n} where the schema allows it, which is in F_JSON and
  * F_CUT members; 0 = no cut. */
 void field_encode_cut(struct buf *b, const struct table *t, const void *row, size_t cut);
+/* Of the row itself only the members whose bit is set, by index in t->fields; what they hold is whole. */
+void field_encode_some(struct buf *b, const struct table *t, const void *row, size_t cut, u64 mask);
 
 /* One database column into its member, by index in t->fields. The text is copied into the arena. */
 struct cell {

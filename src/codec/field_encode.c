@@ -12,7 +12,7 @@ struct encoder {
     size_t cut;
 };
 
-static void encode_row(const struct encoder *e, const struct table *t, const void *row);
+static void encode_row(const struct encoder *e, const struct table *t, const void *row, u64 mask);
 static void encode_value(const struct encoder *e, const struct field *f, enum field_kind kind, const void *slot);
 
 static void encode_json(const struct encoder *e, const struct field *f, const void *slot)
@@ -57,7 +57,7 @@ static void encode_time(const struct encoder *e, const struct field *f, const vo
 static void encode_struct(const struct encoder *e, const struct table *t, const void *row)
 {
     if (row != NULL)
-        encode_row(e, t, row);
+        encode_row(e, t, row, ~(u64)0);
     else
         BUF_LIT(e->b, "null");
 }
@@ -148,7 +148,7 @@ static void encode_member(const struct encoder *e, const struct field *f, const 
         encode_value(e, f, f->kind, row + f->offset);
 }
 
-static void encode_row(const struct encoder *e, const struct table *t, const void *row)
+static void encode_row(const struct encoder *e, const struct table *t, const void *row, u64 mask)
 {
     const struct presence *state = row;
     u64 has = state->present & ~state->null;
@@ -158,7 +158,8 @@ static void encode_row(const struct encoder *e, const struct table *t, const voi
         const struct field *f = &t->fields[i];
         bool given = (has >> i & 1) != 0;
         bool null = (state->null >> i & 1) != 0 && (f->flags & F_NULLABLE) != 0;
-        if ((f->flags & (F_INPUT | F_HIDDEN)) != 0 || (!given && !null && (f->flags & F_SPARSE) != 0))
+        if ((mask >> i & 1) == 0 || (f->flags & (F_INPUT | F_HIDDEN)) != 0 ||
+            (!given && !null && (f->flags & F_SPARSE) != 0))
             continue;
         buf_put(e->b, ",\"", comma ? 2 : 0);
         if (!comma)
@@ -171,10 +172,15 @@ static void encode_row(const struct encoder *e, const struct table *t, const voi
     buf_char(e->b, '}');
 }
 
-void field_encode_cut(struct buf *b, const struct table *t, const void *row, size_t cut)
+void field_encode_some(struct buf *b, const struct table *t, const void *row, size_t cut, u64 mask)
 {
     const struct encoder e = { b, cut };
-    encode_row(&e, t, row);
+    encode_row(&e, t, row, mask);
+}
+
+void field_encode_cut(struct buf *b, const struct table *t, const void *row, size_t cut)
+{
+    field_encode_some(b, t, row, cut, ~(u64)0);
 }
 
 void field_encode(struct buf *b, const struct table *t, const void *row)

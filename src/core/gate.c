@@ -101,5 +101,8 @@ err gate(struct request_core *c)
     if (c->endpoint == NULL)
         return no_endpoint(c);
     rq->route = c->endpoint->route;
-    return permit(rq);
+    TRY(permit(rq));
+    if ((rq->route->flags & R_NEED_MATCH) && http_header(http, S("if-match")).p == NULL)
+        return problem(rq, &problem_of_class[ERR_NO_MATCH], "Send If-Match with the ETag of the object that was read");
+    return OK;
 }

@@ -142,6 +142,17 @@ static void add_standing(struct headers *h, size_t given, const struct request_c
         add_default(h, given, standing.list[i].name, standing.list[i].value);
 }
 
+/* Problems carry none: they are not the object. */
+static void add_etag(struct headers *h, size_t given, const struct request_core *c, const struct letter *l)
+{
+    str coding = coding_name(l->coding);
+    if (!c->has_etag || l->status >= 400)
+        return;
+    int n = snprintf(h->etag, sizeof h->etag, "\"%.*s%s%.*s\"", ETAG_BYTES, c->etag, coding.n > 0 ? "-" : "",
+                     STR_FMT(coding));
+    add_default(h, given, S("ETag"), (str){ h->etag, (size_t)n });
+}
+
 void headers_make(const struct request_core *c, const struct letter *l, struct headers *h)
 {
     const struct req *rq = &c->rq;
@@ -153,6 +164,7 @@ void headers_make(const struct request_core *c, const struct letter *l, struct h
         add_default(h, given, S("Content-Type"), l->type);
     if (l->coding != CODING_NONE)
         add(h, S("Content-Encoding"), coding_name(l->coding));
+    add_etag(h, given, c, l);
     add_standing(h, given, c);
     if (is_problem || str_starts(rq->http->path, S("/api")))
         add_default(h, given, S("Cache-Control"), S("no-store"));

@@ -5,6 +5,7 @@
 #include "core/module.h"
 #include "base/code.h"
 #include "base/map.h"
+#include "core/conditional.h"
 #include "core/jobs.h"
 #include "core/req.h"
 
@@ -199,6 +200,15 @@ static bool storeless_write(const struct route *r)
 {
     return (r->flags & R_NO_STORE) && r->work == W_WRITE;
 }
+static bool stray_etag(const struct route *r)
+{
+    return r->etag != NULL &&
+           (r->method == POST || r->flags & (R_LIST | R_ANY_METHOD | R_NO_STORE) || r->etag->row != &etag_table);
+}
+static bool need_nothing(const struct route *r)
+{
+    return (r->flags & R_NEED_MATCH) && (r->etag == NULL || r->work != W_WRITE);
+}
 static bool no_answer(const struct route *r)
 {
     return r->out == NULL && r->produces == NULL && r->status != 204 && r->status != 202;
@@ -226,6 +236,8 @@ static const struct rule rules[] = {
     { text_untyped, "answers something else than JSON without .produces" },
     { get_with_body, "a GET takes no body (.in)" },
     { storeless_write, "W_WRITE with R_NO_STORE" },
+    { stray_etag, ".etag is for GET, PUT, PATCH and DELETE of one object, by a statement whose .row is etag_table" },
+    { need_nothing, "R_NEED_MATCH without .etag, or on a read" },
     { no_answer, "has neither .out nor .produces nor a status without body (202, 204)" },
     { no_status_doc, "an entry of .also has no .doc" },
 };

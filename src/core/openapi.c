@@ -4,7 +4,7 @@
  * document should not have to handle what cannot happen. */
 #include "base/log.h"
 #include "base/map.h"
-#include "core/app.h"
+#include "core/pipeline.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -142,11 +142,66 @@ static void query_parameter(struct doc *d, const struct field *f)
     jw_end(d->w, '}');
 }
 
+static void header_parameter(struct doc *d, str name, bool required, str description)
+{
+    jw_begin(d->w, '{');
+    text(d, S("name"), name);
+    text(d, S("in"), S("header"));
+    jw_key(d->w, S("required"));
+    jw_bool(d->w, required);
+    text(d, S("description"), description);
+    jw_key(d->w, S("schema"));
+    jw_raw(d->w, S("{\"type\":\"string\"}"));
+    jw_end(d->w, '}');
+}
+
+/* The schemas stay those of whole objects: to say that every member may be missing would tell nobody anything. */
+static void fields_parameter(struct doc *d, const struct route *r)
+{
+    const struct table *t = r->out;
+    jw_begin(d->w, '{');
+    text(d, S("name"), S("fields"));
+    text(d, S("in"), S("query"));
+    jw_key(d->w, S("required"));
+    jw_bool(d->w, false);
+    text(d, S("description"),
+         S("Only these members of each object, between commas. The answer then lacks all others, also those that its "
+           "schema requires"));
+    text(d, S("style"), S("form"));
+    jw_key(d->w, S("explode"));
+    jw_bool(d->w, false);
+    jw_key(d->w, S("schema"));
+    jw_raw(d->w, S("{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"string\",\"enum\":["));
+    d->w->comma = false;
+    for (u32 i = 0; i < t->count; i++)
+        if (!(t->fields[i].flags & (F_INPUT | F_HIDDEN)))
+            jw_str(d->w, str_of(t->fields[i].name));
+    buf_str(d->w->b, S("]}}"));
+    jw_end(d->w, '}');
+}
+
+static void conditions(struct doc *d, const struct route *r)
+{
+    if (r->etag == NULL)
+        return;
+    if (r->method == GET)
+        header_parameter(d, S("If-None-Match"), false,
+                         S("ETags that the client has: 304 when it is one of them, or *"));
+    else
+        header_parameter(d, S("If-Match"), (r->flags & R_NEED_MATCH) != 0,
+                         S("The ETag of the object as it was read, or *: 412 when it has changed since"));
+}
+
+static bool has_parameters(const struct route *r)
+{
+    return route_param_name(r, 0).p != NULL || (r->query != NULL && r->query->count > 0) || r->etag != NULL ||
+           route_masks(r);
+}
+
 static void parameters(struct doc *d, const struct route *r)
 {
     str name;
-    bool any = route_param_name(r, 0).p != NULL || (r->query != NULL && r->query->count > 0);
-    if (!any)
+    if (!has_parameters(r))
         return;
     open_key(d, S("parameters"), '[');
     for (u32 i = 0; (name = route_param_name(r, i)).p != NULL; i++)
@@ -154,6 +209,9 @@ static void parameters(struct doc *d, const struct route *r)
     for (u32 i = 0; r->query != NULL && i < r->query->count; i++)
         if (!(r->query->fields[i].flags & F_HIDDEN))
             query_parameter(d, &r->query->fields[i]);
+    if (route_masks(r))
+        fields_parameter(d, r);
+    conditions(d, r);
     jw_end(d->w, ']');
 }
 
@@ -192,12 +250,29 @@ static void header(struct doc *d, str name, str description, str type)
     jw_end(d->w, '}');
 }
 
+/* Whether what a POST makes is read at a path of its own that has an ETag: its path and one more parameter. */
+static bool makes_tagged(const struct doc *d, const struct route *r)
+{
+    struct map_entry *e;
+    for (u32 i = 0; (e = map_next(&d->paths, &i)) != NULL;) {
+        str own = str_of(r->path), rest = str_slice(e->key, own.n, e->key.n);
+        if (!str_starts(e->key, own) || !str_starts(rest, S("/{")) || str_find_char(rest, '/', 1) >= 0)
+            continue;
+        for (const struct operation *o = e->value; o != NULL; o = o->next)
+            if (o->method == GET && o->route->etag != NULL)
+                return true;
+    }
+    return false;
+}
+
 static void success_headers(struct doc *d, const struct route *r, int status)
 {
     open_key(d, S("headers"), '{');
     header(d, S("X-Request-Id"), S("Names this request in the logs"), S("string"));
     if (status == 201)
         header(d, S("Location"), S("Path of the created object"), S("string"));
+    if ((status == 200 && r->etag != NULL) || (status == 201 && makes_tagged(d, r)))
+        header(d, S("ETag"), S("Names this state of the object, for If-Match and If-None-Match"), S("string"));
     if (r->flags & R_LIST) {
         header(d, S("Link"), S("rel=\"next\": the next page, when there is one"), S("string"));
         header(d, S("X-Total-Count"), S("Number of all rows, with ?count=true"), S("integer"));
@@ -284,6 +359,7 @@ static struct codes codes_of(const struct route *r)
     bool token = r->need != &anyone && !(r->flags & R_NO_AUTH_HEADER);
     bool json = r->in != NULL && !(r->flags & R_RAW_BODY);
     bool free_query = r->query != NULL && r->query->open;
+    bool need_match = (r->flags & R_NEED_MATCH) != 0;
     struct codes c = { .n = 0 };
     codes_add(&c, true, &problem_of_class[ERR_DECODE]);
     codes_add(&c, json, &problem_body_json);
@@ -292,6 +368,8 @@ static struct codes codes_of(const struct route *r)
     codes_add(&c, json || (r->flags & R_RAW_BODY), &body_size);
     codes_add(&c, json, &problem_body_media);
     codes_add(&c, json || !free_query, &problem_body_invalid);
+    codes_add(&c, r->etag != NULL, &problem_of_class[ERR_PRECONDITION]);
+    codes_add(&c, need_match, &problem_of_class[ERR_NO_MATCH]);
     codes_add(&c, true, &problem_of_class[ERR_INTERNAL]);
     codes_add(&c, true, &problem_of_class[ERR_BUSY]);
     codes_add(&c, true, &problem_of_class[ERR_MEMORY]);
@@ -325,11 +403,15 @@ static void failure(struct doc *d, const struct codes *c, int status)
     jw_end(d->w, '}');
 }
 
+static const struct route_status not_modified = { 304, NULL, "The client has it already, as If-None-Match said" };
+
 static void responses(struct doc *d, const struct route *r)
 {
     struct codes codes = codes_of(r);
     open_key(d, S("responses"), '{');
     success(d, r);
+    if (r->etag != NULL && r->method == GET)
+        further(d, &not_modified);
     for (const struct route_status *s = r->also; s != NULL && s->status != 0; s++)
         further(d, s);
     int last = 0;

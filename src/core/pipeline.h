@@ -6,6 +6,7 @@
 
 #include "core/app.h"
 #include "core/compress.h"
+#include "core/conditional.h"
 #include "core/metrics.h"
 #include "core/req.h"
 #include <stdatomic.h>
@@ -53,8 +54,11 @@ struct request_core {
     bool timed; /* park_timer was called; the timer starts when the handler has left */
     i64 delay_us;
     bool answered;
-    err ran;                                           /* what the handler returned; the batch may fail after it */
-    handler_fn *next;                                  /* what the pool runs */
+    bool has_etag;
+    char etag[ETAG_BYTES]; /* of the object that the answer shows */
+    u64 mask;              /* members that ?fields= asks for, bit i = field i of route->out; 0 = all */
+    err ran;               /* what the handler returned; the batch may fail after it */
+    handler_fn *next;      /* what the pool runs */
     void (*then)(struct request_core *c, err outcome); /* where the pool's outcome goes, on the loop */
     err outcome;
     u32 kept_headers;       /* of prepare: they stay when handle runs again */
@@ -74,6 +78,15 @@ struct request_core {
 /* gate.c: decides at the head of a request. OK, or the class with the problem recorded. */
 err gate(struct request_core *c) MUST;
 
+/* conditional.c: in front of a handler that reads an object, or inside the transaction in front of one that changes it. OK with an answer (304) leaves
+ * the handler out, as an error does. */
+err conditional_before(struct request_core *c) MUST;
+/* After a change, in its transaction: the ETag of what came of it. */
+err conditional_after(struct request_core *c) MUST;
+
+/* Whether ?fields= works here: a GET that answers rows of .out. */
+bool route_masks(const struct route *r);
+
 /* headers.c: everything that an answer says beside its body. */
 enum {
     HEADERS_STANDING = 8,
@@ -84,7 +97,7 @@ enum {
 struct headers {
     struct pair list[HEADERS_MAX];
     size_t n;
-    char allow[ALLOW_BYTES];
+    char allow[ALLOW_BYTES], etag[ETAG_BYTES + 16];
 };
 /* What follows from the settings; once, at start. Without it: no origin but our own, no HSTS. */
 err headers_build(struct arena *a, const struct config *config) MUST;

@@ -162,13 +162,13 @@ void problem_write(struct buf *b, int status, const struct problem *p, str detai
     jw_end(&w, '}');
 }
 
-static void write_rows(struct buf *b, const struct answer *a)
+static void write_rows(struct buf *b, const struct answer *a, u64 mask)
 {
     buf_char(b, '[');
     for (u32 i = 0; i < a->count; i++) {
         if (i > 0)
             buf_char(b, ',');
-        field_encode_cut(b, a->table, (const char *)a->row + i * a->table->size, a->cut);
+        field_encode_some(b, a->table, (const char *)a->row + i * a->table->size, a->cut, mask);
     }
     buf_char(b, ']');
 }
@@ -176,13 +176,15 @@ static void write_rows(struct buf *b, const struct answer *a)
 static struct letter encode_answer(struct req *rq)
 {
     const struct answer *a = &rq->answer;
+    bool masked = rq->core->mask != 0 && a->table == rq->route->out;
+    u64 mask = masked ? rq->core->mask : ~(u64)0;
     if (a->table == NULL)
         return (struct letter){ .status = a->status, .type = a->content_type, .body = a->raw };
     struct buf b = { .arena = rq->arena };
     if (a->list)
-        write_rows(&b, a);
+        write_rows(&b, a, mask);
     else
-        field_encode_cut(&b, a->table, a->row, a->cut);
+        field_encode_some(&b, a->table, a->row, a->cut, mask);
     return (struct letter){ .status = a->status, .type = S("application/json"), .body = buf_view(&b), .fail = b.fail };
 }
 

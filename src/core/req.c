@@ -157,6 +157,46 @@ static err decode_body(struct req *rq)
     return OK;
 }
 
+/* ?fields=id,name: bits of .out. */
+static err take_mask(struct req *rq, str names)
+{
+    const struct table *t = rq->route->out;
+    err e = OK;
+    for (str name; str_cut(&names, ',', &name);) {
+        int i = field_index(t, name);
+        if (i >= 0 && !(t->fields[i].flags & (F_INPUT | F_HIDDEN)))
+            rq->core->mask |= (u64)1 << i;
+        else
+            e = problems_add(&rq->errors, S("query/fields"), "field.one_of", "\"%.*s\" is no member of %s",
+                             STR_FMT(str_slice(name, 0, 64)), t->name);
+    }
+    return e == OK && rq->core->mask == 0
+               ? problems_add(&rq->errors, S("query/fields"), "field.length", "must name one member at least")
+               : e;
+}
+
+/* Takes what the pipeline itself reads out of the pairs. */
+static err take_own(struct req *rq, struct pair *pairs, size_t *count)
+{
+    size_t kept = 0;
+    bool seen = false;
+    err e = OK;
+    for (size_t i = 0; i < *count; i++) {
+        if (!str_eq(pairs[i].name, S("fields"))) {
+            pairs[kept++] = pairs[i];
+            continue;
+        }
+        err one = seen ? problems_add(&rq->errors, S("query/fields"), "field.repeated", "is given more than once")
+                       : take_mask(rq, pairs[i].value);
+        seen = true;
+        if (one != OK && one != ERR_INVALID)
+            return one;
+        e = one != OK ? one : e;
+    }
+    *count = kept;
+    return e;
+}
+
 static err decode_query(struct req *rq)
 {
     const struct table *t = rq->route->query != NULL ? rq->route->query : &nothing;
@@ -168,12 +208,15 @@ static err decode_query(struct req *rq)
     if (e == ERR_DECODE || e == ERR_INVALID)
         return problem(rq, &problem_of_class[ERR_DECODE], "The query holds a bad percent escape or is not UTF-8");
     TRY(e);
+    err own = route_masks(rq->route) ? take_own(rq, pairs, &count) : OK;
+    if (own != OK && own != ERR_INVALID)
+        return own;
     void *out = t->size != 0 ? arena_alloc(rq->arena, t->size) : NULL;
     if (out == NULL && t->size != 0)
         return ERR_MEMORY;
     TRY(field_decode_query(rq->arena, t, pairs, count, out, &rq->errors));
     rq->query = out;
-    return OK;
+    return own;
 }
 
 /* Both are looked at before either is refused, so that one answer names all that is wrong. */
@@ -209,7 +252,9 @@ static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *
     if (rq->route->flags & R_NO_STORE)
         return fn(rq);
     TRY(db_read_begin(app.db, rq->arena, fast, &rq->tx));
-    err e = fn(rq);
+    err e = rq->route->work != W_WRITE ? conditional_before(c) : OK; /* a change compares in its transaction */
+    if (e == OK && rq->answer.status == 0)
+        e = fn(rq);
     *slow = fast && e != OK && !c->parked && db_read_was_slow(rq->tx);
     db_read_end(rq->tx);
     rq->tx = NULL;
@@ -286,13 +331,20 @@ static void write_reset(struct request_core *c)
     c->after_tail = &c->after;
 }
 
+static err write_steps(struct request_core *c)
+{
+    TRY(conditional_before(c));
+    TRY(c->rq.route->handle(&c->rq));
+    return conditional_after(c);
+}
+
 static err write_run(struct db_job *job, struct tx *tx)
 {
     struct request_core *c = CONTAINER(job, struct request_core, job);
     write_reset(c);
     c->rq.tx = tx;
     c->writing = true;
-    c->ran = c->rq.route->handle(&c->rq);
+    c->ran = write_steps(c);
     c->writing = false;
     c->rq.tx = NULL;
     return c->ran;

@@ -42,6 +42,14 @@ str route_param_name(const struct route *r, u32 i)
     return close < 0 ? STR_NONE : str_slice(path, (size_t)open + 1, (size_t)close);
 }
 
+/* Not where the handler takes any parameter for its own, nor where other bytes than rows go out. */
+bool route_masks(const struct route *r)
+{
+    bool own_query = r->query != NULL && r->query->open;
+    return r->method == GET && r->out != NULL && r->produces == NULL && !own_query && r->work != W_STREAM &&
+           !(r->flags & (R_ANY_METHOD | R_TEXT));
+}
+
 /* Takes "/segment" off the front. False at the end of the path, which a single trailing slash also is. */
 static bool cut_segment(str *rest, str *segment)
 {

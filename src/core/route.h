@@ -6,6 +6,7 @@
 #include "net/http.h"
 
 struct req;
+struct stmt;
 typedef err handler_fn(struct req *rq);
 
 /* Where the handler's code runs (architecture.md, "How a request flows"). */
@@ -49,6 +50,7 @@ enum route_flags {
     R_ANY_METHOD = 1 << 9,   /* the row stands for GET, POST, PUT, PATCH and DELETE; the handler looks at rq->http->method */
     R_NO_STORE = 1 << 10,    /* the handler reads nothing: no snapshot is taken (rq->tx stays NULL), so it answers while the store is down */
     R_SECRET = 1 << 11,      /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) */
+    R_NEED_MATCH = 1 << 12,  /* 428 without If-Match */
 };
 
 struct route_status { /* a further documented answer */
@@ -67,6 +69,7 @@ struct route {
     const struct table *in, *out, *query;
     u32 flags;
     int status;        /* of success, for the document; 0 = 200 (201 for POST with .out) */
+    const struct stmt *etag; /* of a single object: what its ETag is made of (conditional.h) */
     size_t max_body;   /* 0 = 1 MiB */
     size_t arena_cap;  /* 0 = 8 MiB + 4 × max_body */
     size_t (*admit)(struct http_request *http, const str *params); /* R_ADMIT: bytes of body for this very object */

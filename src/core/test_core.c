@@ -64,6 +64,9 @@ STMT(toy_insert, "INSERT INTO toys (id, tenant_id, name) VALUES ($1, $2, $3)", .
 STMT(toy_by_name, "SELECT id, name FROM toys WHERE tenant_id = $1 AND name = $2", .row = &toy_table, .scan_ok = true);
 STMT(toys_all, "SELECT id, name FROM toys WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
      .row = &toy_table, .scan_ok = true);
+STMT(toy_state, "SELECT id || name AS state FROM toys WHERE tenant_id = $1 AND name = $2", .row = &etag_table,
+     .scan_ok = true);
+STMT(toy_update, "UPDATE toys SET id = $3 WHERE tenant_id = $1 AND name = $2", .scan_ok = true);
 STMT(
     toys_slow,
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400000) SELECT 'slow' AS id, 'done' AS name FROM n WHERE i = 400000",
@@ -145,6 +148,17 @@ static err toy_create(struct req *rq)
     TRY(req_after(rq, count_after, &stage.after_calls));
     reply_location(rq, "/api/v1/toys/%.*s", STR_FMT(out->name));
     return reply(rq, 201, &toy_table, out);
+}
+
+static err toy_change(struct req *rq)
+{
+    const struct toy *in = rq->body;
+    struct toy *out = NEW(rq->arena, struct toy);
+    assert_non_null(out);
+    *out = (struct toy){ .id = in->name, .name = req_param(rq, "name") };
+    field_set_all(&toy_table, out);
+    TRY(db_exec(rq->tx, &toy_update, NULL, ARGS(TENANT(rq), STR(out->name), STR(out->id))));
+    return reply(rq, 200, &toy_table, out);
 }
 
 static err toy_roll_back(struct req *rq)
@@ -271,10 +285,13 @@ static const struct route toy_routes[] = {
       .out = &toy_table, .doc = "All toys" },
     { ROUTE(POST, "/api/v1/toys", toy_create, W_WRITE), .prepare = toy_prepare, .need = &can_write, .in = &toy_table,
       .out = &toy_table, .problems = toy_problems, .doc = "Make a toy", .example = "{\"name\":\"bear\"}" },
-    { ROUTE(GET, "/api/v1/toys/{name}", toy_show, W_READ), .need = &can_read, .out = &toy_table, .doc = "One toy" },
+    { ROUTE(GET, "/api/v1/toys/{name}", toy_show, W_READ), .need = &can_read, .out = &toy_table, .etag = &toy_state,
+      .doc = "One toy" },
     { ROUTE(PATCH, "/api/v1/toys/{name}", toy_echo, W_READ), .need = &can_write, .flags = R_PATCH, .in = &toy_table,
       .out = &toy_table, .doc = "Echo" },
     { ROUTE(GET, "/api/v1/toys/{name}/parts/{part}", toy_parts, W_READ), .need = &signed_in, TEXT_OUT, .doc = "Parts" },
+    { ROUTE(PUT, "/api/v1/toys/{name}", toy_change, W_WRITE), .need = &can_write, .flags = R_NEED_MATCH,
+      .in = &toy_table, .out = &toy_table, .etag = &toy_state, .doc = "Another id" },
     { ROUTE(POST, "/api/v1/broken", toy_roll_back, W_WRITE), .need = &can_write, .in = &toy_table, .out = &toy_table,
       .doc = "Rolls back" },
     { ROUTE(POST, "/api/v1/kept", toy_keep, W_WRITE), .need = &can_write, .in = &toy_table, .out = &toy_table,
@@ -633,6 +650,72 @@ static void test_lists(void **state)
 }
 
 /* -- side roads ---------------------------------------------------------------------------------------------------- */
+
+/* `"…"` of the last answer's ETag. */
+static const char *etag_of(const char *text)
+{
+    static char tag[64];
+    const char *at = strstr(text, "ETag: ");
+    assert_non_null(at);
+    snprintf(tag, sizeof tag, "%.*s", (int)strcspn(at + 6, "\r"), at + 6);
+    return tag;
+}
+
+static const char *ask_if(const char *line, const char *name, const char *tag, const char *body)
+{
+    char headers[256];
+    snprintf(headers, sizeof headers, OWNER JSON "%s: %s\r\n", name, tag);
+    return ask(line, headers, body);
+}
+
+static void test_conditional_requests(void **state)
+{
+    char first[64], second[64];
+    const char *text = ask("POST /api/v1/toys", OWNER JSON, "{\"name\":\"kite\"}");
+    assert_int_equal(status_of(text), 201);
+    snprintf(first, sizeof first, "%s", etag_of(text)); /* that of the GET route which Location leads to */
+    text = ask("GET /api/v1/toys/kite", OWNER, NULL);
+    assert_string_equal(etag_of(text), first);
+    text = ask_if("GET /api/v1/toys/kite", "If-None-Match", first, NULL);
+    assert_int_equal(status_of(text), 304);
+    assert_string_equal(etag_of(text), first);
+    has_not(text, "kite");
+    assert_int_equal(status_of(ask_if("HEAD /api/v1/toys/kite", "If-None-Match", first, NULL)), 304);
+    assert_int_equal(status_of(ask_if("GET /api/v1/toys/kite", "If-None-Match", "\"other\"", NULL)), 200);
+    assert_int_equal(status_of(ask_if("GET /api/v1/toys/kite", "If-Match", "\"other\"", NULL)), 412);
+    text = ask("PUT /api/v1/toys/kite", OWNER JSON, "{\"name\":\"second\"}");
+    assert_int_equal(status_of(text), 428);
+    has(text, "request.precondition_required");
+    text = ask_if("PUT /api/v1/toys/kite", "If-Match", first, "{\"name\":\"second\"}");
+    assert_int_equal(status_of(text), 200);
+    snprintf(second, sizeof second, "%s", etag_of(text));
+    assert_string_not_equal(first, second);
+    text = ask_if("PUT /api/v1/toys/kite", "If-Match", first, "{\"name\":\"third\"}");
+    assert_int_equal(status_of(text), 412);
+    has(text, "request.precondition_failed");
+    has_not(text, "ETag");
+    has(ask("GET /api/v1/toys/kite", OWNER, NULL), "\"id\":\"second\"");
+    assert_int_equal(status_of(ask_if("PUT /api/v1/toys/kite", "If-Match", "*", "{\"name\":\"fourth\"}")), 200);
+    assert_int_equal(status_of(ask_if("GET /api/v1/toys/kite", "If-None-Match", second, NULL)), 200);
+    assert_int_equal(status_of(ask_if("GET /api/v1/toys/nobody", "If-None-Match", "*", NULL)), 404);
+}
+
+static void test_fields(void **state)
+{
+    static const struct row rows[] = {
+        { "GET /api/v1/toys/ball?fields=name", OWNER, NULL, 200, { "{\"name\":\"ball\"}" } },
+        { "GET /api/v1/toys/ball?fields=name,id", OWNER, NULL, 200, { "{\"id\":\"toy_ball\",\"name\":\"ball\"}" } },
+        { "GET /api/v1/toys?fields=id", OWNER, NULL, 200, { "{\"id\":\"toy_ball\"}" } },
+        { "GET /api/v1/toys?fields=id,shape", OWNER, NULL, 422, { "\"query/fields\"", "\\\"shape\\\"" } },
+        { "GET /api/v1/toys?fields=", OWNER, NULL, 422, { "\"query/fields\"" } },
+        { "GET /api/v1/toys?fields=id&fields=id", OWNER, NULL, 422, { "field.repeated" } },
+        { "GET /api/v1/toys?fields=shape&limit=0", OWNER, NULL, 422, { "\"query/fields\"", "\"query/limit\"" } },
+        { "GET /nothing?fields=id", "", NULL, 422, { "field.unknown" } },
+    };
+    assert_int_equal(status_of(ask("POST /api/v1/toys", OWNER JSON, "{\"name\":\"ball\"}")), 201);
+    run_rows(rows, COUNT(rows));
+    has_not(ask("GET /api/v1/toys?fields=id", OWNER, NULL), "\"name\"");
+}
 
 static void test_slow_read_runs_again(void **state)
 {
@@ -1081,6 +1164,8 @@ static int run_all(void)
         cmocka_unit_test(test_problem_rolls_back),
         cmocka_unit_test(test_problem_with_ok_commits),
         cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_conditional_requests),
+        cmocka_unit_test(test_fields),
         cmocka_unit_test(test_slow_read_runs_again),
         cmocka_unit_test(test_full_pool),
         cmocka_unit_test(test_park_and_resume),

@@ -180,6 +180,43 @@ static void test_bytes_that_stay(void **state)
     assert_true(str_eq(out, S("untouched")));
 }
 
+/* -- entity tags --------------------------------------------------------------------------------------------------- */
+
+static void test_entity_tags(void **state)
+{
+    static const struct {
+        const char *field;
+        bool strong, weak;
+    } rows[] = {
+        { "\"abc\"", true, true },
+        { "W/\"abc\"", false, true },
+        { "*", true, true },
+        { " * ", true, true },
+        { "\"x\", \"abc\"", true, true },
+        { "\"x\",\"abc\",\"y\"", true, true },
+        { "W/\"x\" , W/\"abc\"", false, true },
+        { "\"abc-gzip\"", true, true },
+        { "\"abc-br\"", true, true },
+        { "\"abc-xz\"", false, false },
+        { "\"-br\"", false, false },
+        { "\"a,b\", \"abc\"", true, true },
+        { "abc", false, false },
+        { "\"abc", false, false },
+        { "\"x\" \"abc\"", false, false },
+        { "x, \"abc\"", false, false },
+        { "\"ABC\"", false, false },
+        { "w/\"abc\"", false, false },
+        { "\"\"", false, false },
+        { "", false, false },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        if (etag_matches(str_of(rows[i].field), S("abc"), false) != rows[i].strong)
+            fail_msg("%s: strong", rows[i].field);
+        if (etag_matches(str_of(rows[i].field), S("abc"), true) != rows[i].weak)
+            fail_msg("%s: weak", rows[i].field);
+    }
+}
+
 /* -- origins ------------------------------------------------------------------------------------------------------- */
 
 static void test_which_origin_is_valid(void **state)
@@ -342,6 +379,7 @@ int main(void)
         cmocka_unit_test(test_which_types_shrink),
         cmocka_unit_test(test_bytes_come_back),
         cmocka_unit_test(test_bytes_that_stay),
+        cmocka_unit_test(test_entity_tags),
         cmocka_unit_test(test_which_origin_is_valid),
         cmocka_unit_test(test_an_origin_that_is_listed),
         cmocka_unit_test(test_an_origin_that_is_not),

@@ -7,6 +7,7 @@
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/audit.h"
+#include "core/conditional.h"
 #include "core/jobs.h"
 #include "core/list.h"
 #include "engine/definition.h"
@@ -126,6 +127,10 @@ PROBLEM(too_many, "triggers.too_many", ERR_INVALID, "The workflow has as many tr
 STMT(trigger_workflow, "SELECT 1 FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL");
 STMT(trigger_by_id, "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 AND id = $3",
      .row = &trigger_table);
+STMT(trigger_state,
+     "SELECT t.updated_at || '' AS state FROM triggers t JOIN workflows w ON w.tenant_id = t.tenant_id "
+     "AND w.id = t.workflow_id AND w.deleted_at IS NULL WHERE t.tenant_id = $1 AND t.workflow_id = $2 AND t.id = $3",
+     .row = &etag_table);
 STMT(trigger_page,
      "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 AND id < $3 "
      "ORDER BY id DESC LIMIT $4 OFFSET $5",
@@ -567,14 +572,15 @@ static const struct route routes[] = {
           "{\"name\":\"orders\",\"method\":\"POST\",\"auth_type\":\"api_key\",\"auth_config\":{\"api_key\":\"whk_7Qm2v9Xc4Lr8Zt1B\"}}" },
     { ROUTE(GET, TRIGGERS, trigger_list, W_READ), .need = &can_read, .query = &query_table, .out = &trigger_table,
       .flags = R_LIST, .problems = no_workflow_list, .doc = "List the webhooks of a workflow, newest first" },
-    { ROUTE(GET, TRIGGERS "/{id}", trigger_get, W_READ), .need = &can_read, .out = &trigger_table,
-      .problems = no_trigger_list, .doc = "Read a webhook" },
-    { ROUTE(PUT, TRIGGERS "/{id}", trigger_replace, W_WRITE), .prepare = prepare_replace, .need = &can_write,
-      .in = &trigger_table, .out = &trigger_table, .problems = no_trigger_list, .doc = "Replace a webhook's settings",
+    { ROUTE(GET, TRIGGERS "/{id}", trigger_get, W_READ), .etag = &trigger_state, .need = &can_read,
+      .out = &trigger_table, .problems = no_trigger_list, .doc = "Read a webhook" },
+    { ROUTE(PUT, TRIGGERS "/{id}", trigger_replace, W_WRITE), .etag = &trigger_state, .prepare = prepare_replace,
+      .need = &can_write, .in = &trigger_table, .out = &trigger_table, .problems = no_trigger_list,
+      .doc = "Replace a webhook's settings",
       .more =
           "What is left out returns to its default; only auth_config stays when it is left out and auth_type is the same." },
-    { ROUTE(DELETE, TRIGGERS "/{id}", trigger_remove, W_WRITE), .need = &can_write, .status = 204,
-      .problems = no_trigger_list, .doc = "Delete a webhook" },
+    { ROUTE(DELETE, TRIGGERS "/{id}", trigger_remove, W_WRITE), .etag = &trigger_state, .need = &can_write,
+      .status = 204, .problems = no_trigger_list, .doc = "Delete a webhook" },
     { ROUTE(GET, TRIGGERS "/{id}/deliveries", trigger_deliveries, W_SLOW), .need = &can_read,
       .query = &delivery_query_table, .out = &delivery_table, .flags = R_LIST, .problems = no_trigger_list,
       .doc = "List the calls of a webhook, newest first",

@@ -8,6 +8,7 @@
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/audit.h"
+#include "core/conditional.h"
 #include "core/list.h"
 #include "engine/engine.h"
 #include "feat/executions/executions.h"
@@ -128,6 +129,12 @@ STMT(workflow_page,
      "SELECT " WORKFLOW_COLUMNS CUT_DEFINITION WORKFLOW_FROM
      "WHERE " FILTERS("w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
      .row = &workflow_table);
+/* Its triggers show in its definition: each change of one has a time of its own, so their number and sum tell all states apart. */
+STMT(workflow_state,
+     "SELECT w.version || '.' || w.updated_at || '.' || (SELECT count(*) || '.' || coalesce(sum(t.updated_at), 0) "
+     "FROM triggers t WHERE t.tenant_id = w.tenant_id AND t.workflow_id = w.id) AS state "
+     "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
+     .row = &etag_table);
 STMT(workflow_count, "SELECT count(*) AS n FROM workflows WHERE " FILTERS(""), .row = &count_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
      .row = &number_table);
@@ -482,19 +489,20 @@ static const struct route routes[] = {
     { ROUTE(POST, WORKFLOWS "/validate", workflow_validate, W_SLOW), .need = &can_read, .in = &validate_table,
       .out = &validation_table, .status = 200, .doc = "Check a definition without keeping it",
       .more = "A wrong definition is a good answer: 200 with valid false and every problem with its pointer." },
-    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .need = &can_read, .out = &workflow_table, .problems = not_found_list,
-      .doc = "Read a workflow" },
-    { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .prepare = prepare_replace, .flags = R_SLOW_PREPARE,
-      .need = &can_write, .in = &workflow_table, .out = &workflow_table, .problems = not_found_list,
-      .doc = "Replace a workflow",
+    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .need = &can_read, .out = &workflow_table,
+      .problems = not_found_list, .doc = "Read a workflow" },
+    { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_replace,
+      .flags = R_SLOW_PREPARE, .need = &can_write, .in = &workflow_table, .out = &workflow_table,
+      .problems = not_found_list, .doc = "Replace a workflow",
       .more =
           "A changed definition becomes a new version, which no one can change; the order of members does not count, nor do triggers." },
-    { ROUTE(PATCH, WORKFLOW, workflow_change, W_WRITE), .prepare = prepare_patch, .flags = R_SLOW_PREPARE | R_PATCH,
-      .need = &can_write, .in = &patch_table, .out = &workflow_table, .problems = not_found_list,
-      .doc = "Change parts of a workflow",
+    { ROUTE(PATCH, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_patch,
+      .flags = R_SLOW_PREPARE | R_PATCH, .need = &can_write, .in = &patch_table, .out = &workflow_table,
+      .problems = not_found_list, .doc = "Change parts of a workflow",
       .more = "A merge patch (RFC 7396): objects are merged, lists are replaced whole, null takes a member away." },
-    { ROUTE(DELETE, WORKFLOW, workflow_remove, W_WRITE), .need = &can_write, .status = 204, .problems = not_found_list,
-      .doc = "Delete a workflow", .more = "Its webhooks answer 404 from then on; its executions can still be read." },
+    { ROUTE(DELETE, WORKFLOW, workflow_remove, W_WRITE), .etag = &workflow_state, .need = &can_write, .status = 204,
+      .problems = not_found_list, .doc = "Delete a workflow",
+      .more = "Its webhooks answer 404 from then on; its executions can still be read." },
     { ROUTE(GET, VERSIONS, version_list, W_READ), .need = &can_read, .query = &version_query_table,
       .out = &version_table, .flags = R_LIST, .problems = not_found_list,
       .doc = "List the versions of a workflow, newest first",
