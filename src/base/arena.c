@@ -171,7 +171,7 @@ void *arena_grow(struct arena *a, void *p, size_t old_n, size_t new_n)
     if (p != NULL && grow_in_place(a, p, old_n, new_n))
         return p;
     void *q = arena_alloc(a, new_n);
-    if (q != NULL && old_n > 0)
+    if (q != NULL && p != NULL)
         memcpy(q, p, old_n);
     return q;
 }

@@ -103,8 +103,9 @@ static err take(struct bucket *b, double per_second, i64 *retry_after_ms)
         b->tokens -= 1;
         return OK;
     }
-    double wait_ms = per_second > 0 ? (1 - b->tokens) / per_second * 1000 : (double)(DAY_US / 1000);
-    *retry_after_ms = (i64)MIN(wait_ms, (double)(DAY_US / 1000)) + 1; /* rounded up: who comes then is let in */
+    static const double longest_ms = (double)DAY_US / 1000;
+    double wait_ms = per_second > 0 ? (1 - b->tokens) / per_second * 1000 : longest_ms;
+    *retry_after_ms = (i64)MIN(wait_ms, longest_ms) + 1; /* rounded up: who comes then is let in */
     return ERR_LIMIT;
 }
 

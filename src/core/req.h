@@ -81,7 +81,7 @@ err problem(struct req *rq, const struct problem *p, const char *format, ...) PR
 /* The same with one entry in `errors`. */
 err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *format, ...) PRINTF_LIKE(5, 6) MUST;
 /* A fault of ours: logs one line with request id and cause, answers 500 with nothing of it. Always ERR_INTERNAL. */
-err fault(struct req *rq, const char *cause_format, ...) PRINTF_LIKE(2, 3) MUST;
+err fault(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3) MUST;
 
 /* What may only happen once the transaction is durable: fn(arg) is called once on the request's loop after the commit and before the answer leaves
  * (events, caches, wake-ups). Forgotten when the transaction rolls back. Within W_WRITE's `handle`; arg lives on rq->arena. */

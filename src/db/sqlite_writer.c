@@ -148,6 +148,7 @@ static void batch_replay(struct batch *b)
 static void batch_run(struct db *db, struct batch *b)
 {
     while (b->fail == OK && (*b->at != NULL || batch_more(db, b))) {
+        assert(*b->at != NULL); /* more have come behind the last one */
         if (job_run(db, b, *b->at))
             b->at = &(*b->at)->next;
         else

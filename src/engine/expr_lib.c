@@ -168,7 +168,8 @@ static int lib_format(lua_State *L)
         }
         if (!parse_spec(&rest, &s))
             return luaL_error(L, "invalid conversion to 'format'");
-        luaL_argcheck(L, ++arg <= args, arg, "no value");
+        if (++arg > args)
+            return luaL_argerror(L, arg, "no value");
         add_conversion(L, &b, &s, arg);
     }
     luaL_pushresult(&b);

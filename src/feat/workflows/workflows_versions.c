@@ -121,7 +121,7 @@ err version_list(struct req *rq)
 err prepare_restore(struct req *rq)
 {
     struct saving *s = NEW(rq->arena, struct saving);
-    struct version version;
+    struct version version = { 0 };
     struct checked checked = { 0 };
     struct json *definition;
     str view;
