@@ -56,12 +56,16 @@ static bool first_of(struct check *c, struct map *m, str key, const void *value)
 
 static void check_table(struct check *c, const struct table *t);
 
+/* Also those that only the elements of a list know. */
 static void check_field_tables(struct check *c, const struct field *f)
 {
+    if (f == NULL)
+        return;
     const struct variant_case *v = f->variants_late != NULL ? f->variants_late() : f->variants;
     check_table(c, f->of_late != NULL ? f->of_late() : f->of);
     for (; v != NULL && v->value != NULL; v++)
         check_table(c, v->as);
+    check_field_tables(c, f->each);
 }
 
 /* Each once, by its address: tables nest and may refer to each other. */

@@ -63,6 +63,7 @@ struct request_core {
     err outcome;
     u32 kept_headers;       /* of prepare: they stay when handle runs again */
     struct arena_mark mark; /* before the handler */
+    struct caller who;      /* known at the mark */
     struct after *after, **after_tail;
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
@@ -117,7 +118,9 @@ void reply_account(struct request_core *c, int status, size_t bytes);
 /* A problem document; `errors` may be NULL. */
 void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
                    const struct problems *errors);
-/* Before a handler runs (again): no answer, no entries. */
+/* No answer, no entries. */
 void req_forget_answer(struct request_core *c);
+/* Back to the mark, before a handler runs (again): no answer, and nobody who was found since (gate_allows), whose texts went with it. */
+void req_rewind(struct request_core *c);
 /* Counts what the server refused before there was a request. */
 void reply_count_refused(int status);

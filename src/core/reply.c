@@ -222,11 +222,17 @@ void req_forget_answer(struct request_core *c)
     c->rq.errors = (struct problems){ .arena = c->rq.arena };
 }
 
-/* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. */
-static struct letter encode_spent(struct request_core *c)
+void req_rewind(struct request_core *c)
 {
     req_forget_answer(c);
     arena_rewind(c->rq.arena, c->mark);
+    c->rq.who = c->who;
+}
+
+/* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. */
+static struct letter encode_spent(struct request_core *c)
+{
+    req_rewind(c);
     c->outcome = ERR_MEMORY;
     struct letter l = encode_problem(&c->rq, &problem_of_class[ERR_MEMORY], STR_NONE);
     if (l.fail != OK)

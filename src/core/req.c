@@ -246,8 +246,7 @@ static struct request_core *of_message(struct message *m)
 static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *slow)
 {
     struct req *rq = &c->rq;
-    req_forget_answer(c);
-    arena_rewind(rq->arena, c->mark);
+    req_rewind(c);
     *slow = false;
     if (rq->route->flags & R_NO_STORE)
         return fn(rq);
@@ -496,6 +495,7 @@ static void stream_start(struct request_core *c)
     struct req *rq = &c->rq;
     struct tx *tx = NULL;
     bool gone = false;
+    /* cppcheck-suppress autoVariables; taken back below, unless the request has gone and *c with it */
     c->gone = &gone;
     err e = rq->route->flags & R_NO_STORE ? OK : db_read_begin(app.db, rq->arena, true, &tx);
     rq->tx = tx;
@@ -526,6 +526,7 @@ static void start(struct request_core *c)
         return reply_send(c, ERR_MEMORY);
     }
     c->mark = arena_mark(c->rq.arena);
+    c->who = c->rq.who;
     switch (r->work) {
     case W_READ:
     case W_WAIT:

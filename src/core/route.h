@@ -70,8 +70,8 @@ struct route {
     u32 flags;
     int status;        /* of success, for the document; 0 = 200 (201 for POST with .out) */
     const struct stmt *etag; /* of a single object: what its ETag is made of (conditional.h) */
-    size_t max_body;   /* 0 = 1 MiB */
-    size_t arena_cap;  /* 0 = 8 MiB + 4 × max_body */
+    size_t max_body;   /* 0 = 1 MiB. There is no cap of the arena by route: what a body takes once it is parsed depends on what it holds (up to 16 times
+                        * its bytes), so none would be both tight and true. http_limits.arena_bytes bounds each request, WEIR_MEMORY_MAX all of them. */
     size_t (*admit)(struct http_request *http, const str *params); /* R_ADMIT: bytes of body for this very object */
     const char *produces;
     const struct route_status *also;          /* ends with status 0 */

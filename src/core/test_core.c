@@ -177,6 +177,8 @@ static err toy_slow(struct req *rq)
 {
     struct toy *out = NEW(rq->arena, struct toy);
     assert_non_null(out);
+    assert_int_equal(rq->who.role, 0); /* whoever an earlier run found is forgotten with its memory */
+    assert_true(gate_allows(rq, &can_read));
     stage.slow_runs++;
     reply_header(rq, "X-Run", S("one"));
     TRY(db_row(rq->tx, &toys_slow, out, (struct args){ 0 }));
@@ -248,7 +250,7 @@ static err toy_huge(struct req *rq)
     enum { HUGE = 40 << 20 };
     struct toy *out = NEW(rq->arena, struct toy);
     char *p = arena_alloc(rq->arena, HUGE);
-    if (out == NULL || p == NULL)
+    if (out == NULL || p == NULL || !gate_allows(rq, &can_read))
         return ERR_MEMORY;
     memset(p, 'x', HUGE);
     out->id = (str){ p, HUGE };
@@ -325,7 +327,7 @@ static err toy_authenticate(struct req *rq, str bearer, const char **reason)
     if (str_eq(bearer, S("busy")))
         return ERR_BUSY;
     rq->who.role = str_eq(bearer, S("owner")) ? ROLE_OWNER : str_eq(bearer, S("viewer")) ? ROLE_VIEWER : 0;
-    rq->who.tenant_id = S("tenant_1");
+    rq->who.tenant_id = str_dup(rq->arena, S("tenant_1"));
     return rq->who.role != 0 ? OK : ERR_UNAUTHORIZED;
 }
 
@@ -583,7 +585,7 @@ static void test_failures(void **state)
     has_not(text, "Retry-After: 1");
     has_not(text, "X-Injected");
     assert_int_equal(status_of(ask("GET /nothing", "", NULL)), 500);
-    assert_int_equal(status_of(ask("GET /huge", "", NULL)), 503);
+    assert_int_equal(status_of(ask("GET /huge", OWNER, NULL)), 503);
     has(answer, "server.memory");
 }
 
@@ -720,7 +722,7 @@ static void test_fields(void **state)
 static void test_slow_read_runs_again(void **state)
 {
     stage.slow_runs = 0;
-    const char *text = ask("GET /slow", "", NULL);
+    const char *text = ask("GET /slow", OWNER, NULL);
     assert_int_equal(status_of(text), 200);
     has(text, "{\"id\":\"slow\",\"name\":\"done\"}");
     assert_int_equal(stage.slow_runs, 2);
@@ -867,6 +869,8 @@ static const struct table undocumented = TABLE("Undocumented", struct toy, undoc
 static const struct field nesting_fields[] = { SHAPE_FIELD("inner", F_OBJECT, .flags = F_TEXT, .of = &undocumented,
                                                            .doc = "d") };
 static const struct table nesting = SHAPE("Nesting", nesting_fields, .doc = "d");
+static const struct field deep_fields[] = { SHAPE_FIELD("list", F_LIST, .each = &nesting_fields[0], .doc = "d") };
+static const struct table deep = SHAPE("Deep", deep_fields, .doc = "d");
 
 #define GOOD .need = &can_read, .out = &toy_table, .doc = "d"
 
@@ -918,6 +922,7 @@ static void test_modules_check(void **state)
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &toy_table, .example = "{" }, "no JSON" },
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &undocumented }, "ndocumented" },
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &nesting }, "ndocumented" },
+        { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &deep }, "ndocumented" },
         { { ROUTE(GET, "/x/{a}/{b}/{c}/{d}/{e}/{f}", toy_raw, W_READ), GOOD }, NULL },
     };
     expect_complaint(NULL, NULL);
