@@ -11,6 +11,7 @@
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/metrics.h"
+#include "core/waiting.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,9 +24,9 @@ enum {
     JOB_BYTES = 16 << 20,
     DISPATCHER_BYTES = 1 << 20,
     OUTCOME_TRIES = 5,
-    PAYLOAD_BYTES = 256 << 10
+    PAYLOAD_BYTES = 256 << 10,
+    POLL_S = 1
 };
-#define POLL_US    SECOND_US
 #define TIMEOUT_US (5 * MINUTE_US)
 #define BUSY_US    SECOND_US /* when the pool had no room */
 
@@ -72,6 +73,20 @@ STMT(job_back,
      "UPDATE jobs SET status = $3, attempt = $4, due_at = $5, last_error = $6, updated_at = $7"
      " WHERE id = $1 AND attempt = $2",
      .scope = SCOPE_SYSTEM);
+
+STMT(jobs_waiting, WAITING_SQL("jobs", "status <> 'dead' AND due_at <= $1"), .row = &waiting_table,
+     .scope = SCOPE_SYSTEM);
+
+static i64 read_depth(void)
+{
+    return waiting_count(&jobs_waiting);
+}
+static i64 read_oldest_us(void)
+{
+    return waiting_age_us(&jobs_waiting);
+}
+QUEUE_DEPTH(queue_depth, "jobs", read_depth);
+QUEUE_OLDEST(queue_oldest, "jobs", read_oldest_us);
 
 /* --- state ------------------------------------------------------------------------------------------------------- */
 
@@ -377,7 +392,7 @@ static bool wait_for_work(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += POLL_US / SECOND_US;
+    until.tv_sec += POLL_S;
     pthread_mutex_lock(&jobs.lock);
     int rc = 0;
     while (!jobs.woken && !atomic_load(&jobs.stopping) && rc == 0)

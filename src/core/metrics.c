@@ -187,16 +187,17 @@ static void put_histogram(struct buf *b, const struct metric *m, const struct me
     buf_f(b, " %llu\n", (unsigned long long)count);
 }
 
-static void put_metric(struct buf *b, const struct metric *m)
+static void put_read(struct buf *b, const struct metric *m)
 {
-    buf_f(b, "# HELP %s ", m->name);
-    put_help(b, m->help);
-    buf_f(b, "\n# TYPE %s %s\n", m->name, kind_names[m->kind]);
-    if (m->read != NULL) {
-        put_name(b, m, "", "", "");
-        put_value(b, m, m->read());
+    i64 value = m->read();
+    if (value == METRIC_UNKNOWN)
         return;
-    }
+    put_name(b, m, "", m->labels != NULL ? m->labels : "", "");
+    put_value(b, m, value);
+}
+
+static void put_series(struct buf *b, const struct metric *m)
+{
     u32 n = atomic_load_explicit(&m->series_count, memory_order_acquire);
     for (u32 i = 0; i < n; i++) {
         const struct metric_series *s = &m->series[i];
@@ -209,10 +210,25 @@ static void put_metric(struct buf *b, const struct metric *m)
     }
 }
 
+/* The linker's order may part what has one name, and the format wants it together: the first of them writes for all. */
+static void put_family(struct buf *b, struct metric *const *all, size_t count, size_t first)
+{
+    const struct metric *m = all[first];
+    for (size_t i = 0; i < first; i++)
+        if (strcmp(all[i]->name, m->name) == 0)
+            return;
+    buf_f(b, "# HELP %s ", m->name);
+    put_help(b, m->help);
+    buf_f(b, "\n# TYPE %s %s\n", m->name, kind_names[m->kind]);
+    for (size_t i = first; i < count; i++)
+        if (strcmp(all[i]->name, m->name) == 0)
+            (all[i]->read != NULL ? put_read : put_series)(b, all[i]);
+}
+
 void metrics_write(struct buf *b)
 {
     size_t count;
     struct metric *const *all = metrics_all(&count);
     for (size_t i = 0; i < count; i++)
-        put_metric(b, all[i]);
+        put_family(b, all, count, i);
 }

@@ -11,17 +11,20 @@ struct metric_series {
     _Atomic u64 count, sum_us, buckets[METRIC_BUCKETS];
     _Atomic i64 value;
 };
+#define METRIC_UNKNOWN INT64_MIN
 struct metric {
-    const char *name, *help;
+    const char *name,
+        *help; /* several of one name are one family: each brings its own series, so help and kind are the first one's */
     enum metric_kind kind;
-    i64 (*read)(void); /* a gauge or counter that is asked when scraped; else NULL */
-    double scale;      /* read() × scale is the value; 0 = 1 */
+    i64 (*read)(void); /* a gauge or counter that is asked when scraped (METRIC_UNKNOWN: nothing is shown); else NULL */
+    const char *labels;           /* of what is read; NULL = none */
+    double scale;                 /* read() × scale is the value; 0 = 1 */
     struct metric_series *series; /* grows to series_max, then the rest counts as "other" */
     _Atomic u32 series_count;
     u32 series_max;
 };
-#define METRIC(id, name_, kind_, help_, ...)                                                                           \
-    static struct metric id = { .name = (name_), .kind = (kind_), .help = (help_), __VA_ARGS__ };                      \
+#define METRIC(id, name_, kind_, help_, ...)                                                      \
+    static struct metric id = { .name = (name_), .kind = (kind_), .help = (help_), __VA_ARGS__ }; \
     static struct metric *const id##_entry __attribute__((section("weir_metrics"), used)) = &id
 struct metric *const *metrics_all(size_t *count);
 

@@ -211,7 +211,14 @@ static i64 three(void)
 {
     return 3;
 }
+static i64 unknown(void)
+{
+    return METRIC_UNKNOWN;
+}
 METRIC(asked, "test_asked", METRIC_GAUGE, "Asked", .read = three, .scale = 0.5);
+METRIC(family_a, "test_family", METRIC_GAUGE, "Of several", .read = three, .labels = "of=\"a\"");
+METRIC(between, "test_between", METRIC_GAUGE, "Not known now", .read = unknown);
+METRIC(family_b, "test_family", METRIC_GAUGE, "Of several", .read = three, .labels = "of=\"b\"");
 
 static void assert_holds(const struct buf *b, const char *line)
 {
@@ -240,6 +247,13 @@ static void test_metrics_exposition(void **state)
                  "test_hits_total{kind=\"a\"} 2\ntest_hits_total{kind=\"b\"} 1\ntest_hits_total{kind=\"other\"} 9\n");
     assert_holds(&b, "# TYPE test_load gauge\ntest_load -7\n");
     assert_holds(&b, "# TYPE test_asked gauge\ntest_asked 1.5\n");
+    assert_holds(&b, "# HELP test_family Of several\n# TYPE test_family gauge\ntest_family{of=\"");
+    assert_holds(&b, "} 3\ntest_family{of=\""); /* in the linker's order, one behind the other */
+    assert_holds(&b, "# TYPE test_between gauge\n");
+    assert_int_equal(str_find(buf_view(&b), S("\ntest_between"), 0), -1);
+    const char *family = "# HELP test_family";
+    i64 first = str_find(buf_view(&b), str_of(family), 0);
+    assert_int_equal(str_find(buf_view(&b), str_of(family), (size_t)first + 1), -1);
     assert_holds(&b, "# TYPE test_took_seconds histogram\ntest_took_seconds_bucket{route=\"/x\",le=\"0.0005\"} 2\n"
                      "test_took_seconds_bucket{route=\"/x\",le=\"0.001\"} 3\n");
     assert_holds(

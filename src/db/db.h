@@ -25,12 +25,13 @@ struct stmt {
     const char *sql;
     const struct table *row; /* what a result row becomes; NULL when it returns none */
     enum stmt_scope scope;
-    bool scan_ok; /* a scan or temporary b-tree in its plan is known and accepted (small table, cleaner, off the loops) */
+    bool
+        scan_ok; /* a scan or temporary b-tree in its plan is known and accepted (small table, cleaner, off the loops) */
     const struct stmt *const *slot; /* its place among all statements */
 };
-#define STMT(id, text, ...)                                                                                            \
-    static const struct stmt id;                                                                                       \
-    static const struct stmt *const id##_slot __attribute__((section("weir_statements"), used)) = &id;                \
+#define STMT(id, text, ...)                                                                            \
+    static const struct stmt id;                                                                       \
+    static const struct stmt *const id##_slot __attribute__((section("weir_statements"), used)) = &id; \
     static const struct stmt id = { .name = #id, .sql = text, .slot = &id##_slot, __VA_ARGS__ }
 /* All statements linked into the binary. */
 const struct stmt *const *db_statements(size_t *count);
@@ -50,7 +51,7 @@ struct args {
 #define F64(v)  ((struct arg){ .type = ARG_F64, .real = (v) })
 #define BOOL(v) ((struct arg){ .type = ARG_I64, .integer = (v) ? 1 : 0 })
 #define NIL     ((struct arg){ .type = ARG_NULL })
-#define ARGS(...)                                                                                                      \
+#define ARGS(...) \
     ((struct args){ (const struct arg[]){ __VA_ARGS__ }, sizeof((struct arg[]){ __VA_ARGS__ }) / sizeof(struct arg) })
 
 #define NO_ARGS ((struct args){ NULL, 0 })
@@ -58,10 +59,10 @@ struct args {
 /* Opens the data folder's database (made when absent), takes the folder's lock (ERR_BUSY: another process has it), starts the writer thread.
  * ERR_INTERNAL is logged with its cause. */
 struct db_options {
-    str folder;             /* WEIR_DATA */
-    u32 batch_max;          /* jobs per commit; 0 = 256 */
-    u32 queue_max;          /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
-    i64 read_budget_us;     /* of a fast read (db_read_begin fast = true); 0 = 2,000 */
+    str folder;         /* WEIR_DATA */
+    u32 batch_max;      /* jobs per commit; 0 = 256 */
+    u32 queue_max;      /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
+    i64 read_budget_us; /* of a fast read (db_read_begin fast = true); 0 = 2,000 */
 };
 err db_open(const struct db_options *options, struct db **out) MUST;
 /* Finishes what is queued, checkpoints, closes, unlocks. Reader connections of other threads must be closed before. */
@@ -121,6 +122,11 @@ err db_submit(struct db *db, struct db_job *job) MUST;
 /* Waits for it: for start-up, tools and tests; never on a loop or the writer. */
 err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx) MUST;
 bool db_on_writer(void);
+
+/* Told after each statement how long it took, with the rows it gave, on the thread that ran it: for metrics. NULL = nobody. The two looks at the clock
+ * are 1 % of the fastest statement; a fast read needs them for its budget anyway. */
+typedef void db_observer(const struct stmt *s, i64 took_us);
+void db_observe_by(db_observer *fn);
 
 struct db_stats {
     u64 batches, jobs, failed, statements;

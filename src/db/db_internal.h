@@ -52,6 +52,7 @@ struct tx {
     struct db *db;
     struct conn *conn;
     struct arena *arena;
+    i64 started_us;  /* the running statement */
     i64 left_us;     /* of a fast read's budget */
     i64 deadline_us; /* of the running statement; none for BEGIN and preparing, which a retry would have to do again */
     u32 statements;

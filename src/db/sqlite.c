@@ -35,6 +35,12 @@ struct reader {
     bool open; /* between db_read_begin and db_read_end */
 };
 static _Thread_local struct reader *my_readers; /* one for each open db; a thread has no other place to keep it */
+static _Atomic(db_observer *) observer;         /* one for the process, as the metrics are */
+
+void db_observe_by(db_observer *fn)
+{
+    atomic_store(&observer, fn);
+}
 
 /* ---- statements of the binary ---- */
 
@@ -332,8 +338,9 @@ static err start(struct tx *tx, const struct stmt *s, struct args args, struct p
     TRY(find_prepared(tx->conn, s, p));
     TRY(bind(tx->conn, s, *p, args));
     tx->statements++;
+    tx->started_us = clock_mono_us();
     if (tx->fast)
-        tx->deadline_us = clock_mono_us() + tx->left_us;
+        tx->deadline_us = tx->started_us + tx->left_us;
     return OK;
 }
 
@@ -356,11 +363,15 @@ static err finish(struct tx *tx, const struct stmt *s, struct prepared *p, err e
     while (e == OK && row && !sqlite3_stmt_readonly(p->stmt) && sqlite3_stmt_busy(p->stmt))
         e = step(tx, s, p, &row);
     sqlite3_reset(p->stmt);
+    i64 now_us = clock_mono_us();
     if (tx->fast) {
-        tx->left_us = tx->deadline_us - clock_mono_us();
+        tx->left_us = tx->deadline_us - now_us;
         tx->deadline_us = INT64_MAX;
         tx->slow = tx->slow || tx->left_us <= 0;
     }
+    db_observer *observe = atomic_load_explicit(&observer, memory_order_relaxed);
+    if (observe != NULL)
+        observe(s, now_us - tx->started_us);
     return e;
 }
 
@@ -429,7 +440,7 @@ err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args)
     TRY(start(tx, s, args, &p));
     void *made = NULL;
     TRY(finish(tx, s, p, first_row(tx, s, p, row != NULL, &made)));
-    if (row != NULL)
+    if (row != NULL && made != NULL) /* one implies the other, which an analyzer cannot see */
         memcpy(row, made, s->row->size);
     return OK;
 }

@@ -624,6 +624,31 @@ static void test_ping_and_stats(void **state)
     assert_false(db_on_writer());
 }
 
+static const struct stmt *observed[4];
+static atomic_uint observed_count;
+
+static void observe(const struct stmt *s, i64 took_us)
+{
+    assert_true(took_us >= 0);
+    u32 i = atomic_fetch_add(&observed_count, 1);
+    if (i < COUNT(observed))
+        observed[i] = s;
+}
+
+static void test_observer(void **state)
+{
+    struct store *s = *state;
+    db_observe_by(observe);
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(1), NIL)), OK);
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(1), NIL)), ERR_CONFLICT); /* what fails takes its time too */
+    assert_int_equal(count_plain(s), 1);
+    db_observe_by(NULL);
+    assert_int_equal(count_plain(s), 1);
+    assert_int_equal(atomic_load(&observed_count), 3);
+    assert_ptr_equal(observed[1], &good_plain);
+    assert_ptr_not_equal(observed[2], &good_plain);
+}
+
 /* ---- batches ---- */
 
 static void test_batches_of_the_waiting(void **state)
@@ -1305,6 +1330,7 @@ int main(void)
         WITH_STORE(test_readers_of_threads),
         WITH_STORE(test_two_stores_in_a_thread),
         WITH_STORE(test_ping_and_stats),
+        WITH_STORE(test_observer),
         WITH_STORE(test_batches_of_the_waiting),
         WITH_STORE(test_a_failing_job_fails_alone),
         WITH_STORE(test_the_first_job_fails_alone),

@@ -49,8 +49,14 @@ test('/metrics is Prometheus text: HELP and TYPE for each family, no label of a 
         const family = typed.has(name) ? name : name.replace(/_(bucket|sum|count)$/, '');
         assert.ok(typed.has(family) && helped.has(family), `${name} has HELP and TYPE`);
     }
-    for (const name of ['weir_http_requests_total', 'weir_http_request_duration_seconds', 'weir_executions_total', 'weir_queue_depth'])
-        assert.ok(typed.has(name), `${name} is there`);
+    const promised = ['weir_http_requests_total', 'weir_http_request_duration_seconds', 'weir_db_statement_duration_seconds', 'weir_executions_total',
+        'weir_execution_duration_seconds', 'weir_queue_depth', 'weir_queue_oldest_seconds', 'weir_process_resident_memory_bytes'];
+    for (const name of promised) assert.ok(typed.has(name), `${name} is there`);
+    for (const queue of ['jobs', 'executions'])
+        for (const name of ['weir_queue_depth', 'weir_queue_oldest_seconds'])
+            assert.match(text, new RegExp(`^${name}\\{queue="${queue}"\\} \\d`, 'm'));
+    assert.match(text, /^weir_db_statement_duration_seconds_count\{statement="\w+"\} [1-9]/m);
+    assert.equal(text.match(/^# TYPE weir_queue_depth /gm).length, 1, 'a family is written once');
     assert.doesNotMatch(text, /acme|globex|@|(tenant|user)(_id)?=/);
 });
 

@@ -7,6 +7,7 @@
 #include "core/app.h"
 #include "core/jobs.h"
 #include "core/list.h"
+#include "core/waiting.h"
 
 enum {
     LISTED_STEPS =
@@ -78,6 +79,23 @@ STMT(execution_forget_keys,
      "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE id IN "
      "(SELECT id FROM executions WHERE dedup_key IS NOT NULL AND created_at < $1 ORDER BY created_at LIMIT $2)",
      .scope = SCOPE_SYSTEM, .scan_ok = true);
+
+STMT(executions_waiting, WAITING_SQL("executions", "due_at <= $1"), .row = &waiting_table, .scope = SCOPE_SYSTEM);
+
+/* ---- metrics ---- */
+
+/* Those in memory that their worker has not reached yet, and those on disk that are due: no row is both, a taken one has no due time. */
+static i64 read_depth(void)
+{
+    i64 due = waiting_count(&executions_waiting);
+    return due == METRIC_UNKNOWN || app.engine == NULL ? due : due + engine_stats(app.engine).queued;
+}
+static i64 read_oldest_us(void)
+{
+    return waiting_age_us(&executions_waiting);
+}
+QUEUE_DEPTH(queue_depth, "executions", read_depth);
+QUEUE_OLDEST(queue_oldest, "executions", read_oldest_us);
 
 /* ---- handlers ---- */
 

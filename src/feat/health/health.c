@@ -187,4 +187,5 @@ const struct module health_module = {
     .doc = "Liveness, readiness, metrics and this document",
     .routes = routes,
     .route_count = COUNT(routes),
+    .start = health_metrics_start,
 };

@@ -5,5 +5,6 @@
 
 extern const struct module health_module;
 
-/* health_metrics.c: GET /metrics. */
-err health_metrics(struct req *rq);
+/* health_metrics.c: GET /metrics, and what has to be counted along for it. */
+err health_metrics(struct req *rq) MUST;
+err health_metrics_start(void) MUST;

@@ -1,5 +1,5 @@
 /* health_metrics.c - figures that are asked for when somebody scrapes: the process (by the names of the Prometheus conventions) and
- * the store. Everything is read from /proc, so nothing has to be counted along. */
+ * the store. All but the time of statements is read from /proc or the store, so nothing else has to be counted along. */
 #include "feat/health/health.h"
 #include "core/app.h"
 #include "core/metrics.h"
@@ -128,6 +128,37 @@ METRIC(oldest, "weir_db_queue_oldest_seconds", METRIC_GAUGE, "Age of the oldest 
 METRIC(commit_time, "weir_db_last_commit_seconds", METRIC_GAUGE, "How long the last commit took", .read = db_commit_us,
        .scale = 1e-6);
 METRIC(wal, "weir_db_wal_pages", METRIC_GAUGE, "Pages in the write-ahead log", .read = db_wal);
+
+METRIC(statement_time, "weir_db_statement_duration_seconds", METRIC_HISTOGRAM,
+       "How long statements took with their rows, by name, but for commits; every one is measured", .series_max = 1024);
+
+/* By the statement's place among all. Made at start; each cell is written once, with what any thread would have found. */
+static _Atomic(struct metric_series *) *times;
+
+static void statement_took(const struct stmt *s, i64 took_us)
+{
+    size_t count;
+    _Atomic(struct metric_series *) *cell = &times[s->slot - db_statements(&count)];
+    struct metric_series *series = atomic_load_explicit(cell, memory_order_acquire);
+    if (series == NULL) {
+        char labels[sizeof series->labels];
+        snprintf(labels, sizeof labels, "statement=\"%s\"", s->name);
+        series = metric_of(&statement_time, labels);
+        atomic_store_explicit(cell, series, memory_order_release);
+    }
+    metric_observe_us(series, took_us);
+}
+
+err health_metrics_start(void)
+{
+    size_t count;
+    db_statements(&count);
+    times = arena_array(app.arena, count, sizeof *times);
+    if (times == NULL)
+        return ERR_MEMORY;
+    db_observe_by(statement_took);
+    return OK;
+}
 
 err health_metrics(struct req *rq)
 {
