@@ -17,7 +17,7 @@ struct app {
     u32 loop_count;
     struct pool *slow;
     const struct egress *egress;
-    struct engine *engine;   /* the engine's own; core never looks inside */
+    struct engine *engine; /* the engine's own; core never looks inside */
     struct http_server *server;
     i64 started_us;
     _Atomic bool draining;

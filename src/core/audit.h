@@ -9,4 +9,5 @@ err audit(struct req *rq, const char *action, str object_id, str changed) MUST;
 /* For routes without a token (setup, login): tenant and actor are named, either may be STR_NONE; address and request id are the request's. */
 err audit_for(struct req *rq, str tenant_id, str actor, const char *action, str object_id, str changed) MUST;
 /* For what happens outside of a request. */
-err audit_system(struct tx *tx, struct arena *a, i64 now_us, str tenant_id, str actor, const char *action, str object_id, str detail) MUST;
+err audit_system(struct tx *tx, struct arena *a, i64 now_us, str tenant_id, str actor, const char *action,
+                 str object_id, str detail) MUST;

@@ -9,13 +9,14 @@ struct event {
     const char *topic; /* "execution" */
     str key;           /* "execution_01…" */
     str tenant_id;
-    str name;          /* "step.completed" */
-    str data;          /* JSON text */
-    str id;            /* ordering key within topic and key, see executions; may be "" */
+    str name; /* "step.completed" */
+    str data; /* JSON text */
+    str id;   /* ordering key within topic and key, see executions; may be "" */
 };
 struct subscription;
 /* Events of topic + key. `on` is called on the calling loop; event texts live until it returns; event == NULL means some were lost. NULL when out of memory. */
-struct subscription *events_subscribe(const char *topic, str key, void (*on)(void *ctx, const struct event *event), void *ctx) MUST;
+struct subscription *events_subscribe(const char *topic, str key, void (*on)(void *ctx, const struct event *event),
+                                      void *ctx) MUST;
 void events_unsubscribe(struct subscription *s); /* on its loop */
 /* From any thread, after the commit. Costs one atomic load when nobody listens to the topic. */
 void events_publish(const struct event *e);

@@ -12,14 +12,16 @@ struct job {
 };
 struct job_kind {
     const char *name; /* "auth.clean" */
-    err (*run)(const struct job *job); /* slow pool; may use db_write_wait and db_read_begin; retryable errors are tried again */
-    i64 every_us;     /* periodic: 0 = only when enqueued */
-    u32 max_attempts; /* 0 = 5 */
-    i64 timeout_us;   /* lease: 0 = 5 minutes */
+    err (*run)(const struct job
+                   *job); /* slow pool; may use db_write_wait and db_read_begin; retryable errors are tried again */
+    i64 every_us;         /* periodic: 0 = only when enqueued */
+    u32 max_attempts;     /* 0 = 5 */
+    i64 timeout_us;       /* lease: 0 = 5 minutes */
     const char *doc;
 };
 /* Inside a write transaction: the job exists when the transaction does. delay_us from now_us. */
-err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload, i64 delay_us) MUST;
+err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload,
+                 i64 delay_us) MUST;
 err jobs_start(void) MUST; /* after the modules started */
 /* No job is claimed or begun after this; one that runs ends in its pool. So: jobs_stop, then pool_free, then db_close. */
 void jobs_stop(void);

@@ -24,7 +24,8 @@ err modules_check(struct buf *complaint) MUST;
 
 /* Finds the route of a path (no query): the route for `method` (HEAD finds GET), else NULL with *allowed telling the methods that the path has (bit 1 << method; 0 = no such
  * path). A trailing slash is the same route. Parameters are percent-decoded into params (arena). ERR_DECODE: a bad escape. */
-err route_find(struct arena *a, enum http_method method, str path, const struct route **out, str params[6], u32 *allowed) MUST;
+err route_find(struct arena *a, enum http_method method, str path, const struct route **out, str params[6],
+               u32 *allowed) MUST;
 /* Name of the i-th parameter of a route's path; STR_NONE beyond. */
 str route_param_name(const struct route *r, u32 i);
 err routes_build(void) MUST; /* makes the trie from `modules`; once, at start */

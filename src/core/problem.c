@@ -34,7 +34,8 @@ const struct problem problem_of_class[ERR_COUNT] = {
     [ERR_NOT_FOUND] = HERE("request.not_found", ERR_NOT_FOUND, "The object does not exist"),
     [ERR_METHOD] = HERE("route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method"),
     [ERR_CONFLICT] = HERE("request.conflict", ERR_CONFLICT, "The request conflicts with the present state"),
-    [ERR_PRECONDITION] = HERE("request.precondition_failed", ERR_PRECONDITION, "The object has changed in the meantime"),
+    [ERR_PRECONDITION] =
+        HERE("request.precondition_failed", ERR_PRECONDITION, "The object has changed in the meantime"),
     [ERR_TOO_LARGE] = HERE("request.too_large", ERR_TOO_LARGE, "The request is too large"),
     [ERR_MEDIA] = HERE("request.media_type", ERR_MEDIA, "The body has a media type that is not accepted here"),
     [ERR_INVALID] = HERE("request.invalid", ERR_INVALID, "The request is well formed but wrong"),

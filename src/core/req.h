@@ -14,7 +14,7 @@ struct caller {
     str tenant_id; /* {NULL,0} when nobody signed in */
     str user_id, session_id;
     str email;
-    u32 role;      /* one bit of enum role; 0 = nobody */
+    u32 role; /* one bit of enum role; 0 = nobody */
 };
 
 struct page { /* the common part of every list's query; see LIST_QUERY in list.h */
@@ -26,11 +26,11 @@ struct page { /* the common part of every list's query; see LIST_QUERY in list.h
 struct answer {
     int status; /* 0 = none yet */
     const struct table *table;
-    const void *row;   /* or rows */
+    const void *row; /* or rows */
     u32 count;
     bool list;
-    size_t cut;        /* see field_encode_cut */
-    str content_type;  /* of raw */
+    size_t cut;       /* see field_encode_cut */
+    str content_type; /* of raw */
     str raw;
     struct pair headers[12];
     u32 header_count;
@@ -44,10 +44,10 @@ struct req {
     const struct route *route;
     struct caller who;
     str params[6];
-    const void *body;       /* struct of route->in */
-    const struct json *json;/* the body's DOM, when it was JSON */
-    const void *query;      /* struct of route->query */
-    void *prepared;         /* what prepare hands to handle */
+    const void *body;        /* struct of route->in */
+    const struct json *json; /* the body's DOM, when it was JSON */
+    const void *query;       /* struct of route->query */
+    void *prepared;          /* what prepare hands to handle */
     struct tx *tx;
     i64 now_us;
     str request_id;         /* of X-Request-Id when sane, else made */
@@ -79,7 +79,8 @@ void reply_location(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Records the problem with a detail for people (never with a cause of ours) and returns its class. */
 err problem(struct req *rq, const struct problem *p, const char *format, ...) PRINTF_LIKE(3, 4) MUST;
 /* The same with one entry in `errors`. */
-err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *format, ...) PRINTF_LIKE(5, 6) MUST;
+err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *format, ...)
+    PRINTF_LIKE(5, 6) MUST;
 /* A fault of ours: logs one line with request id and cause, answers 500 with nothing of it. Always ERR_INTERNAL. */
 err fault(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3) MUST;
 

@@ -27,8 +27,8 @@ struct expr; /* a compiled value */
 
 /* Which text goes around {{ }}. */
 enum expr_use {
-    EXPR_VALUE,     /* any JSON value with templates in its strings */
-    EXPR_URL,       /* a string; values inside text are percent-encoded (not a whole-string expression, nor one at the very start of the text, which may be the base URL) */
+    EXPR_VALUE, /* any JSON value with templates in its strings */
+    EXPR_URL, /* a string; values inside text are percent-encoded (not a whole-string expression, nor one at the very start of the text, which may be the base URL) */
     EXPR_CONDITION, /* a string that is a bare expression (without {{ }}; with them is fine too); the result counts as true or false as in Lua, plus: "" , 0 stay true */
     EXPR_SCRIPT,    /* a string that is a Lua chunk; `return` gives the result; `args` is a name in it */
 };
@@ -43,14 +43,16 @@ bool expr_is_constant(const struct expr *e);
  * results share nodes with it. */
 struct expr_scope {
     const struct json *input, *trigger, *execution, *workflow, *item, *vars, *args;
-    const struct json *(*step)(void *ctx, str step_id); /* {status, output, error} of a step, NULL when it has not ended */
+    const struct json *(*step)(void *ctx,
+                               str step_id); /* {status, output, error} of a step, NULL when it has not ended */
     void *ctx;
-    i64 now_us;      /* what date.now() says */
+    i64 now_us; /* what date.now() says */
     str random_seed; /* uuid() is derived from it and a counter: the same execution and step gives the same ids when it runs again */
 };
 struct expr_error {
-    const char *code; /* "expr.runtime", "expr.instructions", "expr.memory", "expr.value" (not JSON: function, cycle, NaN key), "expr.too_large"; static */
-    str detail;       /* Lua's message without paths, with the line; on the arena */
+    const char *
+        code; /* "expr.runtime", "expr.instructions", "expr.memory", "expr.value" (not JSON: function, cycle, NaN key), "expr.too_large"; static */
+    str detail; /* Lua's message without paths, with the line; on the arena */
 };
 
 struct machine;
