@@ -235,6 +235,8 @@ static const struct verb verbs[] = {
           "Print CODE KIND STATUS FILE:LINE TITLE of every code that an answer can carry. Kinds: a problem or a refusal\n"
           "        is an answer of its own, an entry stands in its errors, a failure is that of a step or an execution." },
     { "metrics", .show = show_metrics, .help = "Print NAME KIND HELP of everything at /metrics." },
+    { "statements", .show = show_statements,
+      .help = "Print SCOPE NAME SQL of every statement; one of scope system runs for no tenant or for all." },
     { "jobs", .show = show_jobs,
       .help = "Print KIND PERIOD DOC of every background job; - is the period of one that only runs when asked for." },
     { "openapi", .show = show_openapi, .help = "Print the OpenAPI document." },

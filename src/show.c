@@ -139,7 +139,31 @@ err show_metrics(struct buf *b, bool json)
     qsort(sorted, n, sizeof(struct metric *), by_name);
     struct sheet s = sheet_begin(b, columns, json);
     for (size_t i = 0; i < n; i++)
-        row(&s, (str[]){ str_of(sorted[i]->name), str_of(kinds[sorted[i]->kind]), str_of(sorted[i]->help) });
+        if (i == 0 || by_name(&sorted[i - 1], &sorted[i]) != 0) /* of a family the first */
+            row(&s, (str[]){ str_of(sorted[i]->name), str_of(kinds[sorted[i]->kind]), str_of(sorted[i]->help) });
+    return sheet_end(&s);
+}
+
+static int by_scope(const void *a, const void *b)
+{
+    const struct stmt *const *x = a, *const *y = b;
+    return (*x)->scope != (*y)->scope ? (int)(*x)->scope - (int)(*y)->scope : strcmp((*x)->name, (*y)->name);
+}
+
+err show_statements(struct buf *b, bool json)
+{
+    static const struct column columns[] = { { "scope", 6 }, { "name", 28 }, { "sql", 0 }, { NULL } };
+    static const char *const scopes[] = { [SCOPE_TENANT] = "tenant", [SCOPE_SYSTEM] = "system" };
+    size_t n;
+    const struct stmt *const *all = db_statements(&n);
+    const struct stmt **sorted = NEW_N(b->arena, const struct stmt *, n);
+    if (sorted == NULL)
+        return ERR_MEMORY;
+    memcpy(sorted, all, n * sizeof(struct stmt *));
+    qsort(sorted, n, sizeof(struct stmt *), by_scope);
+    struct sheet s = sheet_begin(b, columns, json);
+    for (size_t i = 0; i < n; i++)
+        row(&s, (str[]){ str_of(scopes[sorted[i]->scope]), str_of(sorted[i]->name), str_of(sorted[i]->sql) });
     return sheet_end(&s);
 }
 
