@@ -192,16 +192,22 @@ static void conditions(struct doc *d, const struct route *r)
                          S("The ETag of the object as it was read, or *: 412 when it has changed since"));
 }
 
-static bool has_parameters(const struct route *r)
+/* W_WAIT joins the execution that the key began; the rest answers again what it answered. */
+static bool takes_key(const struct route *r, enum http_method method)
 {
-    return route_param_name(r, 0).p != NULL || (r->query != NULL && r->query->count > 0) || r->etag != NULL ||
-           route_masks(r);
+    return route_keeps(r) || (method == POST && r->work == W_WAIT);
 }
 
-static void parameters(struct doc *d, const struct route *r)
+static bool has_parameters(const struct route *r, enum http_method method)
+{
+    return route_param_name(r, 0).p != NULL || (r->query != NULL && r->query->count > 0) || r->etag != NULL ||
+           route_masks(r) || takes_key(r, method);
+}
+
+static void parameters(struct doc *d, const struct route *r, enum http_method method)
 {
     str name;
-    if (!has_parameters(r))
+    if (!has_parameters(r, method))
         return;
     open_key(d, S("parameters"), '[');
     for (u32 i = 0; (name = route_param_name(r, i)).p != NULL; i++)
@@ -212,6 +218,11 @@ static void parameters(struct doc *d, const struct route *r)
     if (route_masks(r))
         fields_parameter(d, r);
     conditions(d, r);
+    if (takes_key(r, method))
+        header_parameter(
+            d, S("Idempotency-Key"), false,
+            S("The same key within 24 hours is the same request: it is carried out once and answered alike, "
+              "with Idempotent-Replayed: true"));
     jw_end(d->w, ']');
 }
 
@@ -271,6 +282,8 @@ static void success_headers(struct doc *d, const struct route *r, int status)
     header(d, S("X-Request-Id"), S("Names this request in the logs"), S("string"));
     if (status == 201)
         header(d, S("Location"), S("Path of the created object"), S("string"));
+    if (takes_key(r, r->method))
+        header(d, S("Idempotent-Replayed"), S("true: carried out earlier, by the same Idempotency-Key"), S("string"));
     if ((status == 200 && r->etag != NULL) || (status == 201 && makes_tagged(d, r)))
         header(d, S("ETag"), S("Names this state of the object, for If-Match and If-None-Match"), S("string"));
     if (r->flags & R_LIST) {
@@ -369,6 +382,9 @@ static struct codes codes_of(const struct route *r)
     codes_add(&c, json, &problem_body_media);
     codes_add(&c, json || !free_query, &problem_body_invalid);
     codes_add(&c, r->etag != NULL, &problem_of_class[ERR_PRECONDITION]);
+    codes_add(&c, route_keeps(r), &problem_idempotency_running);
+    codes_add(&c, route_keeps(r), &problem_idempotency_unkept);
+    codes_add(&c, route_keeps(r), &problem_idempotency_mismatch);
     codes_add(&c, need_match, &problem_of_class[ERR_NO_MATCH]);
     codes_add(&c, true, &problem_of_class[ERR_INTERNAL]);
     codes_add(&c, true, &problem_of_class[ERR_BUSY]);
@@ -458,7 +474,7 @@ static void operation(struct doc *d, const struct operation *o)
         jw_raw(d->w, S("{\"bearer\":[]}"));
     jw_end(d->w, ']');
     text(d, S("x-permission"), str_of(r->need->name));
-    parameters(d, r);
+    parameters(d, r, o->method);
     request_body(d, r, o->method);
     responses(d, r);
     jw_end(d->w, '}');

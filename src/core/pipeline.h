@@ -7,6 +7,7 @@
 #include "core/app.h"
 #include "core/compress.h"
 #include "core/conditional.h"
+#include "core/idempotency.h"
 #include "core/metrics.h"
 #include "core/req.h"
 #include <stdatomic.h>
@@ -68,6 +69,7 @@ struct request_core {
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
     void (*fire)(struct req *rq);
+    struct idempotent idempotent;
     struct letter letter; /* while it is compressed elsewhere */
     struct db_job job;
     struct task task;
@@ -84,6 +86,15 @@ err gate(struct request_core *c) MUST;
 err conditional_before(struct request_core *c) MUST;
 /* After a change, in its transaction: the ETag of what came of it. */
 err conditional_after(struct request_core *c) MUST;
+
+/* idempotency.c, in the order of their calls: may it begin (422, 409); was it carried out before (a handler: then its answer is given again); in the
+ * transaction behind the handler: keeps the answer; when it is answered, however. */
+err idempotency_claim(struct request_core *c) MUST;
+err idempotency_repeat(struct req *rq) MUST;
+err idempotency_keep(struct request_core *c) MUST;
+void idempotency_release(struct request_core *c);
+/* Whether a key counts here. */
+bool route_keeps(const struct route *r);
 
 /* Whether ?fields= works here: a GET that answers rows of .out. */
 bool route_masks(const struct route *r);
@@ -113,6 +124,8 @@ struct http_handler req_handler(struct listener *listener);
 
 /* reply.c: encodes, logs, counts, answers; the request is gone afterwards. Loop thread. */
 void reply_send(struct request_core *c, err outcome);
+/* What the answer of a handler comes to, of at most `max` bytes of body (`fail` is ERR_TOO_LARGE above); may be called before reply_send, which then encodes again. */
+struct letter reply_encode(struct request_core *c, size_t max);
 /* Logs and counts; for answers that went out as a stream. */
 void reply_account(struct request_core *c, int status, size_t bytes);
 /* A problem document; `errors` may be NULL. */

@@ -173,14 +173,17 @@ static void write_rows(struct buf *b, const struct answer *a, u64 mask)
     buf_char(b, ']');
 }
 
-static struct letter encode_answer(struct req *rq)
+static struct letter encode_answer(struct req *rq, size_t max)
 {
     const struct answer *a = &rq->answer;
     bool masked = rq->core->mask != 0 && a->table == rq->route->out;
     u64 mask = masked ? rq->core->mask : ~(u64)0;
     if (a->table == NULL)
-        return (struct letter){ .status = a->status, .type = a->content_type, .body = a->raw };
-    struct buf b = { .arena = rq->arena };
+        return (struct letter){ .status = a->status,
+                                .type = a->content_type,
+                                .body = a->raw,
+                                .fail = max > 0 && a->raw.n > max ? ERR_TOO_LARGE : OK };
+    struct buf b = { .arena = rq->arena, .max = max };
     if (a->list)
         write_rows(&b, a, mask);
     else
@@ -212,8 +215,13 @@ static struct letter encode(struct request_core *c, err outcome)
     struct req *rq = &c->rq;
     const struct problem *p = problem_for(&rq->answer, outcome);
     if (p == NULL)
-        return encode_answer(rq);
+        return encode_answer(rq, 0);
     return encode_problem(rq, p, p == rq->answer.problem ? rq->answer.problem_detail : STR_NONE);
+}
+
+struct letter reply_encode(struct request_core *c, size_t max)
+{
+    return encode_answer(&c->rq, max);
 }
 
 void req_forget_answer(struct request_core *c)
@@ -299,6 +307,7 @@ static void deliver(struct request_core *c)
 {
     struct letter *l = &c->letter;
     struct headers h;
+    idempotency_release(c); /* before the client can know, and come again */
     headers_make(c, l, &h);
     reply_account(c, l->status, l->body.n);
     http_reply(c->rq.http, l->status, h.list, h.n, l->body);

@@ -334,7 +334,8 @@ static err write_steps(struct request_core *c)
 {
     TRY(conditional_before(c));
     TRY(c->rq.route->handle(&c->rq));
-    return conditional_after(c);
+    TRY(conditional_after(c));
+    return idempotency_keep(c);
 }
 
 static err write_run(struct db_job *job, struct tx *tx)
@@ -378,15 +379,20 @@ static void write_submit(struct request_core *c)
     reply_send(c, e);
 }
 
+static bool is_answered(const struct request_core *c, err e)
+{
+    return e != OK || c->rq.answer.status != 0 || c->rq.answer.problem != NULL;
+}
+
 static void after_prepare(struct request_core *c, err e)
 {
-    if (e != OK || c->rq.answer.status != 0 || c->rq.answer.problem != NULL)
+    if (is_answered(c, e))
         reply_send(c, e);
     else
         write_submit(c);
 }
 
-static void write_start(struct request_core *c)
+static void write_prepare(struct request_core *c)
 {
     const struct route *r = c->rq.route;
     if (r->prepare == NULL)
@@ -395,6 +401,25 @@ static void write_start(struct request_core *c)
         in_pool(c, r->prepare, after_prepare);
     else
         on_loop(c, r->prepare, after_prepare);
+}
+
+static void after_repeat(struct request_core *c, err e)
+{
+    if (is_answered(c, e))
+        reply_send(c, e);
+    else
+        write_prepare(c);
+}
+
+static void write_start(struct request_core *c)
+{
+    err e = idempotency_claim(c);
+    if (e != OK)
+        reply_send(c, e);
+    else if (c->idempotent.claimed)
+        on_loop(c, idempotency_repeat, after_repeat);
+    else
+        write_prepare(c);
 }
 
 /* -- parking ------------------------------------------------------------------------------------------------------- */
@@ -507,7 +532,7 @@ static void stream_start(struct request_core *c)
         return;
     c->gone = NULL;
     rq->tx = NULL;
-    if (e != OK || rq->answer.status != 0 || rq->answer.problem != NULL)
+    if (is_answered(c, e))
         reply_send(c, e);
 }
 

@@ -49,7 +49,8 @@ enum route_flags {
     R_ADMIT = 1 << 8,        /* `admit` bounds the body per object */
     R_ANY_METHOD = 1 << 9,   /* the row stands for GET, POST, PUT, PATCH and DELETE; the handler looks at rq->http->method */
     R_NO_STORE = 1 << 10,    /* the handler reads nothing: no snapshot is taken (rq->tx stays NULL), so it answers while the store is down */
-    R_SECRET = 1 << 11,      /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) */
+    R_SECRET = 1 << 11,      /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) and never kept for a repeat,
+                              * so an Idempotency-Key does not count */
     R_NEED_MATCH = 1 << 12,  /* 428 without If-Match */
 };
 

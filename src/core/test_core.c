@@ -28,6 +28,10 @@
 const struct migration db_migrations[] = {
     { 1, "toys", "CREATE TABLE toys (id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, name TEXT NOT NULL UNIQUE) STRICT;",
       "DROP TABLE toys;" },
+    { 2, "idempotency",
+      "CREATE TABLE idempotency_keys (tenant_id TEXT NOT NULL, key_hash TEXT NOT NULL, body_hash TEXT NOT NULL, status BIGINT NOT NULL, "
+      "headers TEXT NOT NULL, body TEXT, created_at BIGINT NOT NULL, PRIMARY KEY (tenant_id, key_hash));",
+      "DROP TABLE idempotency_keys;" },
     { 0 },
 };
 
@@ -195,6 +199,24 @@ static err toy_block(struct req *rq)
     return reply_raw(rq, 200, S("text/plain"), S("unblocked"));
 }
 
+static err held_prepare(struct req *rq)
+{
+    return toy_block(rq) == OK ? (rq->answer = (struct answer){ 0 }, OK) : ERR_INTERNAL;
+}
+
+/* As many bytes as the name says. */
+static err toy_bytes(struct req *rq)
+{
+    i64 n = 0;
+    if (!str_i64(((const struct toy *)rq->body)->name, 0, 1 << 20, &n))
+        return ERR_INVALID;
+    char *p = arena_alloc(rq->arena, (size_t)n);
+    assert_non_null(p);
+    memset(p, 'x', (size_t)n);
+    reply_location(rq, "/bytes/%lld", (long long)n);
+    return reply_raw(rq, 200, S("text/plain"), (str){ p, (size_t)n });
+}
+
 static char woken[] = "woken", twice[] = "twice"; /* what parked requests carry along */
 
 static void wait_over(struct req *rq)
@@ -294,6 +316,12 @@ static const struct route toy_routes[] = {
     { ROUTE(GET, "/api/v1/toys/{name}/parts/{part}", toy_parts, W_READ), .need = &signed_in, TEXT_OUT, .doc = "Parts" },
     { ROUTE(PUT, "/api/v1/toys/{name}", toy_change, W_WRITE), .need = &can_write, .flags = R_NEED_MATCH,
       .in = &toy_table, .out = &toy_table, .etag = &toy_state, .doc = "Another id" },
+    { ROUTE(POST, "/api/v1/held", toy_create, W_WRITE), .prepare = held_prepare, .need = &can_write,
+      .flags = R_SLOW_PREPARE, .in = &toy_table, .out = &toy_table, .doc = "Waits before it writes" },
+    { ROUTE(POST, "/api/v1/bytes", toy_bytes, W_WRITE), .need = &can_write, .flags = R_TEXT, .produces = "text/plain",
+      .in = &toy_table, .doc = "Bytes" },
+    { ROUTE(POST, "/api/v1/secret", toy_create, W_WRITE), .need = &can_write, .flags = R_SECRET, .in = &toy_table,
+      .out = &toy_table, .doc = "Not to be kept" },
     { ROUTE(POST, "/api/v1/broken", toy_roll_back, W_WRITE), .need = &can_write, .in = &toy_table, .out = &toy_table,
       .doc = "Rolls back" },
     { ROUTE(POST, "/api/v1/kept", toy_keep, W_WRITE), .need = &can_write, .in = &toy_table, .out = &toy_table,
@@ -717,6 +745,89 @@ static void test_fields(void **state)
     assert_int_equal(status_of(ask("POST /api/v1/toys", OWNER JSON, "{\"name\":\"ball\"}")), 201);
     run_rows(rows, COUNT(rows));
     has_not(ask("GET /api/v1/toys?fields=id", OWNER, NULL), "\"name\"");
+}
+
+#define KEY(k) OWNER JSON "Idempotency-Key: " k "\r\n"
+
+static void test_a_key_is_one_request(void **state)
+{
+    char first[1024];
+    int before = stage.after_calls;
+    const char *text = ask("POST /api/v1/toys", KEY("k1"), "{\"name\":\"drum\"}");
+    assert_int_equal(status_of(text), 201);
+    has_not(text, "Idempotent-Replayed");
+    snprintf(first, sizeof first, "%s", strstr(text, "\r\n\r\n"));
+    text = ask("POST /api/v1/toys", KEY("k1"), "{\"name\":\"drum\"}");
+    assert_int_equal(status_of(text), 201);
+    assert_string_equal(strstr(text, "\r\n\r\n"), first);
+    static const char *const kept[] = { "Idempotent-Replayed: true", "Location: /api/v1/toys/drum", "X-Prepared: yes",
+                                        "ETag: \"", "Content-Type: application/json" };
+    for (size_t i = 0; i < COUNT(kept); i++)
+        has(text, kept[i]);
+    assert_int_equal(stage.after_calls, before + 1);
+    static const struct row rows[] = {
+        { "POST /api/v1/toys", KEY("k1"), "{\"name\":\"flute\"}", 422, { "idempotency.mismatch" } },
+        { "POST /api/v1/toys?", KEY("k1"), "{\"name\":\"drum\"}", 201, { "Idempotent-Replayed" } },
+        { "POST /api/v1/toys", KEY("k2"), "{\"name\":\"drum\"}", 409, { "request.conflict" } }, /* another request */
+        { "POST /api/v1/toys",
+          KEY("k2"),
+          "{\"name\":\"gong\"}",
+          201,
+          { "gong" } }, /* which did nothing, so its key is free */
+        { "POST /api/v1/broken", KEY("k1"), "{\"name\":\"drum\"}", 409, { "request.conflict" } }, /* another route */
+        { "POST /api/v1/secret", KEY("k3"), "{\"name\":\"note\"}", 201, { "note" } },
+        { "POST /api/v1/secret", KEY("k3"), "{\"name\":\"note\"}", 409, { "request.conflict" } }, /* was not kept */
+        { "POST /api/v1/toys", KEY("a b"), "{\"name\":\"x\"}", 422, { "header/Idempotency-Key" } },
+        { "POST /api/v1/toys", KEY(""), "{\"name\":\"x\"}", 422, { "header/Idempotency-Key" } },
+        { "POST /api/v1/toys",
+          KEY("a") "Idempotency-Key: a\r\n",
+          "{\"name\":\"x\"}",
+          422,
+          { "header/Idempotency-Key" } },
+    };
+    run_rows(rows, COUNT(rows));
+}
+
+static void test_bounds_of_keys_and_answers(void **state)
+{
+    char headers[512], body[64];
+    for (int n = IDEMPOTENCY_KEY_MAX - 1; n <= IDEMPOTENCY_KEY_MAX + 1; n++) {
+        snprintf(headers, sizeof headers, OWNER JSON "Idempotency-Key: %0*d\r\n", n, 7);
+        int status = status_of(ask("POST /api/v1/bytes", headers, "{\"name\":\"1\"}"));
+        assert_int_equal(status, n <= IDEMPOTENCY_KEY_MAX ? 200 : 422);
+    }
+    for (int n = IDEMPOTENCY_KEPT_MAX - 1; n <= IDEMPOTENCY_KEPT_MAX + 1; n++) {
+        snprintf(headers, sizeof headers, OWNER JSON "Idempotency-Key: b%d\r\n", n);
+        snprintf(body, sizeof body, "{\"name\":\"%d\"}", n);
+        assert_int_equal(status_of(ask("POST /api/v1/bytes", headers, body)), 200);
+        const char *text = ask("POST /api/v1/bytes", headers, body);
+        assert_int_equal(status_of(text), n <= IDEMPOTENCY_KEPT_MAX ? 200 : 409);
+        has(text, "Location: /bytes/");
+        if (n > IDEMPOTENCY_KEPT_MAX)
+            has(text, "idempotency.not_kept");
+    }
+    assert_int_equal(status_of(ask("POST /api/v1/bytes", KEY("empty"), "{\"name\":\"0\"}")), 200);
+    has(ask("POST /api/v1/bytes", KEY("empty"), "{\"name\":\"0\"}"), "Idempotent-Replayed");
+}
+
+static void test_a_key_in_flight(void **state)
+{
+    stage.released = false;
+    int entered = stage.entered, fd = send_request("POST /api/v1/held", KEY("f1"), "{\"name\":\"yoyo\"}");
+    stage_await(entered + 1);
+    const char *text = ask("POST /api/v1/held", KEY("f1"), "{\"name\":\"yoyo\"}");
+    assert_int_equal(status_of(text), 409);
+    has(text, "idempotency.running");
+    has(text, "Retry-After: 1");
+    pthread_mutex_lock(&stage.lock);
+    stage.released = true;
+    pthread_cond_broadcast(&stage.changed);
+    pthread_mutex_unlock(&stage.lock);
+    assert_int_equal(status_of(receive(fd)), 201);
+    text = ask("POST /api/v1/held", KEY("f1"), "{\"name\":\"yoyo\"}");
+    assert_int_equal(status_of(text), 201);
+    has(text, "Idempotent-Replayed: true");
+    stage.released = false;
 }
 
 static void test_slow_read_runs_again(void **state)
@@ -1171,6 +1282,9 @@ static int run_all(void)
         cmocka_unit_test(test_lists),
         cmocka_unit_test(test_conditional_requests),
         cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_a_key_is_one_request),
+        cmocka_unit_test(test_bounds_of_keys_and_answers),
+        cmocka_unit_test(test_a_key_in_flight),
         cmocka_unit_test(test_slow_read_runs_again),
         cmocka_unit_test(test_full_pool),
         cmocka_unit_test(test_park_and_resume),

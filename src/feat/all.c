@@ -1,4 +1,5 @@
 /* all.c - the one list of modules, in the order of their start: a module may rely on those above it. */
+#include "core/idempotency.h"
 #include "core/module.h"
 
 #include "feat/auth/auth.h"
@@ -10,6 +11,6 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &health_module,     &tenants_module,  &users_module,     &auth_module,
-    &executions_module, &triggers_module, &workflows_module, NULL,
+    &idempotency_module, &health_module,   &tenants_module,   &users_module, &auth_module,
+    &executions_module,  &triggers_module, &workflows_module, NULL,
 };

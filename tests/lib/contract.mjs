@@ -77,7 +77,7 @@ export class Contract {
         assert.equal(body.type, `/docs/errors#${body.code}`, where);
         for (const key of ['title', 'detail', 'request_id']) assert.equal(typeof body[key], 'string', `${where}: ${key}`);
         for (const entry of body.errors ?? []) {
-            assert.match(entry.pointer, /^(\/.*|query\/.+|)$/, where);
+            assert.match(entry.pointer, /^(\/.*|(query|header)\/.+|)$/, where);
             for (const key of ['code', 'detail']) assert.equal(typeof entry[key], 'string', `${where}: errors[].${key}`);
             assert.ok(codes().entry.has(entry.code), `${where}: weir errors does not list the entry ${entry.code}`);
         }

@@ -1,14 +1,12 @@
 /* executions.h - what other features may ask of executions: to run one for a caller who waits. */
 #pragma once
 
+#include "core/idempotency.h"
 #include "core/module.h"
 #include "core/req.h"
 #include "engine/engine.h"
 
 extern const struct module executions_module;
-
-/* 422 idempotency.mismatch: the key came with another body. */
-extern const struct problem execution_mismatch;
 
 /* A caller that waits for an execution; embed it in what lives on rq->arena, and set the first two. */
 struct execution_call {

@@ -8,11 +8,6 @@
 #include "codec/hash.h"
 #include "core/app.h"
 
-enum { KEY_MAX = 255 };
-
-PROBLEM_SHARED(execution_mismatch, "idempotency.mismatch", ERR_INVALID,
-               "The idempotency key came with another body before");
-
 static void release(void *outcome)
 {
     outcome_release(outcome);
@@ -67,20 +62,10 @@ err execution_refusal(struct execution_call *call)
 {
     err e = call->outcome != NULL ? call->outcome->error : call->error;
     if (e == ERR_INVALID)
-        return problem(call->rq, &execution_mismatch, "Use another key for another request");
+        return problem(call->rq, &problem_idempotency_mismatch, "Use another key for another request");
     if (e == OK && call->waiter.joined)
         reply_header(call->rq, "Idempotent-Replayed", S("true"));
     return e;
-}
-
-static bool key_sane(str key)
-{
-    if (key.n == 0 || key.n > KEY_MAX)
-        return false;
-    for (size_t i = 0; i < key.n; i++)
-        if (key.p[i] < '!' || key.p[i] > '~')
-            return false;
-    return true;
 }
 
 static err digest(struct arena *a, const str *parts, size_t count, str *out)
@@ -99,10 +84,10 @@ err execution_dedup(struct req *rq, str header, str tenant_id, str scope, str bo
     str key = http_header(rq->http, name);
     if (key.p == NULL)
         return OK;
-    if (!key_sane(key) || http_header_count(rq->http, name) != 1) {
+    if (!idempotency_key_sane(key) || http_header_count(rq->http, name) != 1) {
         str at = strf(rq->arena, "header/%.*s", STR_FMT(header));
         return problem_at(rq, &problem_body_invalid, at, "field.format",
-                          "must be sent once, with 1 to %d visible ASCII characters", KEY_MAX);
+                          "must be sent once, with 1 to %d visible ASCII characters", IDEMPOTENCY_KEY_MAX);
     }
     const str parts[] = { tenant_id, scope, key };
     TRY(digest(rq->arena, parts, COUNT(parts), &start->dedup_key));

@@ -60,10 +60,16 @@ PROBLEM(wrong_method, "triggers.method", ERR_METHOD, "The webhook answers anothe
 PROBLEM(limited, "triggers.rate_limit", ERR_LIMIT, "The webhook is called more often than it allows");
 PROBLEM(too_large, "triggers.too_large", ERR_TOO_LARGE, "The body is longer than the webhook allows");
 
-const struct problem *const call_problems[] = {
-    &trigger_not_found, &unauthorized,      &forbidden_address, &wrong_method,       &limited,
-    &too_large,         &problem_body_json, &trigger_body_form, &execution_mismatch, NULL
-};
+const struct problem *const call_problems[] = { &trigger_not_found,
+                                                &unauthorized,
+                                                &forbidden_address,
+                                                &wrong_method,
+                                                &limited,
+                                                &too_large,
+                                                &problem_body_json,
+                                                &trigger_body_form,
+                                                &problem_idempotency_mismatch,
+                                                NULL };
 
 /* ---- the cache ---- */
 

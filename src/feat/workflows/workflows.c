@@ -469,8 +469,8 @@ static err workflow_list(struct req *rq)
 
 static const struct problem *const not_found_list[] = { &workflow_not_found, NULL };
 static const struct problem *const no_version_list[] = { &workflow_not_found, &version_not_found, NULL };
-static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive, &execution_mismatch,
-                                                      NULL };
+static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive,
+                                                      &problem_idempotency_mismatch, NULL };
 static const struct route_status execute_also[] = {
     { 202, &execution_table,
       "It still runs after the wait, or Prefer: respond-async asked not to wait; Location names it" },
