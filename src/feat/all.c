@@ -3,6 +3,7 @@
 #include "core/module.h"
 
 #include "feat/auth/auth.h"
+#include "feat/docs/docs.h"
 #include "feat/executions/executions.h"
 #include "feat/health/health.h"
 #include "feat/tenants/tenants.h"
@@ -11,6 +12,6 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module, &health_module,   &tenants_module,   &users_module, &auth_module,
-    &executions_module,  &triggers_module, &workflows_module, NULL,
+    &idempotency_module, &health_module,     &docs_module,     &tenants_module,   &users_module,
+    &auth_module,        &executions_module, &triggers_module, &workflows_module, NULL,
 };
