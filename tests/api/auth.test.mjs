@@ -1,7 +1,7 @@
 // Identity of an API client: one login, short access tokens, refresh tokens that rotate, and nothing that stands in for a signature.
 
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -217,6 +217,21 @@ describe('setup', () => {
     const setup = (body) => fresh.anonymous().post('/api/v1/setup', body);
     const owner = { email: 'first@example.test', password: PASSWORD };
 
+    test('the page behind the link loads nothing but itself, and its policy allows its one script and style', async () => {
+        const { text, headers } = await fresh.anonymous().get('/setup?token=any', { expect: 200 });
+        const policy = headers.get('content-security-policy');
+        for (const [kind, tag] of [['script-src', 'script'], ['style-src', 'style']]) {
+            const parts = [...text.matchAll(new RegExp(`<${tag}>(.*?)</${tag}>`, 'gs'))];
+            assert.equal(parts.length, 1);
+            const hash = createHash('sha256').update(parts[0][1]).digest('base64');
+            assert.ok(policy.includes(`${kind} 'sha256-${hash}'`), policy);
+        }
+        assert.match(policy, /^default-src 'none'; /);
+        assert.match(policy, /connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'$/);
+        assert.equal(headers.get('cache-control'), 'no-store');
+        assert.doesNotMatch(text, /https?:\/\/(?!127\.0\.0\.1)|\son\w+=|\ssrc=|\sstyle=|<link/);
+    });
+
     test('the first start prints a link with a one-time token, which makes tenant and owner exactly once', async () => {
         const link = await until('the setup link is printed', () => /https?:\/\/\S*\/setup\?token=([\w-]{20,})/.exec(fresh.stdout + fresh.stderr));
         const token = link[1];
@@ -228,6 +243,7 @@ describe('setup', () => {
         assert.equal(made.status, 201, made.text);
         assert.match((await fresh.anonymous().bearer(made.body.access_token).get('/api/v1/auth/me', { expect: 200 })).text, /"owner"/);
         assert.equal((await setup({ ...owner, email: 'second@example.test', token })).status, 409);
+        await fresh.anonymous().get('/setup', { expect: 404 });
         await fresh.anonymous().login(owner.email, owner.password);
     });
 

@@ -341,7 +341,12 @@ static const struct problem *const setup_problems[] = { &setup_done, &setup_toke
 static const struct problem *const login_problems[] = { &invalid_credentials, &throttled, &tenant_required, NULL };
 static const struct problem *const refresh_problems[] = { &refresh_invalid, NULL };
 
+static const struct problem *const setup_page_problems[] = { &setup_over, NULL };
+
 static const struct route routes[] = {
+    { ROUTE(GET, "/setup", setup_page, W_READ), .need = &anyone, .query = &setup_query_table, .flags = R_TEXT,
+      .produces = "text/html; charset=utf-8", .problems = setup_page_problems,
+      .doc = "The page behind the printed setup link", .more = "It is there as long as there is no user." },
     { ROUTE(POST, "/api/v1/setup", setup, W_WRITE), .prepare = setup_prepare, .need = &anyone, .in = &setup_table,
       .out = &token_pair_table, .flags = R_SLOW_PREPARE | R_SECRET, .status = 201, .max_body = 16 * KIB,
       .problems = setup_problems, .doc = "Make the first tenant and its owner",
@@ -378,6 +383,7 @@ static const struct job_kind jobs[] = {
 static err start(void)
 {
     TRY(sessions_start(app.arena));
+    TRY(setup_page_start(app.arena));
     gate_authenticate_by(sessions_authenticate);
     return setup_start();
 }

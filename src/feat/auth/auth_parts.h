@@ -95,5 +95,12 @@ err setup(struct req *rq) MUST;
 err setup_start(void) MUST;
 extern const struct problem setup_done, setup_token_wrong;
 
+/* --- setup_page.c --- */
+
+err setup_page(struct req *rq) MUST;
+err setup_page_start(struct arena *a) MUST;
+extern const struct table setup_query_table;
+extern const struct problem setup_over;
+
 /* Codes that more than one file answers with. */
 extern const struct problem refresh_invalid;

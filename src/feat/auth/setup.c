@@ -201,14 +201,16 @@ static err print_link(struct arena *a, str token)
     str url = base_url(a);
     if (url.p == NULL)
         return ERR_MEMORY;
+    bool usual = str_eq(url, S("http://127.0.0.1:8000")); /* what the example takes by itself */
     fprintf(stderr,
             "\n  Weir has no user yet. Make the first one, once, by this link:\n\n"
             "      %.*s/setup?token=%.*s\n\n"
             "  or from a terminal:\n\n"
             "      curl %.*s/api/v1/setup -H 'Content-Type: application/json' \\\n"
             "           -d '{\"token\":\"%.*s\",\"email\":\"you@example.com\",\"password\":\"…\"}'\n\n"
-            "  README.md goes on from here with a worked example.\n\n",
-            STR_FMT(url), STR_FMT(token), STR_FMT(url), STR_FMT(token));
+            "  Then run the worked example (README.md explains it):\n\n"
+            "      sh examples/score.sh you@example.com 'your password'%s%.*s\n\n",
+            STR_FMT(url), STR_FMT(token), STR_FMT(url), STR_FMT(token), usual ? "" : " ", STR_FMT(usual ? S("") : url));
     return OK;
 }
 
