@@ -14,7 +14,6 @@ json='Content-Type: application/json'
 call() { curl -sS --fail-with-body "$@"; }
 field() { grep -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d '"' -f 4; }
 show() { printf '\n# %s\n' "$1"; }
-pretty() { python3 -m json.tool --no-ensure-ascii; }
 
 token=$(call "$url/api/v1/auth/token" -H "$json" -d "{\"email\":\"$email\",\"password\":\"$password\"}" | field access_token)
 auth="Authorization: Bearer $token"
@@ -43,4 +42,21 @@ curl -sS "$url$webhook" -H "$json" -d '{"customer":"42","amount":100}'
 echo
 
 show 'the history of the first order'
-call "$url/api/v1/workflows/$workflow/executions?skip=1&limit=1" -H "$auth" | pretty
+call "$url/api/v1/workflows/$workflow/executions?skip=1&limit=1" -H "$auth" | python3 -c '
+import json, sys
+def compact(value):
+    if isinstance(value, dict) and "body" in value:
+        value = {key: value[key] for key in value if key != "headers"}  # of an HTTP answer: long, and of no interest here
+    return json.dumps(value, ensure_ascii=False)
+def clock(time):
+    return time[11:26] if time else "-"
+(run,) = json.load(sys.stdin)
+print(run["execution_id"], run["status"], "version", run["version"], "by", run["trigger"]["type"], "in", run["execution_time"], "s")
+print("  input  " + compact(run["input_data"]))
+print("  output " + compact(run["output_data"]))
+for step in run["step_executions"]:
+    print("{step_id}: {type}, {status}, attempt {attempt}, {from_} to {to}".format(
+        from_=clock(step["started_at"]), to=clock(step["completed_at"]), **step))
+    print("  input  " + compact(step["input_data"]))
+    print("  output " + compact(step["output_data"]))
+'
