@@ -200,6 +200,7 @@ enum field_schema { FIELD_SCHEMA_IN, FIELD_SCHEMA_OUT, FIELD_SCHEMA_PATCH, FIELD
 struct field_visit {
     void (*table)(void *ctx, const struct table *t, enum field_schema how);
     void *ctx;
+    const char *refs; /* in place of "#/components/schemas/" */
 };
 void field_schema(struct json_writer *w, const struct table *t, enum field_schema how, const struct field_visit *visit);
 str field_schema_name(struct arena *a, const struct table *t, enum field_schema how);

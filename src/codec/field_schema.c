@@ -139,7 +139,8 @@ static enum field_schema inner(const struct field *f, enum field_schema how)
 static void ref_to(const struct scheme *s, const struct table *t, enum field_schema how)
 {
     struct buf text = { 0 };
-    buf_f(&text, "#/components/schemas/%s%s", t->name, suffix(t, how));
+    bool own = s->visit != NULL && s->visit->refs != NULL;
+    buf_f(&text, "%s%s%s", own ? s->visit->refs : "#/components/schemas/", t->name, suffix(t, how));
     pieces(s, "$ref", &text);
     buf_free(&text);
     if (s->visit != NULL)

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-enum { REQUEST_ID_MAX = 64, MAX_BODY = 1 << 20, NO_BODY_MAX = 1 << 10 };
+enum { REQUEST_ID_MAX = 64, NO_BODY_MAX = 1 << 10 };
 
 /* For routes without body or query: whatever is given is unknown. */
 static const struct table nothing = { .name = "Nothing" };
@@ -78,7 +78,7 @@ static size_t body_limit(const struct request_core *c)
         return r->admit(c->rq.http, c->rq.params);
     if (r->in == NULL && !(r->flags & R_RAW_BODY))
         return NO_BODY_MAX;
-    return r->max_body != 0 ? r->max_body : MAX_BODY;
+    return r->max_body != 0 ? r->max_body : ROUTE_BODY_MAX;
 }
 
 /* The whole gate is passed here, at the head, so that a stranger cannot make us take a body. */

@@ -54,6 +54,8 @@ enum route_flags {
     R_NEED_MATCH = 1 << 12,  /* 428 without If-Match */
 };
 
+enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */
+
 struct route_status { /* a further documented answer */
     int status;
     const struct table *out; /* NULL = problem */

@@ -18,6 +18,7 @@
 
 enum {
     EXPR_INSTRUCTIONS = 1000000,          /* per evaluation */
+    EXPR_CPU_US = 250 * 1000,             /* per evaluation: the net under the instruction count */
     EXPR_CODE_BYTES = 64 * 1024,          /* of one expression or script */
     EXPR_VALUE_BYTES = 4 * 1024 * 1024,   /* of a result, as JSON */
     EXPR_MEMORY_BYTES = 32 * 1024 * 1024, /* of the Lua state */

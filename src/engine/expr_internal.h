@@ -15,7 +15,6 @@ enum {
     EXPR_TEMPLATES_MAX = 1000,       /* of one string */
     EXPR_DETAIL_BYTES = 1024,        /* of an error's text */
     EXPR_CHUNKS_MAX = 4096,          /* compiled chunks that a state keeps */
-    EXPR_CPU_US = 250 * 1000,        /* of one evaluation: the net under the instruction count */
     EXPR_BYTES_PER_INSTRUCTION = 16, /* what C code may touch for the price of one instruction */
 };
 

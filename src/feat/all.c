@@ -6,12 +6,14 @@
 #include "feat/docs/docs.h"
 #include "feat/executions/executions.h"
 #include "feat/health/health.h"
+#include "feat/limits/limits.h"
+#include "feat/step-types/step-types.h"
 #include "feat/tenants/tenants.h"
 #include "feat/triggers/triggers.h"
 #include "feat/users/users.h"
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module, &health_module,     &docs_module,     &tenants_module,   &users_module,
-    &auth_module,        &executions_module, &triggers_module, &workflows_module, NULL,
+    &idempotency_module, &health_module,   &docs_module,      &tenants_module,    &users_module,  &auth_module,
+    &executions_module,  &triggers_module, &workflows_module, &step_types_module, &limits_module, NULL,
 };

@@ -15,7 +15,7 @@
 #include <sodium.h>
 #include <string.h>
 
-enum { RATE_MAX = 1000000, BODY_MAX = 16 * 1024 * 1024, ADDRESSES_MAX = 64 };
+enum { RATE_MAX = 1000000, ADDRESSES_MAX = 64 };
 
 /* ---- fields ---- */
 
@@ -60,7 +60,7 @@ static const struct field address_field =
         FIELD(struct trigger, is_active, F_BOOL, .preset = "true", .doc = "An inactive trigger answers 404"),        \
         FIELD(struct trigger, rate_limit, F_I64, .flags = F_NULLABLE, .min = 1, .max = RATE_MAX, .preset = "60",     \
               .doc = "Calls per second, above them 429; null for no limit"),                                         \
-        FIELD(struct trigger, max_body_bytes, F_I64, .min = 1, .max = BODY_MAX, .preset = "1048576",                 \
+        FIELD(struct trigger, max_body_bytes, F_I64, .min = 1, .max = TRIGGER_BODY_MAX, .preset = "1048576",         \
               .doc = "A longer body is refused with 413"),                                                           \
         FIELD(struct trigger, respond, F_STR, .one_of = responses, .preset = "\"result\"",                           \
               .doc = "Whether a call waits for the result, or is answered 202 as soon as the execution is on disk"), \
@@ -557,12 +557,12 @@ static const char call_more[] =
     "answers for itself: any status, headers and body. The same Idempotency-Key (or value of dedup_header) within 24 hours joins the "
     "execution that it started, and the answer says Idempotent-Replayed: true. HEAD never runs a workflow.";
 
-#define HOOK_ROUTE(method_, doc_)                                                                      \
-    {                                                                                                  \
-        ROUTE(method_, HOOK, trigger_call, W_WAIT),                                                    \
-            .need = &anyone, .flags = R_RAW_BODY | R_NO_AUTH_HEADER | R_ADMIT, .admit = trigger_admit, \
-            .max_body = BODY_MAX, .query = &any_query_table, .out = &call_result_table, .status = 200, \
-            .also = call_also, .problems = call_problems, .doc = (doc_), .more = call_more             \
+#define HOOK_ROUTE(method_, doc_)                                                                              \
+    {                                                                                                          \
+        ROUTE(method_, HOOK, trigger_call, W_WAIT),                                                            \
+            .need = &anyone, .flags = R_RAW_BODY | R_NO_AUTH_HEADER | R_ADMIT, .admit = trigger_admit,         \
+            .max_body = TRIGGER_BODY_MAX, .query = &any_query_table, .out = &call_result_table, .status = 200, \
+            .also = call_also, .problems = call_problems, .doc = (doc_), .more = call_more                     \
     }
 
 static const struct route routes[] = {

@@ -6,7 +6,10 @@
 
 extern const struct module triggers_module;
 
-enum { TRIGGERS_MAX = 50 /* per workflow */ };
+enum {
+    TRIGGERS_MAX = 50,                   /* per workflow */
+    TRIGGER_BODY_MAX = 16 * 1024 * 1024, /* bytes of a call, as far as its trigger allows */
+};
 
 struct trigger_changes; /* entries of `definition.triggers`, checked and with their secrets sealed */
 

@@ -1,0 +1,6 @@
+/* limits.h - the module. */
+#pragma once
+
+#include "core/module.h"
+
+extern const struct module limits_module;
