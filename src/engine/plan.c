@@ -182,6 +182,53 @@ static err read_conditions(struct planner *pl)
     return OK;
 }
 
+static bool waits_for(const struct plan_step *s, const struct plan_step *need)
+{
+    for (u32 i = 0; i < s->need_count; i++)
+        if (s->needs[i] == need->index)
+            return true;
+    return false;
+}
+
+/* Switches are read in definition order, so the gates of one of them stand together. */
+static err add_gate(struct planner *pl, const struct plan_step *by, str name, str id, str pointer)
+{
+    struct plan_step *s = step_named(pl, id);
+    if (s == NULL)
+        return complain(pl, pointer, "definition.unknown_step", "There is no step called '%.*s'", id);
+    if (!waits_for(s, by))
+        return complain(pl, pointer, "definition.not_dependent", "The step '%.*s' does not depend on this one", id);
+    size_t size = sizeof *s->gates;
+    struct plan_gate *gates = arena_grow(pl->arena, s->gates, s->gate_count * size, (s->gate_count + 1) * size);
+    if (gates == NULL)
+        return ERR_MEMORY;
+    gates[s->gate_count++] = (struct plan_gate){ by->index, name };
+    s->gates = gates;
+    return OK;
+}
+
+static err read_case(struct planner *pl, const struct plan_step *by, str name, const struct json *ids, str pointer)
+{
+    for (u32 i = 0; ids != NULL && i < ids->n; i++)
+        TRY(add_gate(pl, by, name, json_str(&ids->items[i]), json_pointer_index(pl->arena, pointer, i)));
+    return OK;
+}
+
+/* What a step that branches names; after the dependencies are known. */
+static err read_branches(struct planner *pl, const struct plan_step *by)
+{
+    const struct json *with = json_get(&pl->steps->items[by->index], S("with"));
+    const struct json *cases = json_get(with, S("cases"));
+    str pointer = json_pointer_index(pl->arena, at(pl, pl->pointer, "steps"), by->index);
+    pointer = at(pl, pointer, "with");
+    str base = at(pl, pointer, "cases");
+    for (u32 i = 0; cases != NULL && i < cases->n; i++) {
+        const struct json_member *m = &cases->members[i];
+        TRY(read_case(pl, by, m->key, &m->value, json_pointer_key(pl->arena, base, m->key)));
+    }
+    return read_case(pl, by, S(STEP_CASE_DEFAULT), json_get(with, S("default")), at(pl, pointer, "default"));
+}
+
 static err link_feeds(struct plan *p)
 {
     for (u32 i = 0; i < p->count; i++) {
@@ -281,6 +328,9 @@ static err plan_read(struct planner *pl)
         TRY(read_step(pl, i));
     TRY(read_dependencies(pl));
     TRY(read_conditions(pl));
+    for (u32 i = 0; i < p->count; i++)
+        if (p->steps[i].kind != NULL && p->steps[i].kind->branches)
+            TRY(read_branches(pl, &p->steps[i]));
     if (pl->problems->n > 0)
         return ERR_INVALID;
     TRY(link_feeds(p));

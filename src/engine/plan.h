@@ -15,6 +15,12 @@ struct retry_policy {
     i64 initial_us, max_us;
 };
 
+/* The step runs only when the step `by` chose `name`, or another one of its gates with the same `by`. */
+struct plan_gate {
+    u32 by;
+    str name;
+};
+
 struct plan_step {
     str id;
     u32 index;
@@ -25,6 +31,8 @@ struct plan_step {
     const struct expr *condition;      /* NULL = none */
     u32 *needs, need_count;            /* indexes of dependencies */
     u32 *feeds, feed_count;            /* indexes of dependants */
+    struct plan_gate *gates;           /* in the order of `by` */
+    u32 gate_count;
     enum step_join join;
     struct retry_policy retry;
     i64 timeout_us;

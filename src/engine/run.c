@@ -158,10 +158,36 @@ static struct json error_json(struct run *r, const char *code, str message, str 
     return good ? e : json_of_str(S("out of memory"));
 }
 
+/* A step of a case waits for the choice, even when something else that it joins came first. */
+static bool gates_decided(const struct run *r, const struct run_step *s)
+{
+    for (u32 i = 0; i < s->plan->gate_count; i++)
+        if (!ended(&r->steps[s->plan->gates[i].by]))
+            return false;
+    return true;
+}
+
+/* Of each switch that names the step, one of the cases with it must have been chosen. */
+static bool gates_open(const struct run *r, const struct run_step *s)
+{
+    const struct plan_gate *gates = s->plan->gates;
+    for (u32 i = 0; i < s->plan->gate_count;) {
+        u32 by = gates[i].by;
+        str chosen = json_str(json_get(r->steps[by].record.output, S("case")));
+        bool open = false;
+        for (; i < s->plan->gate_count && gates[i].by == by; i++)
+            open |= str_eq(gates[i].name, chosen);
+        if (!open)
+            return false;
+    }
+    return true;
+}
+
 /* One of its needs has ended. Whether it then runs or is skipped is found when its turn comes. */
 static void consider(struct run *r, struct run_step *s)
 {
-    if (s->record.state == STEP_PENDING && (s->open_needs == 0 || (s->plan->join == JOIN_ANY && s->done_needs > 0)))
+    if (s->record.state == STEP_PENDING &&
+        (s->open_needs == 0 || (s->plan->join == JOIN_ANY && s->done_needs > 0 && gates_decided(r, s))))
         make_ready(r, s);
 }
 
@@ -340,12 +366,16 @@ static void attempt_failed(struct run *r, struct run_step *s, const struct step_
 
 /* --- attempts ----------------------------------------------------------------------------------------------------- */
 
-/* What a person sees as input: the URL that was called, but the script as it is written. */
+/* What a person sees as input: the URL that was called, but a script or condition as it is written. */
+static bool shown_as_written(const struct plan_step *p)
+{
+    return p->kind->special_use != EXPR_URL;
+}
+
 static bool show_special(struct run *r, const struct plan_step *p, struct json special, struct json *with)
 {
     struct json all = { .type = JSON_OBJECT };
-    bool good = json_set(r->arena, &all, str_of(p->kind->special),
-                         p->kind->special_use == EXPR_SCRIPT ? *p->special_source : special);
+    bool good = json_set(r->arena, &all, str_of(p->kind->special), shown_as_written(p) ? *p->special_source : special);
     for (u32 i = 0; good && i < with->n; i++)
         good = json_set(r->arena, &all, with->members[i].key, with->members[i].value);
     *with = all;
@@ -395,8 +425,7 @@ static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struc
 static bool check_input(struct run *r, struct run_step *s)
 {
     const struct plan_step *p = s->plan;
-    if (expr_is_constant(p->with) &&
-        (p->special == NULL || p->kind->special_use == EXPR_SCRIPT || expr_is_constant(p->special)))
+    if (expr_is_constant(p->with) && (p->special == NULL || shown_as_written(p) || expr_is_constant(p->special)))
         return true;
     struct problems problems = { .arena = r->arena };
     err e = field_decode(r->arena, p->kind->with, FIELD_EVALUATED, s->record.input, S(""), NULL, &problems);
@@ -487,7 +516,7 @@ static void turn(struct run *r, struct run_step *s, struct machine *m)
         return;
     }
     bool nothing_done = s->plan->need_count > 0 && s->done_needs == 0;
-    if (nothing_done && s->plan->join != JOIN_ALWAYS)
+    if ((nothing_done && s->plan->join != JOIN_ALWAYS) || !gates_open(r, s))
         end_step(r, s, STEP_SKIPPED);
     else if (condition_holds(r, s, m))
         begin_attempt(r, s, m);

@@ -28,12 +28,15 @@ struct step_attempt {
     struct step_result result;
 };
 
+#define STEP_CASE_DEFAULT "default" /* what a kind that branches chooses when no case fits */
+
 struct step_kind {
     const char *type; /* "http" */
     const char *doc;  /* one sentence; published at /step-types */
     const struct table *with;
     const char *special; /* a member of `with` that is compiled by `special_use`; NULL = none */
     enum expr_use special_use;
+    bool branches;  /* `with` names steps in `cases` and `default`, and the output's `case` says which of them run */
     bool outside;   /* its attempts leave the process (or wait): journalled before and after */
     i64 timeout_us; /* of one attempt, when the step says nothing */
     const char *output_doc;

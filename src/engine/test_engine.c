@@ -43,6 +43,7 @@ struct house {
     struct upstream upstream;
     struct engine *engine;
     const char *definition; /* what `load` gives */
+    i64 version;            /* of the last start: each has a plan of its own in the cache */
     int fail_first;         /* upstream: how many calls of /flaky fail */
 };
 static struct house house;
@@ -229,7 +230,7 @@ static err start(struct caller *c, const char *definition, const char *input, co
     plan->tenant_id = S("tenant_1");
     plan->workflow_id = S("workflow_1");
     plan->workflow_name = S("Test");
-    plan->version = 1;
+    plan->version = ++house.version;
     *c = (struct caller){ .waiter = { .tell = tell } };
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->cond, NULL);
@@ -332,6 +333,17 @@ static void test_wrong_definitions(void **state)
           "/definition/steps/0/with", "delay.one_of" },
         { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"retry\":{\"max_attempts\":0}}]}",
           "/definition/steps/0/retry/max_attempts", "field.range" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"condition\"}]}", "/definition/steps/0/with/if", "field.required" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"condition\",\"with\":{\"if\":\"1 +\"}}]}",
+          "/definition/steps/0/with/if", "expr.syntax" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":1,\"cases\":{\"x\":[\"ghost\"]}}}]}",
+          "/definition/steps/0/with/cases/x/0", "definition.unknown_step" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":1,\"cases\":{},\"default\":[\"ghost\"]}}]}",
+          "/definition/steps/0/with/default/0", "definition.unknown_step" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":1,\"cases\":{\"a/b\":[\"t\"]}}},{\"id\":\"t\",\"type\":\"transform\"}]}",
+          "/definition/steps/0/with/cases/a~1b/0", "definition.not_dependent" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":1,\"cases\":{\"default\":[]}}}]}",
+          "/definition/steps/0/with", "switch.default" },
         { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"settings\":{\"timeout_ms\":0}}",
           "/definition/settings/timeout_ms", "field.range" },
     };
@@ -352,6 +364,11 @@ static void test_wrong_definitions(void **state)
 }
 
 /* --- what comes of a definition ----------------------------------------------------------------------------------- */
+
+/* The rest of a definition that begins with a switch `s`. */
+#define SWITCH_STEPS                                                                                                                                                              \
+    "{\"id\":\"g\",\"type\":\"transform\",\"with\":{\"x\":1}},{\"id\":\"b\",\"type\":\"transform\",\"with\":{\"x\":2}},{\"id\":\"o\",\"type\":\"transform\",\"with\":{\"x\":3}}," \
+    "{\"id\":\"f\",\"type\":\"transform\",\"with\":{\"x\":4}}],\"dependencies\":{\"g\":[\"s\"],\"b\":[\"s\"],\"o\":[\"s\"],\"f\":[\"s\"]}}"
 
 static void test_outcomes(void **state)
 {
@@ -420,6 +437,32 @@ static void test_outcomes(void **state)
           "{\"id\":\"c\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},{\"id\":\"d\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}},"
           "{\"id\":\"e\",\"type\":\"transform\",\"with\":{\"x\":\"{{ ('x'):rep(4000000) }}\"}}]}",
           "{}", "failed", "engine.memory" },
+        /* a condition is a value that others read */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"condition\",\"with\":{\"if\":\"input.n > 5\"}},{\"id\":\"b\",\"type\":\"transform\",\"with\":{\"x\":1}},{\"id\":\"c\",\"type\":\"transform\",\"with\":{\"x\":2}}],"
+          "\"dependencies\":{\"b\":[\"a\"],\"c\":[\"a\"]},\"conditions\":{\"b\":\"steps.a.output.result\",\"c\":\"not steps.a.output.result\"}}",
+          "{\"n\":6}", "completed", "{\"b\":{\"x\":1}}" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"condition\",\"with\":{\"if\":\"{{ input.none }}\"}}]}", "{}",
+          "completed", "{\"a\":{\"result\":false}}" },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"condition\",\"with\":{\"if\":\"input.a.b > 1\"}}]}", "{}", "failed",
+          "expr.runtime" },
+        /* a switch: the chosen case runs, a step of two cases runs in both, the others are skipped, whoever is in no case runs */
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"{{ input.v }}\",\"cases\":{\"de\":[\"g\",\"b\"],\"1\":[\"b\"]},\"default\":[\"o\"]}}," SWITCH_STEPS,
+          "{\"v\":\"de\"}", "completed", "{\"g\":{\"x\":1},\"b\":{\"x\":2},\"f\":{\"x\":4}}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"{{ input.v }}\",\"cases\":{\"de\":[\"g\",\"b\"],\"1\":[\"b\"]},\"default\":[\"o\"]}}," SWITCH_STEPS,
+          "{\"v\":1}", "completed", "{\"b\":{\"x\":2},\"f\":{\"x\":4}}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"{{ input.v }}\",\"cases\":{\"de\":[\"g\",\"b\"],\"1\":[\"b\"]},\"default\":[\"o\"]}}," SWITCH_STEPS,
+          "{\"v\":true}", "completed", "{\"o\":{\"x\":3},\"f\":{\"x\":4}}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":null,\"cases\":{\"de\":[\"g\",\"b\"],\"1\":[\"b\"]},\"default\":[\"o\"]}}," SWITCH_STEPS,
+          "{}", "completed", "{\"o\":{\"x\":3},\"f\":{\"x\":4}}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"{{ input.v }}\",\"cases\":{\"de\":[\"g\",\"b\"],\"1\":[\"b\"]},\"default\":[\"o\"]}}," SWITCH_STEPS,
+          "{\"v\":[]}", "failed", "switch.value" },
+        /* a step of a case waits for the choice although it joins what came first, and a switch that was skipped chose nothing */
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":5}},{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"x\",\"cases\":{\"y\":[\"t\"]}}},"
+          "{\"id\":\"t\",\"type\":\"transform\",\"join\":\"any\"}],\"dependencies\":{\"s\":[\"d\"],\"t\":[\"a\",\"s\"]}}",
+          "{}", "completed", "{}" },
+        { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":\"y\",\"cases\":{\"y\":[\"t\"]}}},"
+          "{\"id\":\"t\",\"type\":\"transform\",\"join\":\"always\"}],\"dependencies\":{\"t\":[\"s\"]},\"conditions\":{\"s\":\"false\"}}",
+          "{}", "completed", "{}" },
         { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":20}}]}", "{}", "completed", "{\"d\":{}}" },
         { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"until\":\"2001-01-01T00:00:00Z\"}}]}", "{}",
           "completed", "{\"d\":{}}" },
