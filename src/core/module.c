@@ -7,6 +7,7 @@
 #include "base/map.h"
 #include "core/conditional.h"
 #include "core/jobs.h"
+#include "core/list.h"
 #include "core/req.h"
 
 #include <string.h>
@@ -142,6 +143,58 @@ static void check_example(struct check *c, const struct route *r)
     arena_rewind(c->arena, mark);
 }
 
+/* -- lists --------------------------------------------------------------------------------------------------------- */
+
+static bool has_sort(const struct lister *l, const char *name)
+{
+    for (u32 i = 0; i < l->sort_count; i++)
+        if (strcmp(l->sorts[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static bool has_filter(const struct lister *l, const char *name)
+{
+    for (u32 i = 0; i < l->filter_count; i++)
+        if (strcmp(l->filters[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* A text that orders stands in the cursor, so it has to be short; null has no place in a row comparison. */
+static bool may_order(const struct field *f)
+{
+    bool kind = f->kind == F_I64 || f->kind == F_TIME || (f->kind == F_STR && (f->max <= 120 || f->format != NULL));
+    return kind && !(f->flags & (F_NULLABLE | F_HIDDEN | F_INPUT));
+}
+
+static bool may_filter(const struct field *f)
+{
+    return f->kind == F_STR || f->kind == F_I64 || f->kind == F_TIME || f->kind == F_F64 || f->kind == F_BOOL;
+}
+
+/* What the table promises the statements keep, and the other way round. */
+static void check_lister(struct check *c, const struct route *r)
+{
+    const struct lister *l = r->list;
+    if (l == NULL)
+        return;
+    if (l->row != r->out || !(r->flags & R_LIST) || r->query == NULL || l->count->row != &list_count_table ||
+        l->filter_count > LIST_FILTERS_MAX || l->sort_count == 0)
+        COMPLAIN(c, "%s:%d: %s: .list is of another table, without a query or a count, or has too many filters",
+                 r->file, r->line, r->path);
+    for (u32 i = 0; i < l->row->count; i++) {
+        const struct field *f = &l->row->fields[i];
+        bool first = l->sort_count > 0 && strcmp(l->sorts[0].name, f->name) == 0;
+        if (((f->flags & F_SORT) != 0 || first) != has_sort(l, f->name) || ((f->flags & F_SORT) && !may_order(f)))
+            COMPLAIN(c, "%s:%d: %s: sort=%s is promised and not kept, or cannot be", r->file, r->line, r->path,
+                     f->name);
+        if (((f->flags & F_FILTER) != 0) != has_filter(l, f->name) || ((f->flags & F_FILTER) && !may_filter(f)))
+            COMPLAIN(c, "%s:%d: %s: the filter %s is promised and not kept, or cannot be", r->file, r->line, r->path,
+                     f->name);
+    }
+}
+
 /* A rule of a route's row: what must not be. */
 struct rule {
     bool (*broken)(const struct route *r);
@@ -252,6 +305,7 @@ static void check_route(struct check *c, const struct route *r)
         if (rules[i].broken(r))
             COMPLAIN(c, "%s:%d: %s: %s", r->file, r->line, r->path, rules[i].text);
     check_params(c, r);
+    check_lister(c, r);
     check_clash(c, r);
     check_example(c, r);
     check_table(c, r->in);

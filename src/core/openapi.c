@@ -180,6 +180,38 @@ static void fields_parameter(struct doc *d, const struct route *r)
     jw_end(d->w, '}');
 }
 
+static void sort_parameter(struct doc *d, const struct lister *l)
+{
+    jw_begin(d->w, '{');
+    text(d, S("name"), S("sort"));
+    text(d, S("in"), S("query"));
+    jw_key(d->w, S("required"));
+    jw_bool(d->w, false);
+    text(d, S("description"),
+         S("The order; - in front for the falling one. A cursor goes on in the order that it came from"));
+    jw_key(d->w, S("schema"));
+    jw_raw(d->w, S("{\"type\":\"string\",\"enum\":["));
+    d->w->comma = false;
+    for (u32 i = 0; i < l->sort_count; i++) {
+        jw_str(d->w, str_of(l->sorts[i].name));
+        jw_str(d->w, strf(d->scratch, "-%s", l->sorts[i].name));
+    }
+    buf_f(d->w->b, "],\"default\":\"-%s\"}", l->sorts[0].name);
+    jw_end(d->w, '}');
+}
+
+static void list_parameters(struct doc *d, const struct lister *l)
+{
+    for (u32 i = 0; l != NULL && i < l->filter_count; i++) {
+        struct field f = list_filter(l, i);
+        str doc = strf(d->scratch, "Only those with this %s: %c%s", f.name, f.doc[0] | 0x20, f.doc + 1);
+        f.doc = doc.p != NULL ? doc.p : f.doc;
+        query_parameter(d, &f);
+    }
+    if (l != NULL)
+        sort_parameter(d, l);
+}
+
 static void conditions(struct doc *d, const struct route *r)
 {
     if (r->etag == NULL)
@@ -215,6 +247,7 @@ static void parameters(struct doc *d, const struct route *r, enum http_method me
     for (u32 i = 0; r->query != NULL && i < r->query->count; i++)
         if (!(r->query->fields[i].flags & F_HIDDEN))
             query_parameter(d, &r->query->fields[i]);
+    list_parameters(d, r->list);
     if (route_masks(r))
         fields_parameter(d, r);
     conditions(d, r);

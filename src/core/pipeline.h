@@ -8,6 +8,7 @@
 #include "core/compress.h"
 #include "core/conditional.h"
 #include "core/idempotency.h"
+#include "core/list.h"
 #include "core/metrics.h"
 #include "core/req.h"
 #include <stdatomic.h>
@@ -69,6 +70,7 @@ struct request_core {
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
     void (*fire)(struct req *rq);
+    struct list_choice list;
     struct idempotent idempotent;
     struct letter letter; /* while it is compressed elsewhere */
     struct db_job job;
@@ -95,6 +97,11 @@ err idempotency_keep(struct request_core *c) MUST;
 void idempotency_release(struct request_core *c);
 /* Whether a key counts here. */
 bool route_keeps(const struct route *r);
+
+/* list.c: takes sort and the filters of the route's list out of the query. ERR_INVALID: entries say what is wrong. */
+err list_take(struct req *rq, struct pair *pairs, size_t *count) MUST;
+/* The i-th filter as a field of a query. */
+struct field list_filter(const struct lister *l, u32 i);
 
 /* Whether ?fields= works here: a GET that answers rows of .out. */
 bool route_masks(const struct route *r);

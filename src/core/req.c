@@ -175,8 +175,7 @@ static err take_mask(struct req *rq, str names)
                : e;
 }
 
-/* Takes what the pipeline itself reads out of the pairs. */
-static err take_own(struct req *rq, struct pair *pairs, size_t *count)
+static err take_fields(struct req *rq, struct pair *pairs, size_t *count)
 {
     size_t kept = 0;
     bool seen = false;
@@ -197,6 +196,16 @@ static err take_own(struct req *rq, struct pair *pairs, size_t *count)
     return e;
 }
 
+/* Takes what the pipeline itself reads out of the pairs. Both are looked at, as below. */
+static err take_own(struct req *rq, struct pair *pairs, size_t *count)
+{
+    err fields = route_masks(rq->route) ? take_fields(rq, pairs, count) : OK;
+    if (fields != OK && fields != ERR_INVALID)
+        return fields;
+    err list = rq->route->list != NULL ? list_take(rq, pairs, count) : OK;
+    return list != OK ? list : fields;
+}
+
 static err decode_query(struct req *rq)
 {
     const struct table *t = rq->route->query != NULL ? rq->route->query : &nothing;
@@ -208,7 +217,7 @@ static err decode_query(struct req *rq)
     if (e == ERR_DECODE || e == ERR_INVALID)
         return problem(rq, &problem_of_class[ERR_DECODE], "The query holds a bad percent escape or is not UTF-8");
     TRY(e);
-    err own = route_masks(rq->route) ? take_own(rq, pairs, &count) : OK;
+    err own = take_own(rq, pairs, &count);
     if (own != OK && own != ERR_INVALID)
         return own;
     void *out = t->size != 0 ? arena_alloc(rq->arena, t->size) : NULL;

@@ -1002,6 +1002,17 @@ static void expect_complaint(const struct route *r, const char *text)
     buf_free(&b);
 }
 
+STMT(toys_count, "SELECT count(*) AS n FROM toys WHERE tenant_id = $1", .row = &list_count_table, .scan_ok = true);
+static const struct list_sort toy_sorts[] = { { "id", { { &toys_all } } }, { "name", { { &toys_all } } } };
+static const char *const toy_filters[] = { "name" };
+#define LISTED GOOD, .flags = R_LIST, .query = &toys_query
+#define LISTER(row, sorts, filters)                                    \
+    {                                                                  \
+        (row), toy_sorts, (sorts), toy_filters, (filters), &toys_count \
+    }
+static const struct lister right_list = LISTER(&toy_table, 1, 0), more_sorts = LISTER(&toy_table, 2, 0),
+                           more_filters = LISTER(&toy_table, 1, 1), other_table = LISTER(&toys_query, 1, 0);
+
 static void test_modules_check(void **state)
 {
     static const struct {
@@ -1034,6 +1045,14 @@ static void test_modules_check(void **state)
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &undocumented }, "ndocumented" },
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &nesting }, "ndocumented" },
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .in = &deep }, "ndocumented" },
+        { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .etag = &toy_state }, ".etag is for" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), GOOD, .etag = &toy_by_name }, ".etag is for" },
+        { { ROUTE(PUT, "/x", toy_raw, W_WRITE), GOOD, .flags = R_NEED_MATCH }, "without .etag" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &right_list }, NULL },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &more_sorts }, "sort=name is promised" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &more_filters }, "the filter name is promised" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &other_table }, "another table" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), GOOD, .list = &right_list }, "without a query" },
         { { ROUTE(GET, "/x/{a}/{b}/{c}/{d}/{e}/{f}", toy_raw, W_READ), GOOD }, NULL },
     };
     expect_complaint(NULL, NULL);

@@ -77,6 +77,7 @@ struct start {
     str parent_id;
     str dedup_key;  /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
     str dedup_body; /* hash of the body that came with it */
+    str traceparent; /* trace of the request that began it (core/trace.h), STR_NONE for none: what its steps send out goes on with it */
     i64 now_us;
     bool detached; /* tell as soon as it is on disk (queued), not at its end */
 };

@@ -49,7 +49,8 @@ static const struct field address_field =
     SHAPE_FIELD("address", F_STR, .min = 2, .max = 50, .check = check_address, .doc = "An address or CIDR block");
 
 #define TRIGGER_SETTINGS                                                                                             \
-    FIELD(struct trigger, name, F_STR, .min = 1, .max = 120, .preset = "\"webhook\"", .doc = "Shown to people"),     \
+    FIELD(struct trigger, name, F_STR, .flags = F_FILTER | F_SORT, .min = 1, .max = 120, .preset = "\"webhook\"",    \
+          .doc = "Shown to people"),                                                                                 \
         FIELD(struct trigger, method, F_STR, .one_of = methods, .preset = "\"POST\"",                                \
               .doc = "The one method that the URL answers"),                                                         \
         FIELD(struct trigger, auth_type, F_STR, .one_of = auth_types, .preset = "\"none\"",                          \
@@ -57,7 +58,8 @@ static const struct field address_field =
         FIELD(struct trigger, auth_config, F_VARIANT, .flags = F_TEXT | F_NULLABLE | F_SECRET, .by = "auth_type",    \
               .variants = trigger_auth_cases,                                                                        \
               .doc = "What auth_type asks for; masked in answers. Left out of a PUT, the secret stays"),             \
-        FIELD(struct trigger, is_active, F_BOOL, .preset = "true", .doc = "An inactive trigger answers 404"),        \
+        FIELD(struct trigger, is_active, F_BOOL, .flags = F_FILTER, .preset = "true",                                \
+              .doc = "An inactive trigger answers 404"),                                                             \
         FIELD(struct trigger, rate_limit, F_I64, .flags = F_NULLABLE, .min = 1, .max = RATE_MAX, .preset = "60",     \
               .doc = "Calls per second, above them 429; null for no limit"),                                         \
         FIELD(struct trigger, max_body_bytes, F_I64, .min = 1, .max = TRIGGER_BODY_MAX, .preset = "1048576",         \
@@ -80,8 +82,8 @@ static const struct field fields[] = {
     FIELD(struct trigger, webhook_url_absolute, F_STR, .flags = F_OUTPUT | F_SPARSE,
           .doc = "URL to call, where WEIR_PUBLIC_URL is set"),
     FIELD(struct trigger, created_by, F_STR, .flags = F_OUTPUT | F_NULLABLE, .doc = "Id of the user who made it"),
-    FIELD(struct trigger, created_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was made"),
-    FIELD(struct trigger, updated_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was last changed"),
+    FIELD(struct trigger, created_at, F_TIME, .flags = F_OUTPUT | F_SORT, .doc = "When it was made"),
+    FIELD(struct trigger, updated_at, F_TIME, .flags = F_OUTPUT | F_SORT, .doc = "When it was last changed"),
 };
 const struct table trigger_table = TABLE("Trigger", struct trigger, fields, .doc = "A webhook of a workflow");
 
@@ -131,23 +133,25 @@ STMT(trigger_state,
      "SELECT t.updated_at || '' AS state FROM triggers t JOIN workflows w ON w.tenant_id = t.tenant_id "
      "AND w.id = t.workflow_id AND w.deleted_at IS NULL WHERE t.tenant_id = $1 AND t.workflow_id = $2 AND t.id = $3",
      .row = &etag_table);
-STMT(trigger_page,
-     "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 AND id < $3 "
-     "ORDER BY id DESC LIMIT $4 OFFSET $5",
-     .row = &trigger_table);
+/* A workflow has at most TRIGGERS_MAX of them: sorting these costs less than an index would. */
+#define TRIGGER_WHERE \
+    " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2" LIST_FILTER("name", "$3") LIST_FILTER("is_active", "$4")
+#define TRIGGER_ROWS "SELECT " TRIGGER_COLUMNS TRIGGER_WHERE
+LIST_BY_ID(triggers, id, &trigger_table, TRIGGER_ROWS, "id", LIST_AFTER_4);
+LIST_BY(triggers, name, &trigger_table, TRIGGER_ROWS, "name", "id", LIST_AFTER_4, .scan_ok = true);
+LIST_BY(triggers, created_at, &trigger_table, TRIGGER_ROWS, "created_at", "id", LIST_AFTER_4, .scan_ok = true);
+LIST_BY(triggers, updated_at, &trigger_table, TRIGGER_ROWS, "updated_at", "id", LIST_AFTER_4, .scan_ok = true);
+STMT(trigger_count, "SELECT count(*) AS n" TRIGGER_WHERE, .row = &list_count_table);
+STMT(trigger_number, "SELECT count(*) AS n FROM triggers WHERE tenant_id = $1 AND workflow_id = $2",
+     .row = &list_count_table);
+static const struct list_sort sorts[] = { LIST_SORT(triggers, id), LIST_SORT(triggers, name),
+                                          LIST_SORT(triggers, created_at), LIST_SORT(triggers, updated_at) };
+static const char *const filters[] = { "name", "is_active" };
+static const struct lister trigger_lister = { &trigger_table, sorts,          COUNT(sorts),
+                                              filters,        COUNT(filters), &trigger_count };
 STMT(trigger_all,
      "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 ORDER BY id LIMIT $3",
      .row = &trigger_table);
-
-struct count_row {
-    struct presence has;
-    i64 n;
-};
-static const struct field count_fields[] = { FIELD(struct count_row, n, F_I64, .doc = "How many") };
-static const struct table count_table =
-    TABLE("TriggerCount", struct count_row, count_fields, .doc = "A number of rows");
-STMT(trigger_count, "SELECT count(*) AS n FROM triggers WHERE tenant_id = $1 AND workflow_id = $2",
-     .row = &count_table);
 
 STMT(
     trigger_insert,
@@ -458,12 +462,12 @@ err triggers_view(struct tx *tx, str tenant_id, str workflow_id, str *json)
 static err prepare_create(struct req *rq)
 {
     str workflow_id = req_param(rq, "workflow_id");
-    struct count_row count;
+    struct list_count count;
     struct change *c = NEW(rq->arena, struct change);
     if (c == NULL)
         return ERR_MEMORY;
     TRY(find_workflow(rq, workflow_id));
-    TRY(db_row(rq->tx, &trigger_count, &count, ARGS(TENANT(rq), STR(workflow_id))));
+    TRY(db_row(rq->tx, &trigger_number, &count, ARGS(TENANT(rq), STR(workflow_id))));
     if (count.n >= TRIGGERS_MAX)
         return problem(rq, &too_many, "A workflow has at most %d triggers", TRIGGERS_MAX);
     rq->prepared = c;
@@ -513,17 +517,14 @@ static err trigger_list(struct req *rq)
 {
     const struct page *page = &((const struct list_query *)rq->query)->page;
     str workflow_id = req_param(rq, "workflow_id");
-    struct count_row count = { .n = -1 };
     void *rows = NULL;
     u32 n = 0;
+    i64 total;
     TRY(find_workflow(rq, workflow_id));
-    TRY(db_list(rq->tx, &trigger_page, (u32)page->limit + 1, &rows, &n,
-                ARGS(TENANT(rq), STR(workflow_id), list_before(page), list_limit(page), I64(page->skip))));
-    if (page->count)
-        TRY(db_row(rq->tx, &trigger_count, &count, ARGS(TENANT(rq), STR(workflow_id))));
+    TRY(list_read(rq, page, ARGS(TENANT(rq), STR(workflow_id)), &rows, &n, &total));
     for (u32 i = 0; i < n; i++)
         TRY(show(rq->arena, (struct trigger *)rows + i));
-    return reply_list(rq, &trigger_table, rows, n, page, offsetof(struct trigger, id), count.n, 0);
+    return list_reply(rq, rows, n, page, total, 0);
 }
 
 static err trigger_remove(struct req *rq)
@@ -570,8 +571,9 @@ static const struct route routes[] = {
       .in = &trigger_table, .out = &trigger_table, .problems = no_workflow_list, .doc = "Make a webhook for a workflow",
       .example =
           "{\"name\":\"orders\",\"method\":\"POST\",\"auth_type\":\"api_key\",\"auth_config\":{\"api_key\":\"whk_7Qm2v9Xc4Lr8Zt1B\"}}" },
-    { ROUTE(GET, TRIGGERS, trigger_list, W_READ), .need = &can_read, .query = &query_table, .out = &trigger_table,
-      .flags = R_LIST, .problems = no_workflow_list, .doc = "List the webhooks of a workflow, newest first" },
+    { ROUTE(GET, TRIGGERS, trigger_list, W_READ), .need = &can_read, .query = &query_table, .list = &trigger_lister,
+      .out = &trigger_table, .flags = R_LIST, .problems = no_workflow_list,
+      .doc = "List the webhooks of a workflow, newest first" },
     { ROUTE(GET, TRIGGERS "/{id}", trigger_get, W_READ), .etag = &trigger_state, .need = &can_read,
       .out = &trigger_table, .problems = no_trigger_list, .doc = "Read a webhook" },
     { ROUTE(PUT, TRIGGERS "/{id}", trigger_replace, W_WRITE), .etag = &trigger_state, .prepare = prepare_replace,

@@ -322,7 +322,7 @@ static err answer(struct execution_call *run);
 static err run(struct call *c)
 {
     const struct hook *h = c->hook;
-    struct start start = { .now_us = req_now(c->rq), .detached = h->accepted };
+    struct start start = { .traceparent = c->rq->trace, .now_us = req_now(c->rq), .detached = h->accepted };
     for (u32 i = 0; i < COUNT(checks); i++)
         TRY(checks[i](c));
     TRY(take_input(c, &start));

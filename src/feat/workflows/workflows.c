@@ -26,7 +26,7 @@ static const struct field fields[] = {
           .doc = "Id of the workflow"),
     FIELD(struct workflow, workflow_id, F_STR, .flags = F_OUTPUT, .format = "id", .prefix = "workflow",
           .doc = "The same as id"),
-    FIELD(struct workflow, name, F_STR, .flags = F_REQUIRED, .min = 1, .max = 120,
+    FIELD(struct workflow, name, F_STR, .flags = F_REQUIRED | F_FILTER | F_SORT, .min = 1, .max = 120,
           .doc = "Shown to people; need not be unique"),
     FIELD(struct workflow, description, F_STR, .max = 4000, .preset = "\"\"", .doc = "What it is for"),
     FIELD(struct workflow, definition, F_OBJECT, .flags = F_REQUIRED | F_TEXT | F_CUT, .of = &definition_table,
@@ -38,8 +38,8 @@ static const struct field fields[] = {
     FIELD(struct workflow, version, F_I64, .flags = F_OUTPUT,
           .doc = "Number of its definition: grows when that changes"),
     FIELD(struct workflow, created_by, F_STR, .flags = F_OUTPUT | F_NULLABLE, .doc = "Id of the user who made it"),
-    FIELD(struct workflow, created_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was made"),
-    FIELD(struct workflow, updated_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was last changed"),
+    FIELD(struct workflow, created_at, F_TIME, .flags = F_OUTPUT | F_SORT, .doc = "When it was made"),
+    FIELD(struct workflow, updated_at, F_TIME, .flags = F_OUTPUT | F_SORT, .doc = "When it was last changed"),
 };
 const struct table workflow_table = TABLE("Workflow", struct workflow, fields, .doc = "A workflow");
 
@@ -70,24 +70,14 @@ static const struct table patch_table =
 struct list_query {
     struct presence has;
     struct page page;
-    bool is_active;
     str tag;
 };
 static const struct field query_fields[] = {
     LIST_QUERY(struct list_query),
-    FIELD(struct list_query, is_active, F_BOOL, .doc = "Only active or only inactive workflows"),
     FIELD(struct list_query, tag, F_STR, .min = 1, .max = 64, .doc = "Only workflows with this tag"),
 };
 static const struct table query_table =
     TABLE("WorkflowQuery", struct list_query, query_fields, .doc = "Filters of workflows");
-
-struct count_row {
-    struct presence has;
-    i64 n;
-};
-static const struct field count_fields[] = { FIELD(struct count_row, n, F_I64, .doc = "How many") };
-static const struct table count_table =
-    TABLE("WorkflowCount", struct count_row, count_fields, .doc = "A number of rows");
 
 struct version_number {
     struct presence has;
@@ -117,25 +107,32 @@ PROBLEM_SHARED(workflow_not_found, "workflows.not_found", ERR_NOT_FOUND, "There 
 #define WORKFLOW_FROM                                                          \
     " FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id " \
     "AND v.workflow_id = w.id AND v.version = w.version "
-#define FILTERS(w)                                                                          \
-    w "tenant_id = $1 AND " w "deleted_at IS NULL AND ($2 IS NULL OR " w "is_active = $2) " \
-      "AND ($3 IS NULL OR " w "tags LIKE $3 ESCAPE '!') "
+#define WORKFLOW_WHERE                                                                                           \
+    "WHERE w.tenant_id = $1 AND w.deleted_at IS NULL AND ($2 IS NULL OR w.tags LIKE $2 ESCAPE '!')" LIST_FILTER( \
+        "w.name", "$3") LIST_FILTER("w.is_active", "$4")
+#define WORKFLOW_ROWS "SELECT " WORKFLOW_COLUMNS CUT_DEFINITION WORKFLOW_FROM WORKFLOW_WHERE
 
 STMT(workflow_by_id,
      "SELECT " WORKFLOW_COLUMNS "v.definition" WORKFLOW_FROM
      "WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
      .row = &workflow_table);
-STMT(workflow_page,
-     "SELECT " WORKFLOW_COLUMNS CUT_DEFINITION WORKFLOW_FROM
-     "WHERE " FILTERS("w.") "AND w.id < $4 ORDER BY w.id DESC LIMIT $5 OFFSET $6",
-     .row = &workflow_table);
+LIST_BY_ID(workflows, id, &workflow_table, WORKFLOW_ROWS, "w.id", LIST_AFTER_4);
+LIST_BY(workflows, name, &workflow_table, WORKFLOW_ROWS, "w.name", "w.id", LIST_AFTER_4);
+LIST_BY(workflows, created_at, &workflow_table, WORKFLOW_ROWS, "w.created_at", "w.id", LIST_AFTER_4);
+LIST_BY(workflows, updated_at, &workflow_table, WORKFLOW_ROWS, "w.updated_at", "w.id", LIST_AFTER_4);
+STMT(workflow_count, "SELECT count(*) AS n FROM workflows w " WORKFLOW_WHERE, .row = &list_count_table);
+static const struct list_sort sorts[] = { LIST_SORT(workflows, id), LIST_SORT(workflows, name),
+                                          LIST_SORT(workflows, created_at), LIST_SORT(workflows, updated_at) };
+static const char *const filters[] = { "name", "is_active" };
+static const struct lister workflow_lister = { &workflow_table, sorts,          COUNT(sorts),
+                                               filters,         COUNT(filters), &workflow_count };
+
 /* Its triggers show in its definition: each change of one has a time of its own, so their number and sum tell all states apart. */
 STMT(workflow_state,
      "SELECT w.version || '.' || w.updated_at || '.' || (SELECT count(*) || '.' || coalesce(sum(t.updated_at), 0) "
      "FROM triggers t WHERE t.tenant_id = w.tenant_id AND t.workflow_id = w.id) AS state "
      "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
      .row = &etag_table);
-STMT(workflow_count, "SELECT count(*) AS n FROM workflows WHERE " FILTERS(""), .row = &count_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
      .row = &number_table);
 STMT(
@@ -444,21 +441,17 @@ static err workflow_list(struct req *rq)
 {
     const struct list_query *q = rq->query;
     const struct page *page = &q->page;
-    struct arg active = HAS(query_table, q, is_active) ? BOOL(q->is_active) : NIL;
     str pattern = q->tag.p != NULL ? tag_pattern(rq->arena, q->tag) : STR_NONE;
-    struct count_row count = { .n = -1 };
     void *rows = NULL;
     u32 n = 0;
+    i64 total;
     if (q->tag.p != NULL && pattern.p == NULL)
         return ERR_MEMORY;
-    TRY(db_list(rq->tx, &workflow_page, (u32)page->limit + 1, &rows, &n,
-                ARGS(TENANT(rq), active, STR(pattern), list_before(page), list_limit(page), I64(page->skip))));
-    if (page->count)
-        TRY(db_row(rq->tx, &workflow_count, &count, ARGS(TENANT(rq), active, STR(pattern))));
+    TRY(list_read(rq, page, ARGS(TENANT(rq), STR(pattern)), &rows, &n, &total));
     for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
         if (!is_cut((struct workflow *)rows + i))
             TRY(show_stored(rq, (struct workflow *)rows + i));
-    return reply_list(rq, &workflow_table, rows, n, page, offsetof(struct workflow, id), count.n, LIST_CUT);
+    return list_reply(rq, rows, n, page, total, LIST_CUT);
 }
 
 /* ---- routes ---- */
@@ -483,8 +476,8 @@ static const struct route routes[] = {
     { ROUTE(POST, WORKFLOWS, workflow_create, W_WRITE), .prepare = prepare_create, .flags = R_SLOW_PREPARE,
       .need = &can_write, .in = &workflow_table, .out = &workflow_table, .doc = "Make a workflow",
       .example = create_example, .more = "Triggers in the definition are made with it." },
-    { ROUTE(GET, WORKFLOWS, workflow_list, W_READ), .need = &can_read, .query = &query_table, .out = &workflow_table,
-      .flags = R_LIST, .doc = "List workflows, newest first",
+    { ROUTE(GET, WORKFLOWS, workflow_list, W_READ), .need = &can_read, .query = &query_table, .list = &workflow_lister,
+      .out = &workflow_table, .flags = R_LIST, .doc = "List workflows, newest first",
       .more = "Definitions longer than 8 KiB are cut to {\"truncated\": true, \"size\": bytes}." },
     { ROUTE(POST, WORKFLOWS "/validate", workflow_validate, W_SLOW), .need = &can_read, .in = &validate_table,
       .out = &validation_table, .status = 200, .doc = "Check a definition without keeping it",

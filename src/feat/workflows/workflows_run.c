@@ -161,6 +161,7 @@ err workflow_execute(struct req *rq)
     run->call.tenant_id = rq->who.tenant_id;
     run->asynchronous = prefers_async(rq);
     struct start start = { .input_data = in->input_data,
+                           .traceparent = rq->trace,
                            .now_us = req_now(rq),
                            .detached = run->asynchronous || wait == 0 };
     TRY(trigger_of(rq, &start.trigger));
