@@ -166,6 +166,8 @@ err idempotency_claim(struct request_core *c)
 
 static err repeat_headers(struct req *rq, str lines, str *type)
 {
+    struct request_core *c = rq->core;
+    assert(c != NULL); /* an analyzer believes otherwise */
     for (str line, name; str_cut(&lines, '\n', &line) && str_cut(&line, ':', &name);) {
         const char *z = str_z(rq->arena, name);
         if (z == NULL)
@@ -174,10 +176,10 @@ static err repeat_headers(struct req *rq, str lines, str *type)
         if (str_eq(name, S("Content-Type")))
             *type = value;
         else if (str_eq(name, S("ETag")) && value.n == ETAG_BYTES)
-            memcpy(rq->core->etag, value.p, ETAG_BYTES);
+            memcpy(c->etag, value.p, ETAG_BYTES);
         else
             reply_header(rq, z, value);
-        rq->core->has_etag |= str_eq(name, S("ETag"));
+        c->has_etag |= str_eq(name, S("ETag"));
     }
     reply_header(rq, "Idempotent-Replayed", S("true"));
     return OK;

@@ -1,4 +1,5 @@
 /* test_headers.c - what the head of a request asks for and the head of an answer says: trace context, content codings, origins. */
+#include "base/rng.h"
 #include "core/module.h"
 #include "core/pipeline.h"
 #include "core/trace.h"
@@ -167,9 +168,7 @@ static void test_bytes_that_stay(void **state)
 {
     str out = S("untouched");
     char noise[4096];
-    srand(7);
-    for (size_t i = 0; i < sizeof noise; i++)
-        noise[i] = (char)rand();
+    rng_bytes(noise, sizeof noise);
     assert_int_equal(compress_body(a, CODING_NONE, S("aaaaaaaaaaaa"), &out), ERR_TOO_LARGE);
     assert_int_equal(compress_body(a, CODING_GZIP, S(""), &out), ERR_TOO_LARGE);
     assert_int_equal(compress_body(a, CODING_GZIP, (str){ noise, sizeof noise }, &out), ERR_TOO_LARGE);
