@@ -1,6 +1,7 @@
 /* gate.c - who may: the route, the token, the permission, decided when the head is there and before a byte of the body is taken.
  *
  * An unknown path under /api/v1 asks for a token first, so that a stranger cannot map the API by its 404s. */
+#include "base/clock.h"
 #include "base/log.h"
 #include "core/auth.h"
 #include "core/pipeline.h"
@@ -50,6 +51,20 @@ bool gate_allows(struct req *rq, const struct permission *need)
             return false;
     }
     return (rq->who.role & need->roles) != 0;
+}
+
+bool gate_still_allows(struct req *rq)
+{
+    struct arena_mark mark = arena_mark(rq->arena);
+    struct caller before = rq->who;
+    const char *reason;
+    str token;
+    rq->now_us = clock_now_us();
+    err e = bearer_of(rq->http, &token) ? authenticate(rq, token, &reason) : ERR_UNAUTHORIZED;
+    bool same = (rq->who.role & rq->route->need->roles) != 0 && str_eq(rq->who.tenant_id, before.tenant_id);
+    rq->who = before;
+    arena_rewind(rq->arena, mark);
+    return e == OK ? same : e != ERR_UNAUTHORIZED; /* what cannot be looked up now is asked again at the next beat */
 }
 
 static err permit(struct req *rq)

@@ -50,9 +50,8 @@ err reply_raw(struct req *rq, int status, str content_type, str body)
 void reply_header(struct req *rq, const char *name, str value)
 {
     struct answer *a = &rq->answer;
-    for (size_t i = 0; i < value.n; i++)
-        if (value.p[i] == '\r' || value.p[i] == '\n' || value.p[i] == '\0')
-            return;
+    if (!http_field_ok(str_of(name), value))
+        return;
     if (a->header_count < COUNT(a->headers))
         a->headers[a->header_count++] = (struct pair){ str_of(name), value };
 }

@@ -4,6 +4,7 @@
  * `closed` follows from a timer in a later turn of the loop, never from inside of the caller. */
 #include "core/stream.h"
 
+#include "core/auth.h"
 #include "core/pipeline.h"
 
 #include <string.h>
@@ -64,10 +65,17 @@ static void put(struct stream *s, str bytes)
         give_up(s);
 }
 
+/* A stream must not outlive the session that opened it; the client comes back with Last-Event-ID and a new token. */
+static bool may_go_on(const struct stream *s)
+{
+    const struct permission *need = s->rq->route->need;
+    return need == &anyone || gate_still_allows(s->rq);
+}
+
 static void beat(struct loop_timer *t)
 {
     struct stream *s = CONTAINER(t, struct stream, timer);
-    if (s->given_up) {
+    if (s->given_up || !may_go_on(s)) {
         close_now(s);
         return;
     }

@@ -422,6 +422,13 @@ static void test_outcomes(void **state)
           "egress.blocked" },
         { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":50,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang1\"}}]}",
           "{}", "failed", "http.timeout" },
+        /* a header of the answer cannot smuggle another one */
+        { "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"headers\":\"{{ input.h }}\"}}]}",
+          "{\"h\":{\"Z: 1\\r\\nSet-Cookie: e=1\\r\\nY\":\"v\"}}", "failed", "step.input" },
+        { "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"headers\":{\"X-A \":\"v\"}}}]}", "{}", "failed",
+          "step.input" },
+        { "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"headers\":{\"X-A\":\"{{ 'a' .. string.char(13, 10) .. 'B: c' }}\"}}}]}",
+          "{}", "failed", "step.input" },
         /* a value must not change which resource a path names */
         { "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/a/{{ input.id }}/b\"}}]}",
           "{\"id\":\"..\"}", "failed", "step.input" },

@@ -56,6 +56,8 @@ struct http_request {
 };
 /* First value of a header (lower-case name); STR_NONE when absent. Any thread that owns the request. */
 str http_header(const struct http_request *rq, str name);
+/* Whether a field may be sent: the name is a token (RFC 9110 §5.6.2), the value has no control bytes but tab. */
+bool http_field_ok(str name, str value);
 /* Number of times a header is present. */
 u32 http_header_count(const struct http_request *rq, str name);
 

@@ -53,6 +53,11 @@ static bool has_control(str s)
     return bad != 0;
 }
 
+bool http_field_ok(str name, str value)
+{
+    return all_of(token, name) && !has_control(value);
+}
+
 static bool visible_target(str s)
 {
     u8 bad = 0;

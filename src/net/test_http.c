@@ -1294,9 +1294,33 @@ static void test_messages_of_a_thread_stay_in_order(void **state)
     loop_free(post_loop);
 }
 
+static void test_fields_that_may_be_sent(void **state)
+{
+    static const struct {
+        str name, value;
+        bool ok;
+    } rows[] = {
+        { S_INIT("X-A"), S_INIT("v"), true },
+        { S_INIT("x"), S_INIT(""), true },
+        { S_INIT("X-A"), S_INIT("a\tb \xc3\xa9"), true },
+        { S_INIT(""), S_INIT("v"), false },
+        { S_INIT("X-A "), S_INIT("v"), false },
+        { S_INIT("X:A"), S_INIT("v"), false },
+        { S_INIT("X\r\nY"), S_INIT("v"), false },
+        { S_INIT("X\0Y"), S_INIT("v"), false },
+        { S_INIT("X\x80"), S_INIT("v"), false },
+        { S_INIT("X-A"), S_INIT("v\r\nB: c"), false },
+        { S_INIT("X-A"), S_INIT("v\n"), false },
+        { S_INIT("X-A"), S_INIT("\0"), false },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++)
+        assert_int_equal(http_field_ok(rows[i].name, rows[i].value), rows[i].ok);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fields_that_may_be_sent),
         cmocka_unit_test(test_timers_fire_in_order),
         cmocka_unit_test(test_messages_of_a_thread_stay_in_order),
         cmocka_unit_test(test_strictness),

@@ -1,5 +1,6 @@
 /* respond.c - the answer for a webhook that waits: status, headers and body. It leaves with the final commit, not before. */
 #include "engine/steps/kinds.h"
+#include "net/http.h"
 
 static const struct field header_field =
     SHAPE_FIELD("header", F_STR, .flags = F_EXPR, .max = 4096, .doc = "A header's value");
@@ -18,6 +19,11 @@ static void respond_start(struct step_attempt *s)
     const struct json *status = json_get(s->with, S("status"));
     const struct json *headers = json_get(s->with, S("headers"));
     const struct json *body = json_get(s->with, S("body"));
+    for (u32 i = 0; headers != NULL && i < headers->n; i++)
+        if (!http_field_ok(headers->members[i].key, json_str(&headers->members[i].value))) {
+            step_fail(s, "step.input", false, "/headers: a name or value that no header can have");
+            return;
+        }
     struct json out = { .type = JSON_OBJECT };
     i64 code = status == NULL ? 200 : status->type == JSON_REAL ? (i64)status->real : status->integer;
     if (!json_set(s->arena, &out, S("status"), json_of_i64(code)) ||
