@@ -1299,7 +1299,7 @@ static void test_fields_that_may_be_sent(void **state)
     static const struct {
         str name, value;
         bool ok;
-    } rows[] = {
+    } fields[] = {
         { S_INIT("X-A"), S_INIT("v"), true },
         { S_INIT("x"), S_INIT(""), true },
         { S_INIT("X-A"), S_INIT("a\tb \xc3\xa9"), true },
@@ -1313,8 +1313,8 @@ static void test_fields_that_may_be_sent(void **state)
         { S_INIT("X-A"), S_INIT("v\n"), false },
         { S_INIT("X-A"), S_INIT("\0"), false },
     };
-    for (size_t i = 0; i < COUNT(rows); i++)
-        assert_int_equal(http_field_ok(rows[i].name, rows[i].value), rows[i].ok);
+    for (size_t i = 0; i < COUNT(fields); i++)
+        assert_int_equal(http_field_ok(fields[i].name, fields[i].value), fields[i].ok);
 }
 
 int main(void)
