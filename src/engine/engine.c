@@ -215,6 +215,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .last_us = c->created_at,
                        .deadline_at = c->deadline_at,
                        .fence = c->fence,
+                       .cancelling = c->cancel_at != 0,
                        .hydrate = true,
                        .recorded = true,
                        .state = RUN_RUNNING,

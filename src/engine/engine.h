@@ -87,6 +87,12 @@ err engine_start(struct engine *e, struct arena *a, const struct start *start, s
 /* The caller has waited enough: it is told soon, with the execution as it stands, once that is on disk. Harmless when it has been told already. */
 void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter);
 
+/* Asks for the end of an execution, on the writer, within the caller's transaction. ERR_NOT_FOUND: there is none, or it has ended. *first: nobody had asked. After
+ * the commit engine_cancel tells its worker; whoever takes it up after a crash in between finds the request in the row. Outgoing calls are cancelled, the
+ * history stays, those who wait for it are told; an end that is being written at this moment wins. */
+err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first) MUST;
+void engine_cancel(struct engine *e, str execution_id);
+
 struct engine_stats {
     u32 live, queued; /* in memory; of these, waiting for their worker to take them */
     u64 started, completed, failed;

@@ -3,6 +3,7 @@
  *   engine.c   opening, starting, the plan cache, the scheduler     worker.c   a thread with a queue, and the runs it owns
  *   run.c      what happens next in one execution (no I/O)          journal.c  rows: admission, records, final commit, claims
  *   call.c     an outside call on its way to a loop and back        history.c  the published shapes, and events
+ *   control.c  what callers ask of an execution that runs           outcome.c  what those who wait are told
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -108,6 +109,7 @@ struct run {
     bool detached;   /* to be told when queued */
     bool recorded;   /* its row is on disk */
     bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
+    bool cancelling; /* somebody asked for its end: the next time it is not being written */
     bool unready;    /* could not be read back: nothing is known of its steps */
     bool thin;       /* its history is too large to be written: only states are */
     bool continuing; /* has more to do, and gives others their turn first */
@@ -145,6 +147,8 @@ bool run_more(const struct run *r);
 void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer);
 /* Ends it for a reason from outside of its steps. */
 void run_end(struct run *r, enum run_state state, const char *code, const char *message);
+/* Ends it because somebody asked for that. */
+void run_cancel(struct run *r);
 /* Nothing is left to do in memory: when to come back; 0 = it is not to be parked. */
 i64 run_due(const struct run *r);
 /* When the first of its waits is over, or its time is up. */
@@ -175,7 +179,7 @@ err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
 struct claim {
     struct presence has;
     str id, tenant_id, workflow_id, parent_id;
-    i64 version, created_at, started_at, deadline_at, fence;
+    i64 version, created_at, started_at, deadline_at, cancel_at, fence;
 };
 /* Everything that a process before us left running becomes due now. */
 err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
@@ -236,6 +240,8 @@ void worker_join(struct worker *w);
 struct worker *worker_of(struct engine *e, str execution_id);
 /* Hands a new or claimed run over. */
 void worker_take(struct run *r);
+/* Somebody asked for its end, and that is on disk. */
+void worker_cancel(struct worker *w, str execution_id);
 /* The caller of engine_tell_now. */
 void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);
 

@@ -21,7 +21,8 @@ STMT(
     " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)");
 STMT(execution_update,
-     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6, due_at = $7, output_data = $8, error = $9,"
+     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
+     " due_at = CASE WHEN $7 IS NULL OR cancel_at IS NULL THEN $7 ELSE cancel_at END, output_data = $8, error = $9,"
      " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(
     dedup_expire,
@@ -103,13 +104,14 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, created_at, F_I64, .doc = "Epoch microseconds"),
     FIELD(struct claim, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
     FIELD(struct claim, deadline_at, F_I64, .doc = "Epoch microseconds"),
+    FIELD(struct claim, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
 STMT(claim_due,
      "UPDATE executions SET status = 'running', due_at = NULL, fence = fence + 1 WHERE id IN"
      " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
-     " RETURNING id, tenant_id, workflow_id, version, parent_id, created_at, started_at, deadline_at, fence",
+     " RETURNING id, tenant_id, workflow_id, version, parent_id, created_at, started_at, deadline_at, cancel_at, fence",
      .row = &claim_table, .scope = SCOPE_SYSTEM);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,

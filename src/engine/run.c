@@ -283,6 +283,11 @@ void run_end(struct run *r, enum run_state state, const char *code, const char *
     end_run(r, state, error_json(r, code, str_of(message), STR_NONE));
 }
 
+void run_cancel(struct run *r)
+{
+    run_end(r, RUN_CANCELLED, "execution.cancelled", "Somebody cancelled the execution");
+}
+
 static void fail_step(struct run *r, struct run_step *s, const char *code, str message)
 {
     s->error_node = error_json(r, code, message, STR_NONE);
@@ -538,6 +543,8 @@ bool run_more(const struct run *r)
 void run_advance(struct run *r, struct machine *m)
 {
     i64 until = clock_mono_us() + slice_us;
+    if (r->cancelling)
+        run_cancel(r);
     if (run_state_final(r->state))
         return;
     r->state = RUN_RUNNING;
@@ -676,6 +683,8 @@ void run_resume(struct run *r, i64 now_us)
         else if (ended(s))
             count_ended(r, s);
     }
+    if (r->cancelling)
+        run_cancel(r);
     for (u32 i = 0; i < r->plan->count && !run_state_final(r->state); i++)
         if (r->steps[i].record.state == STEP_RUNNING)
             interrupted(r, &r->steps[i]);

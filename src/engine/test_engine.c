@@ -687,6 +687,126 @@ static void test_waiting_costs_no_memory(void **state)
         assert_true(clock_mono_us() < until);
 }
 
+/* What a process that died left behind: a row that runs, and a step in the middle of its call. */
+static void leave_behind(str id, const char *definition)
+{
+    struct caller c;
+    assert_int_equal(start(&c, definition, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (calls_of("/hang3") == 0)
+        assert_true(clock_mono_us() < until);
+    close_engine(); /* cancels the call, and records nothing of it */
+    memcpy((char *)id.p, c.id.p, id.n);
+}
+
+/* --- cancelled by somebody ------------------------------------------------------------------------------------------ */
+
+struct asking {
+    str id;
+    bool first;
+};
+
+static err ask(void *ctx, struct tx *tx)
+{
+    struct asking *a = ctx;
+    return engine_cancel_ask(tx, S("tenant_1"), a->id, clock_now_us(), &a->first);
+}
+
+static err cancel(str id, bool *first)
+{
+    struct asking a = { .id = id };
+    err e = db_write_wait(house.db, house.arena, ask, &a);
+    *first = a.first;
+    return e;
+}
+
+static void await_call(const char *path)
+{
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (calls_of(path) == 0)
+        assert_true(clock_mono_us() < until);
+}
+
+static const char hanging[] =
+    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":60000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang4\"}},{\"id\":\"n\",\"type\":\"transform\"}],"
+    "\"dependencies\":{\"n\":[\"h\"]}}";
+static const char sleeping[] =
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}],\"dependencies\":{\"d\":[\"a\"]}}";
+
+static void assert_cancelled(const struct execution *x, const char *step)
+{
+    assert_str(x->status, "cancelled");
+    assert_error(x, "execution.cancelled");
+    assert_true(str_find(x->step_executions, str_of(step), 0) >= 0);
+}
+
+static void test_cancel_in_the_middle_of_a_call(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, hanging, "{}", NULL, false), OK);
+    await_call("/hang4");
+    assert_int_equal(cancel(c.id, &first), OK);
+    assert_true(first);
+    assert_int_equal(cancel(c.id, &first), OK); /* a repeat changes nothing */
+    assert_false(first);
+    engine_cancel(house.engine, c.id);
+    struct outcome *o = wait_for(&c);
+    assert_cancelled(&o->execution, "\"step_id\":\"h\",\"type\":\"http\",\"status\":\"cancelled\"");
+    assert_true(o->execution.execution_time < 30);
+    outcome_release(o);
+    assert_int_equal(cancel(c.id, &first), ERR_NOT_FOUND);
+    assert_int_equal(cancel(S("execution_none"), &first), ERR_NOT_FOUND);
+    engine_cancel(house.engine, c.id); /* harmless */
+}
+
+static void test_cancel_of_a_parked_execution(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, sleeping, "{}", NULL, false), OK);
+    await_status(c.id, "waiting");
+    assert_int_equal(cancel(c.id, &first), OK);
+    engine_cancel(house.engine, c.id);
+    struct outcome *o = wait_for(&c); /* who waited for it is told */
+    assert_cancelled(&o->execution, "\"step_id\":\"a\",\"type\":\"transform\",\"status\":\"completed\"");
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"d\",\"type\":\"delay\",\"status\":\"cancelled\""), 0) >= 0);
+    outcome_release(o);
+}
+
+/* Asked for, and then the process died before any worker heard of it. */
+static void test_cancel_outlives_a_crash(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    bool first;
+    leave_behind(
+        id,
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+    assert_int_equal(cancel(id, &first), OK);
+    open_engine();
+    assert_cancelled(await_status(id, "cancelled"), "\"status\":\"cancelled\"");
+    assert_int_equal(calls_of("/hang3"), 1);
+}
+
+/* Whenever it is asked for, the end comes, and comes once: from the first write to the parking. */
+static void test_cancel_at_any_moment(void **state)
+{
+    for (int i = 0; i < 60; i++) {
+        struct caller c;
+        bool first;
+        assert_int_equal(start(&c, i % 2 == 0 ? sleeping : hanging, "{}", NULL, true), OK);
+        outcome_release(wait_for(&c)); /* its row is on disk, and its worker is busy with what comes next */
+        for (volatile int k = 0; k < i * 2000; k++)
+            continue;
+        assert_int_equal(cancel(c.id, &first), OK);
+        engine_cancel(house.engine, c.id);
+        await_status(c.id, "cancelled");
+    }
+}
+
 /* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static const char two_calls[] =
@@ -705,19 +825,6 @@ static void test_goes_on_after_a_stop(void **state)
     await_status(c.id, "completed");
     assert_int_equal(calls_of("/first"), 1);
     assert_int_equal(calls_of("/second/1"), 1);
-}
-
-/* What a process that died left behind: a row that runs, and a step in the middle of its call. */
-static void leave_behind(str id, const char *definition)
-{
-    struct caller c;
-    assert_int_equal(start(&c, definition, "{}", NULL, true), OK);
-    outcome_release(wait_for(&c));
-    i64 until = clock_mono_us() + 10 * SECOND_US;
-    while (calls_of("/hang3") == 0)
-        assert_true(clock_mono_us() < until);
-    close_engine(); /* cancels the call, and records nothing of it */
-    memcpy((char *)id.p, c.id.p, id.n);
 }
 
 static void test_interrupted_step_runs_again(void **state)
@@ -785,6 +892,10 @@ int main(void)
         TEST(test_a_long_execution_shares_its_worker),
         TEST(test_tell_now),
         TEST(test_waiting_costs_no_memory),
+        TEST(test_cancel_in_the_middle_of_a_call),
+        TEST(test_cancel_of_a_parked_execution),
+        TEST(test_cancel_outlives_a_crash),
+        TEST(test_cancel_at_any_moment),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

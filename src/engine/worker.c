@@ -235,7 +235,8 @@ static void finish(struct worker *w, struct run *r)
 
 static void park(struct worker *w, struct run *r)
 {
-    i64 due = r->write->row.due_at;
+    i64 due =
+        r->cancelling ? r->last_us : r->write->row.due_at; /* asked for while it was being parked: then it is due */
     leave(w, r);
     tell_as_it_stands(w, r, take_all(&r->tell_now));
     keep_waiters(w, r->tenant_id, r->id, take_all(&r->waiters));
@@ -357,7 +358,7 @@ static void written(struct worker *w, struct run *r)
         add_waiters(&r->tell_now, take_all(&r->waiters));
     r->detached = false;
     tell_as_it_stands(w, r, take_all(&r->tell_now));
-    if (!run_state_final(r->state))
+    if (!run_state_final(r->state) && !r->cancelling)
         send_calls(w, r);
     take_answers(w, r);
     run_advance(r, w->machine);
@@ -526,6 +527,12 @@ static err hydrate(struct worker *w, struct run *r)
 static void put_back(struct worker *w, struct run *r)
 {
     static const i64 again_us = SECOND_US;
+    if (r->cancelling) {
+        r->unready = false;
+        run_cancel(r);
+        pump(w, r);
+        return;
+    }
     if (clock_now_us() >= r->deadline_at) {
         r->unready = false;
         run_end(r, RUN_TIMED_OUT, "execution.timed_out", "The execution's time is up");
@@ -585,6 +592,49 @@ void worker_take(struct run *r)
     r->message.run = on_take;
     atomic_fetch_add(&r->worker->engine->queued, 1);
     worker_post(r->worker, &r->message);
+}
+
+/* --- callers who want its end --------------------------------------------------------------------------------------- */
+
+struct cancel_message {
+    struct worker_message message;
+    struct arena *arena;
+    str execution_id;
+};
+
+/* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. */
+static void on_cancel(struct worker *w, struct worker_message *m)
+{
+    struct cancel_message *c = CONTAINER(m, struct cancel_message, message);
+    struct run *r = map_get(&w->live, c->execution_id);
+    arena_free(c->arena);
+    if (r == NULL) {
+        engine_due(w->engine, clock_now_us());
+        return;
+    }
+    r->cancelling = true;
+    if (r->writing || r->continuing || r->lost || r->joins.p != NULL)
+        return;
+    if (r->unready) {
+        put_back(w, r);
+        return;
+    }
+    run_advance(r, w->machine);
+    pump(w, r);
+}
+
+void worker_cancel(struct worker *w, str execution_id)
+{
+    struct arena *a = arena_new(TELL_BYTES);
+    struct cancel_message *c = a != NULL ? NEW(a, struct cancel_message) : NULL;
+    if (c != NULL)
+        *c = (struct cancel_message){ { .run = on_cancel }, a, str_dup(a, execution_id) };
+    if (c == NULL || c->execution_id.p == NULL) {
+        arena_free(a);
+        engine_due(w->engine, clock_now_us()); /* a live one goes on until it is next parked: then it is due at once */
+        return;
+    }
+    worker_post(w, &c->message);
 }
 
 /* --- callers who have waited enough ------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* executions.c - what ran: one execution with its steps, and the history of a workflow. Starting one is executions_call.c, watching one
- * executions_events.c; nothing here changes an execution, that is the engine's.
+ * executions_events.c, cancelling one executions_control.c; nothing here changes an execution, that is the engine's.
  *
  * A row that is not final holds no steps: they are put together from the journal when somebody looks, so running costs no extra write. */
 #include "feat/executions/executions_parts.h"
@@ -48,6 +48,7 @@ static const struct table count_table =
 /* ---- permissions and problems ---- */
 
 PERMISSION(can_read, "executions.read", ROLES_ALL, "See what ran, with its data");
+PERMISSION(can_control, "executions.control", ROLES_MEMBERS, "Cancel, retry and replay what ran");
 
 PROBLEM(execution_not_found, "executions.not_found", ERR_NOT_FOUND, "There is no such execution");
 PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");
@@ -233,6 +234,12 @@ static err executions_clean(const struct job *job)
 static const struct problem *const not_found_list[] = { &execution_not_found, NULL };
 static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
 
+static const struct problem *const cancel_list[] = { &execution_not_found, &execution_final, NULL };
+static const struct route_status cancel_also[] = {
+    { 200, &execution_table, "It had been cancelled before" },
+    { 0 },
+};
+
 static const struct route routes[] = {
     { ROUTE(GET, "/api/v1/executions/{id}", execution_get, W_READ), .need = &can_read, .out = &execution_table,
       .problems = not_found_list, .doc = "Read an execution with its steps" },
@@ -242,6 +249,12 @@ static const struct route routes[] = {
           "Server-sent events: execution.started, step.started, step.retrying, step.completed, step.failed, step.skipped, "
           "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
           "stream ends after the final event." },
+    { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_cancel,
+      .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,
+      .doc = "Cancel an execution",
+      .more =
+          "The request is on disk when this answers, with the execution as it stands; the end follows at once: outgoing calls are cancelled, the history "
+          "stays, and those who wait for the execution are told. A repeat changes nothing." },
     { ROUTE(GET, "/api/v1/workflows/{id}/executions", history, W_SLOW), .need = &can_read, .query = &query_table,
       .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
       .doc = "List what a workflow ran, newest first",

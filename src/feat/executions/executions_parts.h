@@ -10,3 +10,7 @@ err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out)
 err execution_exists(struct req *rq, str id) MUST;
 
 handler_fn execution_stream; /* executions_events.c */
+
+/* executions_control.c */
+handler_fn prepare_cancel, execution_cancel;
+extern const struct problem execution_final;

@@ -1,0 +1,24 @@
+/* control.c - what a caller asks of an execution that runs already. The request is written into the row, in the caller's own transaction, and the worker is told after
+ * the commit: wherever the execution is by then, and whatever crashes in between, somebody reads it. */
+#include "engine/internal.h"
+
+STMT(cancel_ask,
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
+STMT(cancel_find,
+     "SELECT 1 FROM executions WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
+
+err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
+{
+    i64 changed;
+    TRY(db_exec(tx, &cancel_ask, &changed, ARGS(STR(tenant_id), STR(execution_id), I64(now_us))));
+    if (changed == 0) /* asked before, or too late */
+        TRY(db_row(tx, &cancel_find, NULL, ARGS(STR(tenant_id), STR(execution_id))));
+    *first = changed == 1;
+    return OK;
+}
+
+void engine_cancel(struct engine *e, str execution_id)
+{
+    worker_cancel(worker_of(e, execution_id), execution_id);
+}
