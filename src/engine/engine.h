@@ -72,7 +72,7 @@ struct waiter {
 
 struct start {
     struct plan *plan; /* taken over: the engine releases it, also on failure */
-    str input_data;    /* JSON text of an object */
+    str input_data;    /* JSON text of an object; STR_NONE with `replays`: the same as there */
     str trigger;       /* JSON text: {"type":"manual"|"webhook", …} without the body */
     str parent_id;
     str dedup_key;  /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
@@ -80,6 +80,11 @@ struct start {
     str traceparent; /* trace of the request that began it (core/trace.h), STR_NONE for none: what its steps send out goes on with it */
     i64 now_us;
     bool detached; /* tell as soon as it is on disk (queued), not at its end */
+    /* An earlier execution of the same plan that has ended, to be played again: what ended there well (completed, skipped, or failed where the definition goes on
+     * after that) keeps its recorded result, except `replay_from` and all that follows from it; the rest runs. The results are journalled with the
+     * admission, in one transaction. A retry is the same without `replay_from`. Both are new executions: a final row stays what people, listeners and idempotency
+     * keys were told, and reopening it would need its journal, its events and its counts back. */
+    str replays, replay_from;
 };
 /* Copies what it needs; waiter may not be NULL. ERR_BUSY: too many live executions (the waiter is not told). *execution_id on the arena `a`. */
 err engine_start(struct engine *e, struct arena *a, const struct start *start, struct waiter *waiter,

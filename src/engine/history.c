@@ -262,6 +262,31 @@ static i64 time_of(const struct json *object, str key)
     return time_parse(json_str(json_get(object, key)), &us) ? us : 0;
 }
 
+static const struct json *value_of(const struct json *object, str key)
+{
+    const struct json *value = json_get(object, key);
+    return value != NULL && value->type != JSON_NULL ? value : NULL;
+}
+
+struct step_record record_of_history(const struct json *step)
+{
+    const struct json *attempt = json_get(step, S("attempt")), *attempts = json_get(step, S("attempts"));
+    struct step_record r = {
+        .step_id = json_str(json_get(step, S("step_id"))),
+        .state = step_state_of(json_str(json_get(step, S("status")))),
+        .attempt = attempt != NULL ? attempt->integer : 0,
+        .attempts = attempts != NULL && attempts->n > 0 ? attempts : NULL,
+        .input = value_of(step, S("input_data")),
+        .output = value_of(step, S("output_data")),
+        .error = value_of(step, S("error")),
+        .started_at = time_of(step, S("started_at")),
+        .completed_at = time_of(step, S("completed_at")),
+    };
+    if (r.state == STEP_COMPLETED && r.output == NULL) /* null is a result too */
+        r.output = &json_null;
+    return r;
+}
+
 static const char *ending_name(str status)
 {
     static const struct {
@@ -276,12 +301,15 @@ static const char *ending_name(str status)
     return NULL;
 }
 
-static err step_events(struct event_list *l, str execution_id, const struct json *step)
+/* What was taken over from an earlier execution happened there, not here. */
+static err step_events(struct event_list *l, str execution_id, const struct json *step, i64 since)
 {
     str id = json_str(json_get(step, S("step_id"))), type = json_str(json_get(step, S("type")));
     str status = json_str(json_get(step, S("status")));
     const struct json *attempts = json_get(step, S("attempts")), *attempt = json_get(step, S("attempt"));
     i64 started = time_of(step, S("started_at")), ended = time_of(step, S("completed_at"));
+    if (ended != 0 && ended < since)
+        return OK;
     if (started != 0)
         TRY(add_event(l, started, "step.started", step_data(l->arena, execution_id, id, type, S("running"), 1, NULL)));
     for (u32 i = 0; attempts != NULL && i < attempts->n; i++) {
@@ -318,7 +346,7 @@ err execution_events(struct arena *a, const struct execution *x, struct executio
         TRY(add_event(&l, x->started_at, "execution.started",
                       execution_data(a, x->execution_id, x->workflow_id, S("running"), STR_NONE, STR_NONE)));
     for (u32 i = 0; i < steps->n; i++)
-        TRY(step_events(&l, x->execution_id, &steps->items[i]));
+        TRY(step_events(&l, x->execution_id, &steps->items[i], x->created_at));
     if (execution_is_final(x->status)) {
         str name = strf(a, "execution.%.*s", STR_FMT(x->status));
         if (name.p == NULL)

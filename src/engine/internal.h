@@ -40,6 +40,8 @@ struct step_record {
     i64 started_at, completed_at, deadline_at, due_at;    /* 0 = none */
 };
 void record_write(struct json_writer *w, const struct step_record *record);
+/* From what record_write wrote. The type is left out: the plan knows it. */
+struct step_record record_of_history(const struct json *step);
 
 enum run_state {
     RUN_QUEUED,
@@ -93,7 +95,7 @@ struct run {
     struct worker *worker;
     struct plan *plan;
     struct worker_message message; /* its start; later: its write came back */
-    str id, tenant_id, workflow_id, parent_id, dedup_key, dedup_body;
+    str id, tenant_id, workflow_id, parent_id, dedup_key, dedup_body, replays, replay_from;
     i64 version;
     str input_text, trigger_text;
     i64 created_at, started_at, completed_at, deadline_at, fence;
@@ -139,6 +141,8 @@ err run_prepare(struct run *r) MUST;
 /* Puts a journalled step back in its place; after the last one call run_resume. */
 void run_restore(struct run *r, const struct step_record *record);
 void run_resume(struct run *r, i64 now_us);
+/* Takes over from the history of another execution what does not run anew; after run_prepare. */
+err run_replay(struct run *r, str history) MUST;
 /* Does what can be done now: pure steps run, outside steps are marked to launch. Comes back early (run_more) after a slice of time, so that one execution
  * never keeps its worker from the others. */
 void run_advance(struct run *r, struct machine *m);

@@ -107,7 +107,7 @@ static bool ended(const struct run_step *s)
 
 static struct run_step *step_by_id(struct run *r, str id)
 {
-    const struct plan_step *p = map_get(&r->plan->by_id, id);
+    const struct plan_step *p = id.p != NULL ? map_get(&r->plan->by_id, id) : NULL;
     return p != NULL ? &r->steps[p->index] : NULL;
 }
 
@@ -641,6 +641,56 @@ void run_restore(struct run *r, const struct step_record *record)
     s->told_end = ended(s);
     s->told_attempts = record->attempts != NULL ? record->attempts->n : 0;
     r->last_us = MAX(r->last_us, MAX(record->started_at, record->completed_at));
+}
+
+/* A result that stands for good: what failed counts only where the definition goes on after it. */
+static bool keeps_result(const struct run_step *s, enum step_state state)
+{
+    return state == STEP_COMPLETED || state == STEP_SKIPPED || (state == STEP_FAILED && s->plan->continue_on_error);
+}
+
+static void take_over_step(struct run *r, const struct step_record *record, const bool *anew)
+{
+    struct run_step *s = step_by_id(r, record->step_id);
+    if (s == NULL || anew[s->plan->index])
+        return;
+    run_restore(r, record);
+    s->dirty = true;
+}
+
+/* What has no result to keep runs anew, and all that follows from it. */
+static void spread_anew(const struct plan *p, bool *anew)
+{
+    for (u32 i = 0; i < p->count; i++) {
+        const struct plan_step *s = &p->steps[p->order[i]];
+        for (u32 k = 0; k < s->need_count; k++)
+            anew[s->index] |= anew[s->needs[k]];
+    }
+}
+
+err run_replay(struct run *r, str history)
+{
+    struct json *steps;
+    bool *anew = NEW_N(r->arena, bool, r->plan->count);
+    const struct run_step *from = step_by_id(r, r->replay_from);
+    if (anew == NULL)
+        return ERR_MEMORY;
+    TRY(parse_text(r, history, &steps));
+    for (u32 i = 0; i < r->plan->count; i++)
+        anew[i] = true;
+    for (u32 i = 0; i < steps->n; i++) {
+        struct step_record record = record_of_history(&steps->items[i]);
+        struct run_step *s = step_by_id(r, record.step_id);
+        if (s != NULL && s != from)
+            anew[s->plan->index] = !keeps_result(s, record.state);
+    }
+    spread_anew(r->plan, anew);
+    for (u32 i = 0; i < steps->n; i++) {
+        struct step_record record = record_of_history(&steps->items[i]);
+        take_over_step(r, &record, anew);
+    }
+    run_resume(r, r->last_us);
+    return OK;
 }
 
 /* It was in the middle of an attempt when the process died. */

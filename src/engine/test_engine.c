@@ -217,7 +217,7 @@ static char *with_port(const char *text)
     return b.p;
 }
 
-static err start(struct caller *c, const char *definition, const char *input, const char *key, bool detached)
+static err start_as(struct caller *c, const char *definition, const struct start *as)
 {
     struct json *j;
     struct json_error where;
@@ -234,14 +234,20 @@ static err start(struct caller *c, const char *definition, const char *input, co
     *c = (struct caller){ .waiter = { .tell = tell } };
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->cond, NULL);
-    struct start s = { .plan = plan,
-                       .input_data = str_of(input),
-                       .trigger = S("{\"type\":\"manual\"}"),
-                       .now_us = clock_now_us(),
+    struct start s = *as;
+    s.plan = plan;
+    s.trigger = S("{\"type\":\"manual\"}");
+    s.now_us = clock_now_us();
+    return engine_start(house.engine, house.arena, &s, &c->waiter, &c->id);
+}
+
+static err start(struct caller *c, const char *definition, const char *input, const char *key, bool detached)
+{
+    struct start s = { .input_data = str_of(input),
                        .detached = detached,
                        .dedup_key = str_of(key),
                        .dedup_body = key != NULL ? str_of(input) : STR_NONE };
-    return engine_start(house.engine, house.arena, &s, &c->waiter, &c->id);
+    return start_as(c, definition, &s);
 }
 
 static struct outcome *wait_for(struct caller *c)
@@ -807,6 +813,114 @@ static void test_cancel_at_any_moment(void **state)
     }
 }
 
+/* --- played again --------------------------------------------------------------------------------------------------- */
+
+/* Four calls: b and c wait for a, d for c; `t` at the end fails unless the input says otherwise. */
+static const char diamond[] =
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/ra\"}},{\"id\":\"b\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/rb\"}},"
+    "{\"id\":\"c\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/rc\"}},{\"id\":\"n\",\"type\":\"script\",\"with\":{\"code\":\"return nil\"}},"
+    "{\"id\":\"f\",\"type\":\"fail\",\"on_error\":\"continue\"},{\"id\":\"d\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/{{ input.path }}\"}}],"
+    "\"dependencies\":{\"b\":[\"a\"],\"c\":[\"a\"],\"d\":[\"c\",\"n\"]}}";
+
+static struct outcome *replay(const char *definition, str replays, const char *from, const char *input)
+{
+    struct caller c;
+    struct start s = {
+        .input_data = str_of(input), .replays = replays, .replay_from = str_of(from), .parent_id = replays
+    };
+    assert_int_equal(start_as(&c, definition, &s), OK);
+    struct outcome *o = wait_for(&c);
+    assert_int_equal(o->error, OK);
+    return o;
+}
+
+static void test_replay_from_a_step(void **state)
+{
+    struct outcome *first = run(diamond, "{\"path\":\"rd\"}");
+    assert_str(first->execution.status, "completed");
+    struct outcome *o = replay(diamond, first->execution.execution_id, "c", NULL);
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(calls_of("/ra"), 1);
+    assert_int_equal(calls_of("/rb"), 1);
+    assert_int_equal(calls_of("/rc"), 2);
+    assert_int_equal(calls_of("/rd"), 2);
+    assert_true(str_eq(o->execution.parent_id, first->execution.execution_id));
+    assert_str(o->execution.input_data, "{\"path\":\"rd\"}");
+    assert_true(str_find(o->execution.step_executions, S("\"call\":1,\"path\":\"/rb\""), 0) >= 0);
+    assert_true(str_find(o->execution.step_executions, S("\"call\":2,\"path\":\"/rc\""), 0) >= 0);
+    /* only what happened here is told as its events */
+    struct execution_event *list;
+    u32 n, started = 0;
+    assert_int_equal(execution_events(house.arena, &o->execution, &list, &n), OK);
+    for (u32 i = 0; i < n; i++)
+        started += str_eq(list[i].name, S("step.started"));
+    assert_str(list[0].name, "execution.started");
+    assert_int_equal(started, 2);
+    outcome_release(o);
+    outcome_release(first);
+}
+
+static void test_replay_with_another_input(void **state)
+{
+    struct outcome *first = run(diamond, "{\"path\":\"rd\"}");
+    struct outcome *o = replay(diamond, first->execution.execution_id, "d", "{\"path\":\"re\"}");
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(calls_of("/ra") + calls_of("/rb") + calls_of("/rc") + calls_of("/rd") + calls_of("/re"), 5);
+    assert_str(o->execution.input_data, "{\"path\":\"re\"}");
+    outcome_release(o);
+    outcome_release(first);
+}
+
+/* From what failed; what was passed over by the definition, and what is null, keeps its result. */
+static void test_retry_runs_what_failed(void **state)
+{
+    struct outcome *first = run(diamond, "{\"path\":\"gone\"}");
+    assert_str(first->execution.status, "failed");
+    struct outcome *o = replay(diamond, first->execution.execution_id, NULL, "{\"path\":\"rd\"}");
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(calls_of("/ra"), 1);
+    assert_int_equal(calls_of("/rc"), 1);
+    assert_int_equal(calls_of("/rd"), 1);
+    assert_true(
+        str_find(o->execution.step_executions, S("\"step_id\":\"f\",\"type\":\"fail\",\"status\":\"failed\""), 0) >= 0);
+    outcome_release(o);
+    outcome_release(first);
+}
+
+/* Results that were taken over are on disk with the admission: after a crash nothing of them runs. */
+static void test_replay_outlives_a_stop(void **state)
+{
+    static const char definition[] =
+        "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/ra\"}},{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":\"{{ input.ms }}\"}},"
+        "{\"id\":\"z\",\"type\":\"transform\",\"with\":{\"n\":\"{{ steps.a.output.body.call }}\"}}],\"dependencies\":{\"d\":[\"a\"],\"z\":[\"d\"]}}";
+    struct outcome *first = run(definition, "{\"ms\":1}");
+    struct caller c;
+    struct start s = { .input_data = S("{\"ms\":300}"),
+                       .replays = first->execution.execution_id,
+                       .replay_from = S("d"),
+                       .detached = true };
+    assert_int_equal(start_as(&c, definition, &s), OK);
+    outcome_release(wait_for(&c));
+    await_status(c.id, "waiting");
+    close_engine();
+    open_engine();
+    struct execution *x = await_status(c.id, "completed");
+    assert_str(x->output_data, "{\"z\":{\"n\":1}}");
+    assert_int_equal(calls_of("/ra"), 1);
+    outcome_release(first);
+}
+
+static void test_a_pure_replay_costs_one_transaction(void **state)
+{
+    struct outcome *first = run(three_pure, "{}");
+    u64 before = db_stats(house.db).jobs;
+    struct outcome *o = replay(three_pure, first->execution.execution_id, "b", NULL);
+    assert_int_equal(db_stats(house.db).jobs - before, 1);
+    assert_str(o->response_body, "2");
+    outcome_release(o);
+    outcome_release(first);
+}
+
 /* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static const char two_calls[] =
@@ -896,6 +1010,11 @@ int main(void)
         TEST(test_cancel_of_a_parked_execution),
         TEST(test_cancel_outlives_a_crash),
         TEST(test_cancel_at_any_moment),
+        TEST(test_replay_from_a_step),
+        TEST(test_replay_with_another_input),
+        TEST(test_retry_runs_what_failed),
+        TEST(test_replay_outlives_a_stop),
+        TEST(test_a_pure_replay_costs_one_transaction),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

@@ -562,6 +562,28 @@ static void not_hydrated(struct worker *w, struct run *r, err why)
     put_back(w, r);
 }
 
+/* A new run that takes results over from an earlier one. */
+static err prepare_replay(struct worker *w, struct run *r)
+{
+    struct tx *tx;
+    struct execution before;
+    TRY(db_read_begin(w->engine->options.db, r->arena, false, &tx));
+    err e = journal_row_of(tx, r->tenant_id, r->replays, &before);
+    db_read_end(tx);
+    TRY(e);
+    if (r->input_text.p == NULL)
+        r->input_text = before.input_data;
+    TRY(run_prepare(r));
+    return before.step_executions.p != NULL ? run_replay(r, before.step_executions) : OK;
+}
+
+static err prepare(struct worker *w, struct run *r)
+{
+    if (r->hydrate)
+        return hydrate(w, r);
+    return r->replays.p != NULL ? prepare_replay(w, r) : run_prepare(r);
+}
+
 static void on_take(struct worker *w, struct worker_message *m)
 {
     struct run *r = CONTAINER(m, struct run, message);
@@ -570,7 +592,7 @@ static void on_take(struct worker *w, struct worker_message *m)
     if (r->hydrate)
         add_waiters(&r->waiters, unpark(w, r->id));
     if (e == OK)
-        e = r->hydrate ? hydrate(w, r) : run_prepare(r);
+        e = prepare(w, r);
     if (e != OK && r->hydrate) {
         not_hydrated(w, r, e);
         return;

@@ -2,14 +2,14 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { chain, createWorkflow, execute, finalExecution, getExecution, http, runDefinition, statuses, stepOf, transform } from '../lib/flows.mjs';
+import { chain, createWorkflow, finalExecution, getExecution, http, runDefinition, statuses, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { Weir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
 let weir, editor, upstream;
 before(async () => {
-    upstream = await Upstream.start((path) => ({ hold: path.startsWith('/hold') }));
+    upstream = await Upstream.start((path, n) => ({ hold: path.startsWith('/hold'), status: path.startsWith('/flaky') && n === 1 ? 503 : 200 }));
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     editor = await weir.as('editor');
 });
@@ -103,5 +103,99 @@ describe('cancel', () => {
         await finalExecution(editor, id);
         const { text } = await editor.get(`/api/v1/executions/${id}/events`, { raw: true, expect: 200 });
         assert.match(text, /event: execution\.cancelled\n/);
+    });
+});
+
+const again = (id, verb, body, more) => editor.post(`/api/v1/executions/${id}/${verb}`, body, body === undefined ? { type: null, ...more } : more);
+
+describe('replay', () => {
+    const calls = (name) => ['a', 'b', 'c'].map((id) => upstream.count(`/${name}-${id}`));
+    const three = (name) => chain(...['a', 'b', 'c'].map((id) => http(id, `${upstream.base}/${name}-${id}?n={{ input.n }}`)));
+
+    test('from a step: it and what follows run anew, what came before keeps its result; linked and told as its own', async () => {
+        const first = await runDefinition(editor, three('rp'), { n: 1 });
+        assert.equal(first.status, 'completed', JSON.stringify(first));
+        const { status, body } = await again(first.execution_id, 'replay', { from_step: 'b' });
+        assert.equal(status, 200);
+        assert.equal(body.status, 'completed', JSON.stringify(body));
+        assert.deepEqual([body.parent_id, body.workflow_id, body.version, body.input_data], [first.execution_id, first.workflow_id, 1, { n: 1 }]);
+        assert.deepEqual(calls('rp'), [1, 2, 2]);
+        assert.deepEqual(stepOf(body, 'a'), stepOf(first, 'a'));
+        assert.equal(body.trigger.type, 'manual');
+        assert.equal(body.trigger.replay.execution_id, first.execution_id);
+        assert.deepEqual(await getExecution(editor, body.execution_id), body);
+        assert.deepEqual(await getExecution(editor, first.execution_id), first);
+        const { text } = await editor.get(`/api/v1/executions/${body.execution_id}/events`, { raw: true, expect: 200 });
+        assert.deepEqual([...text.matchAll(/^event: (.+)$/gm)].map((m) => m[1]), ['execution.started', 'step.started', 'step.completed', 'step.started', 'step.completed', 'execution.completed']);
+    });
+
+    test('with another input, from a step or as a whole; without a body everything runs again', async () => {
+        const first = await runDefinition(editor, three('ri'), { n: 1 });
+        const from = (await again(first.execution_id, 'replay', { from_step: 'c', input_data: { n: 2 } })).body;
+        assert.deepEqual([from.input_data, calls('ri')], [{ n: 2 }, [1, 1, 2]]);
+        assert.ok(stepOf(from, 'c').input_data.url.endsWith('n=2'));
+        const whole = (await again(first.execution_id, 'replay')).body;
+        assert.deepEqual([whole.status, whole.input_data, calls('ri')], ['completed', { n: 1 }, [2, 2, 3]]);
+    });
+
+    test('a replay can be replayed, and a new version of the workflow changes nothing', async () => {
+        const first = await runDefinition(editor, three('rr'), { n: 1 });
+        await editor.put(`/api/v1/workflows/${first.workflow_id}`, { name: 'other', definition: { steps: [transform('x')] } }, { expect: 200 });
+        const second = (await again(first.execution_id, 'replay', { from_step: 'c' })).body;
+        const third = (await again(second.execution_id, 'replay', { from_step: 'c' })).body;
+        assert.deepEqual([second.version, third.version, third.parent_id, calls('rr')], [1, 1, second.execution_id, [1, 1, 3]]);
+    });
+
+    test('the same Idempotency-Key is the same replay; another body is 422', async () => {
+        const first = await runDefinition(editor, three('rk'), { n: 1 });
+        const headers = { 'idempotency-key': 'again-1' };
+        const one = await again(first.execution_id, 'replay', { from_step: 'c' }, { headers });
+        const two = await again(first.execution_id, 'replay', { from_step: 'c' }, { headers });
+        assert.equal(two.body.execution_id, one.body.execution_id);
+        assert.equal(calls('rk')[2], 2);
+        assert.equal((await again(first.execution_id, 'replay', { from_step: 'b' }, { headers })).status, 422);
+    });
+
+    test('refusals: unknown step 422, still running 409, no history 409, inactive 409, unknown 404', async () => {
+        const first = await runDefinition(editor, { steps: [transform('t')], settings: { save: 'none' } });
+        const code = async (id, verb, body) => {
+            const answer = await again(id, verb, body);
+            return [answer.status, answer.body.code];
+        };
+        assert.equal((await again(first.execution_id, 'replay', { from_step: 'ghost' })).status, 409);
+        assert.deepEqual(await code(first.execution_id, 'replay', { from_step: 't' }), [409, 'executions.no_history']);
+        assert.equal((await again(first.execution_id, 'replay', {})).body.status, 'completed');
+        const kept = await runDefinition(editor, { steps: [transform('t')] });
+        const unknown = await again(kept.execution_id, 'replay', { from_step: 'ghost' });
+        assert.equal(unknown.status, 422);
+        assert.equal(unknown.body.errors[0].pointer, '/from_step');
+        const id = await begin(sleeping);
+        assert.deepEqual(await code(id, 'replay', {}), [409, 'executions.not_final']);
+        await cancel(id);
+        await editor.patch(`/api/v1/workflows/${kept.workflow_id}`, { is_active: false }, { type: 'application/merge-patch+json', expect: 200 });
+        assert.deepEqual(await code(kept.execution_id, 'replay', {}), [409, 'executions.workflow_inactive']);
+        assert.equal((await again('execution_01h455vb4pex5vsknk084sn02q', 'replay', {})).status, 404);
+    });
+});
+
+describe('retry', () => {
+    test('from what failed: a passing failure is gone, the rest is not called again', async () => {
+        const definition = { ...chain(http('a', `${upstream.base}/rt-a`), http('b', `${upstream.base}/flaky-rt`), transform('z', { n: '{{ steps.a.output.status }}' })) };
+        const first = await runDefinition(editor, definition);
+        assert.deepEqual([first.status, statuses(first)], ['failed', { a: 'completed', b: 'failed', z: 'pending' }]);
+        const { body } = await again(first.execution_id, 'retry');
+        assert.deepEqual([body.status, statuses(body), body.parent_id], ['completed', { a: 'completed', b: 'completed', z: 'completed' }, first.execution_id]);
+        assert.deepEqual([upstream.count('/rt-a'), upstream.count('/flaky-rt')], [1, 2]);
+        assert.equal((await again(body.execution_id, 'retry')).body.code, 'executions.not_failed');
+    });
+
+    test('a cancelled execution too; wait=0 is 202 with a Location', async () => {
+        const id = await begin(sleeping);
+        await cancel(id);
+        await finalExecution(editor, id);
+        const answer = await again(id, 'retry?wait=0');
+        assert.equal(answer.status, 202, answer.text);
+        assert.equal(answer.headers.get('location'), `/api/v1/executions/${answer.body.execution_id}`);
+        assert.equal((await cancel(answer.body.execution_id)).status, 202);
     });
 });

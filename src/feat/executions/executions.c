@@ -50,7 +50,7 @@ static const struct table count_table =
 PERMISSION(can_read, "executions.read", ROLES_ALL, "See what ran, with its data");
 PERMISSION(can_control, "executions.control", ROLES_MEMBERS, "Cancel, retry and replay what ran");
 
-PROBLEM(execution_not_found, "executions.not_found", ERR_NOT_FOUND, "There is no such execution");
+PROBLEM_SHARED(execution_not_found, "executions.not_found", ERR_NOT_FOUND, "There is no such execution");
 PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");
 
 /* ---- statements ---- */
@@ -235,6 +235,19 @@ static const struct problem *const not_found_list[] = { &execution_not_found, NU
 static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
 
 static const struct problem *const cancel_list[] = { &execution_not_found, &execution_final, NULL };
+static const struct problem *const retry_list[] = { &execution_not_found,
+                                                    &execution_not_final,
+                                                    &execution_not_failed,
+                                                    &execution_no_history,
+                                                    &execution_inactive,
+                                                    &execution_mismatch,
+                                                    NULL };
+static const struct problem *const replay_list[] = { &execution_not_found, &execution_not_final, &execution_no_history,
+                                                     &execution_inactive,  &execution_mismatch,  NULL };
+static const struct route_status replay_also[] = {
+    { 202, &execution_table, "It still runs; Location says where to look" },
+    { 0 },
+};
 static const struct route_status cancel_also[] = {
     { 200, &execution_table, "It had been cancelled before" },
     { 0 },
@@ -255,6 +268,19 @@ static const struct route routes[] = {
       .more =
           "The request is on disk when this answers, with the execution as it stands; the end follows at once: outgoing calls are cancelled, the history "
           "stays, and those who wait for the execution are told. A repeat changes nothing." },
+    { ROUTE(POST, "/api/v1/executions/{id}/retry", execution_retry, W_WAIT), .need = &can_control,
+      .query = &replay_query_table, .out = &execution_table, .status = 200, .also = replay_also, .problems = retry_list,
+      .doc = "Run an execution again from where it failed",
+      .more =
+          "A new execution of the same version, linked by parent_id. Steps that completed, were skipped, or failed where the workflow goes on after that "
+          "keep their results; the others run, with all that follows from them." },
+    { ROUTE(POST, "/api/v1/executions/{id}/replay", execution_replay, W_WAIT), .need = &can_control,
+      .in = &replay_table, .query = &replay_query_table, .out = &execution_table, .flags = R_OPTIONAL_BODY,
+      .status = 200, .also = replay_also, .problems = replay_list, .doc = "Run an execution again from a step",
+      .more =
+          "A new execution of the same version, linked by parent_id. The step and all that follows from it run anew; what had ended before keeps its "
+          "results, as in a retry. Without a step everything runs anew.",
+      .example = "{\"from_step\":\"score\"}" },
     { ROUTE(GET, "/api/v1/workflows/{id}/executions", history, W_SLOW), .need = &can_read, .query = &query_table,
       .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
       .doc = "List what a workflow ran, newest first",
