@@ -27,6 +27,7 @@ enum {
     KEY_DISTINCT = 10,
     PRINT_ARENA = 1 << 20,
     PORT_MAX = 65535,
+    MEMORY_MIN = 64 << 20, /* what one request may use: http_default_limits.arena_bytes */
 };
 
 enum kind { TEXT, NUMBER, SWITCH, HOST_PORT, SECRET, CHOICE, NETWORKS };
@@ -432,6 +433,9 @@ static void check_rest(struct loading *l, const struct config *c)
                  PORT_MAX);
     if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
         COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+    if (c->memory_max != 0 && c->memory_max < MEMORY_MIN)
+        COMPLAIN(l, "WEIR_MEMORY_MAX: %lld is less than %d; 0 is half of the machine's", (long long)c->memory_max,
+                 MEMORY_MIN);
 }
 
 err config_load(struct arena *a, struct config *out, struct buf *complaint)

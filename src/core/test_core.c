@@ -1167,6 +1167,7 @@ static void test_config_refuses(void **state)
         { "WEIR_WORKERS", "-1", "WEIR_WORKERS: -1" },
         { "WEIR_SLOW_THREADS", "0", "from 1 to 256" },
         { "WEIR_MEMORY_MAX", "1G", "WEIR_MEMORY_MAX: 1G" },
+        { "WEIR_MEMORY_MAX", "67108863", "WEIR_MEMORY_MAX: 67108863 is less than 67108864" },
         { "WEIR_DEBUG", "yes", "WEIR_DEBUG: yes is neither true nor false" },
         { "WEIR_EGRESS_ALLOW", "10.0.0.0/33", "WEIR_EGRESS_ALLOW" },
         { "WEIR_PUBLIC_URL", "ftp://host/x", "WEIR_PUBLIC_URL: ftp://host/x" },
