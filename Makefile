@@ -1,6 +1,6 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-full console bench lint format clean
+.PHONY: help run deps build test test-full console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
@@ -32,6 +32,9 @@ test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## the same with gcc an
 	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(ASAN)
 	@ninja -C $(CLANG_ASAN) -j $(NINJA_JOBS)
 	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(CLANG_ASAN)
+
+docs: build ## rewrite docs/api.md, errors.md and configuration.md from the binary
+	@node tools/docs.mjs --binary $(BUILD)/weir
 
 console: ## fetch what /docs and /redoc show and put it where the next build embeds it; needs npm
 	@cd console && npm ci --silent && node assets.mjs

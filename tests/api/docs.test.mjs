@@ -1,8 +1,9 @@
 // Docs: the pages for people, which load nothing from anywhere else, and the page to which the `type` of every problem leads.
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { after, before, test } from 'node:test';
-import { Weir, runWeir } from '../lib/server.mjs';
+import { BINARY, Weir, runWeir } from '../lib/server.mjs';
 
 let weir, anyone;
 before(async () => {
@@ -63,4 +64,10 @@ test('/docs/errors has an anchor for each code of `weir errors`, where the type 
     const [path, anchor] = body.type.split('#');
     assert.equal(path, '/docs/errors');
     assert.ok(attributes(text, 'id').includes(anchor));
+});
+
+test('docs/api.md, errors.md and configuration.md are what this binary says', () => {
+    const tool = new URL('../../tools/docs.mjs', import.meta.url).pathname;
+    const { status, stderr } = spawnSync(process.execPath, [tool, '--check', '--binary', BINARY], { encoding: 'utf8' });
+    assert.equal(status, 0, stderr);
 });

@@ -28,6 +28,18 @@ check() {
         '-DWEIR_VERSION="0"' -Isrc $(sources 'src/*.c' 'src/**/*.c' | grep -v '/test_')
 }
 
+# Two linters of OpenAPI from npm, with versions of their own; without npm there is nothing to run them with.
+openapi() {
+    command -v npm >/dev/null || { echo "skipped: there is no npm"; return 0; }
+    local at=tools/lint/node_modules bad=0
+    [ "$at/.package-lock.json" -nt tools/lint/package-lock.json ] || (cd tools/lint && npm ci --silent && touch node_modules/.package-lock.json) || return 1
+    "$build/weir" openapi >"$log.openapi.json" || return 1
+    REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true "$at/.bin/redocly" lint "$log.openapi.json" --config tools/lint/redocly.yaml || bad=1
+    "$at/.bin/spectral" lint "$log.openapi.json" --ruleset tools/lint/spectral.yaml --fail-severity hint || bad=1
+    rm -f "$log.openapi.json"
+    return $bad
+}
+
 step() { # name, what to do when it fails, command
     local name=$1 fix=$2 start=$SECONDS
     shift 2
@@ -46,5 +58,6 @@ step functions "see the longest above" python3 tools/lint/functions.py
 step banned "use what each line names, or excuse the file with a reason in tools/lint/banned.py" python3 tools/lint/banned.py
 step clang-tidy "mend it; a false alarm gets // NOLINT(check) with a reason on the line before" tidy
 step cppcheck "mend it; a false alarm gets // cppcheck-suppress id with a reason on the line before" check
-[ "$failed" -eq 0 ] && echo "lint: all 6 clean" || echo "lint: $failed of 6 failed"
+step openapi "mend the table that the place comes from; rulesets are in tools/lint" openapi
+[ "$failed" -eq 0 ] && echo "lint: all 7 clean" || echo "lint: $failed of 7 failed"
 exit "$failed"
