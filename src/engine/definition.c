@@ -7,6 +7,7 @@
 CODES(definition_codes, CODE_ENTRY, { "definition.step_id", "The id of a step has other characters than it may" },
       { "definition.duplicate_step", "Two steps have the same id" },
       { "definition.unknown_step", "There is no step of this id" },
+      { "definition.not_dependent", "A step of a case must wait for the switch" },
       { "definition.cycle", "Steps wait for each other in a circle" },
       { "delay.one_of", "Exactly one of ms and until must be given" },
       { "expr.syntax", "The expression is no valid Lua, or a template does not end" },
