@@ -9,6 +9,7 @@ CODES(definition_codes, CODE_ENTRY, { "definition.step_id", "The id of a step ha
       { "definition.unknown_step", "There is no step of this id" },
       { "definition.not_dependent", "A step of a case must wait for the switch" },
       { "definition.cycle", "Steps wait for each other in a circle" },
+      { "switch.default", "A case cannot be called default: that is what no case is called" },
       { "delay.one_of", "Exactly one of ms and until must be given" },
       { "expr.syntax", "The expression is no valid Lua, or a template does not end" },
       { "expr.too_large", "The expression has more than 64 KiB, or a string more than 1,000 templates" });

@@ -15,6 +15,7 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "http.status", "The server answered with a status that counts as failure" },
       { "http.request", "The URL or a header cannot be sent" }, { "http.overloaded", "Too many outgoing calls" },
       { "delay.too_long", "A delay of more than 30 days" },
+      { "switch.value", "The value of a switch is a list or an object, which no case can name" },
       { "workflow.failed", "A fail step without a code of its own" },
       { "expr.runtime", "The expression or script failed" },
       { "expr.instructions", "The expression did more work than it may" },
