@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "core/cache.h"
 #include "core/jobs.h"
+#include "core/limit.h"
 #include "core/metrics.h"
 #include "core/pipeline.h"
 
@@ -187,7 +188,8 @@ static int check(void)
 
 static int build(void)
 {
-    if (headers_build(app.arena, &app.config) == OK && routes_build() == OK && openapi_build(app.arena) == OK)
+    if (headers_build(app.arena, &app.config) == OK && limit_plans_set(app.arena, app.config.api_limits) == OK &&
+        routes_build() == OK && openapi_build(app.arena) == OK)
         return 0;
     return say(EXIT_FAILED, S("the routes or their document cannot be built"));
 }

@@ -8,6 +8,7 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
+#include "core/limit.h"
 #include "net/egress.h"
 
 #include <errno.h>
@@ -67,6 +68,8 @@ static const struct setting settings[] = {
       "URL under which clients reach this server" },
     { "ALLOWED_ORIGINS", NULL, TEXT, AT(allowed_origins), 0, "", 1, 8192, NULL,
       "Origins whose pages may call the API, between commas, as https://app.example.com" },
+    { "WEIR_API_LIMITS", NULL, TEXT, AT(api_limits), 0, "", 1, 1024, NULL,
+      "Requests that each tenant of a plan may send, as free=600/60,team=6000/60 (per seconds); unset: no limit" },
     { "WEIR_METRICS_LISTEN", NULL, TEXT, AT(metrics_listen), 0, "", 1, 300, NULL,
       "Address and port that /metrics moves to" },
     { "WEIR_LOOPS", NULL, NUMBER, AT(loops), 0, "0", 0, 256, NULL, "Network threads; 0 = one per core" },
@@ -421,6 +424,13 @@ static void check_origins(struct loading *l, const struct config *c)
         COMPLAIN(l, "ALLOWED_ORIGINS: names %u origins; at most %d", n, ORIGINS_MAX);
 }
 
+static void check_limits(struct loading *l, const struct config *c)
+{
+    if (limit_plans_set(l->arena, c->api_limits) != OK)
+        COMPLAIN(l, "WEIR_API_LIMITS: %.*s is not of the form plan=requests/seconds,… (at most %d plans)",
+                 STR_FMT(c->api_limits), LIMIT_PLANS_MAX);
+}
+
 static void check_rest(struct loading *l, const struct config *c)
 {
     str host;
@@ -451,6 +461,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
     check_origins(&l, &c);
+    check_limits(&l, &c);
     if (l.fail == OK)
         *out = c;
     return l.fail;

@@ -16,6 +16,7 @@ struct config {
     str egress_allow;    /* WEIR_EGRESS_ALLOW */
     str log;             /* WEIR_LOG: json, text, off; default text on a terminal, else json */
     str public_url;      /* WEIR_PUBLIC_URL */
+    str api_limits;      /* WEIR_API_LIMITS: plan=requests/seconds, between commas; checked */
     str allowed_origins; /* ALLOWED_ORIGINS: exact, between commas; checked */
     str metrics_listen;  /* WEIR_METRICS_LISTEN */
     i64 loops;           /* WEIR_LOOPS, 0 = cores */

@@ -73,6 +73,11 @@ static err permit(struct req *rq)
     if (need == &anyone || (rq->route->flags & R_NO_AUTH_HEADER))
         return OK;
     TRY(identify(rq));
+    err e = limit_caller(rq);
+    if (e != OK)
+        return e == ERR_LIMIT
+                   ? problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now")
+                   : e;
     if ((rq->who.role & need->roles) != 0)
         return OK;
     return problem(rq, &problem_forbidden, "This needs the permission %s", need->name);

@@ -153,6 +153,29 @@ static void add_etag(struct headers *h, size_t given, const struct request_core 
     add_default(h, given, S("ETag"), (str){ h->etag, (size_t)n });
 }
 
+static str number(char *to, size_t size, i64 value)
+{
+    return (str){ to, (size_t)snprintf(to, size, "%lld", (long long)value) };
+}
+
+static void add_limit(struct headers *h, size_t given, const struct request_core *c, int status)
+{
+    const struct limit_told *t = &c->told;
+    const struct limit_policy *p = &t->policy;
+    if (p->name == NULL)
+        return;
+    int n = snprintf(h->policy, sizeof h->policy, "\"%s\";q=%lld;w=%lld", p->name, (long long)p->quota,
+                     (long long)p->window_s);
+    int m =
+        snprintf(h->limit, sizeof h->limit, "\"%s\";r=%lld;t=%lld", p->name, (long long)t->left, (long long)t->reset_s);
+    if (n >= (int)sizeof h->policy || m >= (int)sizeof h->limit)
+        return;
+    add_default(h, given, S("RateLimit-Policy"), (str){ h->policy, (size_t)n });
+    add_default(h, given, S("RateLimit"), (str){ h->limit, (size_t)m });
+    if (status == 429)
+        add_default(h, given, S("Retry-After"), number(h->wait, sizeof h->wait, MAX(t->reset_s, (i64)1)));
+}
+
 void headers_make(const struct request_core *c, const struct letter *l, struct headers *h)
 {
     const struct req *rq = &c->rq;
@@ -170,7 +193,8 @@ void headers_make(const struct request_core *c, const struct letter *l, struct h
         add_default(h, given, S("Cache-Control"), S("no-store"));
     if (l->status == 401)
         add_default(h, given, S("WWW-Authenticate"), S("Bearer realm=\"weir\""));
-    if (l->status == 429 || l->status == 503)
+    add_limit(h, given, c, l->status);
+    if ((l->status == 429 && c->told.policy.name == NULL) || l->status == 503)
         add_default(h, given, S("Retry-After"), S("1"));
     if (c->endpoint == NULL && c->allowed != 0)
         add_default(h, given, S("Allow"), methods_text(c->allowed, h->allow));

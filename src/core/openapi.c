@@ -309,12 +309,26 @@ static bool makes_tagged(const struct doc *d, const struct route *r)
     return false;
 }
 
+/* Whether its answers may tell of a limit: its own, or that of a plan. */
+static bool limited(const struct route *r)
+{
+    for (const struct problem *const *p = r->problems; p != NULL && *p != NULL; p++)
+        if ((*p)->class == ERR_LIMIT)
+            return true;
+    return r->need != &anyone && limit_plans_any();
+}
+
 static void success_headers(struct doc *d, const struct route *r, int status)
 {
     open_key(d, S("headers"), '{');
     header(d, S("X-Request-Id"), S("Names this request in the logs"), S("string"));
     if (status == 201)
         header(d, S("Location"), S("Path of the created object"), S("string"));
+    if (limited(r)) {
+        header(d, S("RateLimit-Policy"), S("What is allowed: \"name\";q=<requests>;w=<seconds>"), S("string"));
+        header(d, S("RateLimit"), S("What is left of it: \"name\";r=<requests>;t=<seconds until there are more>"),
+               S("string"));
+    }
     if (takes_key(r, r->method))
         header(d, S("Idempotent-Replayed"), S("true: carried out earlier, by the same Idempotency-Key"), S("string"));
     if ((status == 200 && r->etag != NULL) || (status == 201 && makes_tagged(d, r)))
@@ -419,6 +433,7 @@ static struct codes codes_of(const struct route *r)
     codes_add(&c, route_keeps(r), &problem_idempotency_unkept);
     codes_add(&c, route_keeps(r), &problem_idempotency_mismatch);
     codes_add(&c, need_match, &problem_of_class[ERR_NO_MATCH]);
+    codes_add(&c, token && limit_plans_any(), &problem_of_class[ERR_LIMIT]);
     codes_add(&c, true, &problem_of_class[ERR_INTERNAL]);
     codes_add(&c, true, &problem_of_class[ERR_BUSY]);
     codes_add(&c, true, &problem_of_class[ERR_MEMORY]);

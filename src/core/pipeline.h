@@ -8,6 +8,7 @@
 #include "core/compress.h"
 #include "core/conditional.h"
 #include "core/idempotency.h"
+#include "core/limit.h"
 #include "core/list.h"
 #include "core/metrics.h"
 #include "core/req.h"
@@ -70,6 +71,7 @@ struct request_core {
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
     void (*fire)(struct req *rq);
+    struct limit_told told;
     struct list_choice list;
     struct idempotent idempotent;
     struct letter letter; /* while it is compressed elsewhere */
@@ -116,7 +118,7 @@ enum {
 struct headers {
     struct pair list[HEADERS_MAX];
     size_t n;
-    char allow[ALLOW_BYTES], etag[ETAG_BYTES + 16];
+    char allow[ALLOW_BYTES], etag[ETAG_BYTES + 16], policy[80], limit[80], wait[24];
 };
 /* What follows from the settings; once, at start. Without it: no origin but our own, no HSTS. */
 err headers_build(struct arena *a, const struct config *config) MUST;

@@ -14,6 +14,7 @@ struct caller {
     str tenant_id; /* {NULL,0} when nobody signed in */
     str user_id, session_id;
     str email;
+    str plan; /* of the tenant */
     u32 role; /* one bit of enum role; 0 = nobody */
 };
 

@@ -43,6 +43,44 @@ static void test_limit_burst_and_refill(void **state)
     assert_int_equal(limit_take(S("a"), 1, 5, now + SECOND_US, &wait), ERR_LIMIT);
 }
 
+static void test_limits_of_plans(void **state)
+{
+    static const char *const wrong[] = {
+        "free", "free=1", "free=0/1", "free=1/0", "free=1/86401", "=1/1", "a=1/1,b=x/1"
+    };
+    struct arena *a = arena_new(MIB);
+    struct buf b = { .arena = a };
+    assert_int_equal(limit_plans_set(a, S("")), OK);
+    assert_false(limit_plans_any());
+    for (int n = 1; n <= LIMIT_PLANS_MAX + 1; n++) {
+        buf_f(&b, " plan%d=10/60 ,", n);
+        assert_int_equal(limit_plans_set(a, buf_view(&b)), n <= LIMIT_PLANS_MAX ? OK : ERR_INVALID);
+    }
+    for (size_t i = 0; i < COUNT(wrong); i++)
+        if (limit_plans_set(a, str_of(wrong[i])) != ERR_INVALID || limit_plans_any())
+            fail_msg("%s must be refused", wrong[i]);
+    assert_int_equal(limit_plans_set(a, S("free=2/10")), OK);
+    struct request_core *c = NEW(a, struct request_core);
+    assert_non_null(c);
+    c->rq = (struct req){
+        .arena = a, .core = c, .now_us = 1000 * SECOND_US, .who = { .tenant_id = S("t1"), .plan = S("free") }
+    };
+    for (int left = 1; left >= 0; left--) {
+        assert_int_equal(limit_caller(&c->rq), OK);
+        assert_int_equal(c->told.left, left);
+    }
+    assert_int_equal(limit_caller(&c->rq), ERR_LIMIT);
+    assert_int_equal(c->told.left, 0);
+    assert_true(c->told.reset_s >= 5 && c->told.reset_s <= 6);
+    c->rq.now_us += 5 * SECOND_US;
+    assert_int_equal(limit_caller(&c->rq), OK);
+    c->rq.who.plan = S("team");
+    assert_int_equal(limit_caller(&c->rq), OK);
+    assert_int_equal(limit_plans_set(a, S("")), OK);
+    limit_free();
+    arena_free(a);
+}
+
 static void test_limit_time_going_back_adds_nothing(void **state)
 {
     i64 wait;
@@ -743,6 +781,7 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_limits_of_plans),
         cmocka_unit_test(test_limit_burst_and_refill),
         cmocka_unit_test(test_limit_time_going_back_adds_nothing),
         cmocka_unit_test(test_limit_without_refill),

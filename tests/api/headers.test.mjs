@@ -157,6 +157,68 @@ describe('content codings', () => {
     });
 });
 
+describe('rate limits', () => {
+    const policy = (answer) => [answer.headers.get('ratelimit-policy'), answer.headers.get('ratelimit')];
+
+    test('a webhook tells its rate, and what is left of it', async () => {
+        const { id } = await createWorkflow(editor, simple), { webhook_url } = await createTrigger(editor, id, { rate_limit: 2 });
+        const answers = await Promise.all(Array.from({ length: 6 }, () => weir.anonymous().post(webhook_url, { n: 1 })));
+        const refused = answers.filter((answer) => answer.status === 429), taken = answers.filter((answer) => answer.status === 200);
+        assert.ok(refused.length >= 1 && taken.length >= 2);
+        for (const answer of answers) assert.equal(policy(answer)[0], '"webhook";q=2;w=1');
+        assert.ok(taken.some((answer) => /^"webhook";r=1;t=\d+$/.test(policy(answer)[1])));
+        for (const answer of refused) assert.deepEqual([policy(answer)[1], answer.headers.get('retry-after')], ['"webhook";r=0;t=1', '1']);
+        const { webhook_url: free } = await createTrigger(editor, id, { rate_limit: null });
+        assert.deepEqual(policy(await weir.anonymous().post(free, { n: 1 }, { expect: 200 })), [null, null]);
+    });
+
+    test('login tells how many failures are left', async () => {
+        const other = await Weir.start();
+        try {
+            const login = (password) => other.anonymous().post('/api/v1/auth/token', { email: 'viewer@acme.test', password });
+            assert.deepEqual(policy(await login('Kestrel-7-marble-lantern')), ['"login";q=5;w=60', '"login";r=5;t=60']);
+            for (let left = 4; left >= 0; left--) {
+                const wrong = await login('wrong');
+                assert.deepEqual([wrong.status, ...policy(wrong)], [401, '"login";q=5;w=60', `"login";r=${left};t=60`]);
+            }
+            const refused = await login('Kestrel-7-marble-lantern');
+            assert.equal(refused.status, 429);
+            assert.match(policy(refused)[1], /^"login";r=0;t=\d+$/);
+            assert.equal(refused.headers.get('retry-after'), /t=(\d+)/.exec(policy(refused)[1])[1]);
+        } finally {
+            await other.stop();
+        }
+    });
+
+    test('a plan has a limit when WEIR_API_LIMITS gives it one: each tenant its own, before permissions', async () => {
+        assert.deepEqual(policy(await editor.get('/api/v1/workflows')), [null, null]);
+        const other = await Weir.start({ env: { WEIR_API_LIMITS: 'team=1/1, free=3/3600' } });
+        try {
+            const [viewer, owner] = [await other.as('viewer'), await other.as('owner')];
+            const answers = [];
+            for (let i = 0; i < 4; i++) answers.push(await (i % 2 ? viewer : owner).get('/api/v1/workflows'));
+            assert.deepEqual(answers.map((answer) => answer.status), [200, 200, 200, 429]);
+            assert.deepEqual(answers.map((answer) => policy(answer)[0]), Array(4).fill('"api";q=3;w=3600'));
+            assert.deepEqual(answers.map((answer) => /r=(\d+)/.exec(policy(answer)[1])[1]), ['2', '1', '0', '0']);
+            assert.equal(answers[3].body.code, 'request.limit');
+            assert.ok(Number(answers[3].headers.get('retry-after')) > 1);
+            assert.equal((await (await other.as('viewer', 'globex')).get('/api/v1/workflows')).status, 200);
+            assert.equal((await other.anonymous().get('/livez')).status, 200);
+        } finally {
+            await other.stop();
+        }
+    });
+
+    test('a limit that is none stops the start', async () => {
+        for (const limits of ['free', 'free=0/1', 'free=1', '=1/1', 'free=1/86401']) {
+            const other = await Weir.start({ serve: false, users: false });
+            other.env.WEIR_API_LIMITS = limits;
+            await assert.rejects(other.serve(), /WEIR_API_LIMITS/, limits);
+            other.discard();
+        }
+    });
+});
+
 test('an origin that no browser would send stops the start', async () => {
     const other = await Weir.start({ serve: false, users: false });
     other.env.ALLOWED_ORIGINS = 'https://a.example.com,*';

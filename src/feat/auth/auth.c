@@ -10,6 +10,7 @@
 #include "core/app.h"
 #include "core/audit.h"
 #include "core/auth.h"
+#include "core/limit.h"
 #include "core/metrics.h"
 #include "feat/auth/auth_parts.h"
 #include "feat/users/users.h"
@@ -185,6 +186,17 @@ struct login {
     struct grant grant; /* signed in advance, so that the writer only writes */
 };
 
+static const struct limit_policy login_policy = { "login", LOGIN_FAILURES, 60 };
+
+/* On the writer, behind the failure if there was one. */
+static err tell_left(struct req *rq, const struct login *l)
+{
+    i64 left;
+    TRY(login_limit_left(rq->tx, req_now(rq), &l->from, &left));
+    limit_tell(rq, &login_policy, left, login_policy.window_s);
+    return OK;
+}
+
 static err refuse_throttled(struct req *rq, const struct login *l)
 {
     i64 wait_us;
@@ -199,6 +211,7 @@ static err refuse_throttled(struct req *rq, const struct login *l)
     LOG(LOG_WARN, "auth.throttled", LOG_STR("request_id", rq->request_id), LOG_STR("remote", rq->http->remote),
         LOG_INT("wait_s", seconds));
     reply_header(rq, "Retry-After", text);
+    limit_tell(rq, &login_policy, 0, seconds);
     return problem(rq, &throttled, "Try again in %lld seconds", (long long)seconds);
 }
 
@@ -265,6 +278,7 @@ static err login_failed(struct req *rq, const struct login *l)
     TRY(login_limit_failed(rq->tx, req_now(rq), &l->from, &f->burst));
     TRY(audit_for(rq, STR_NONE, STR_NONE, f->burst ? "auth.login_burst" : "auth.login_failed", l->user.id, STR_NONE));
     TRY(req_after(rq, tell_failed, f));
+    TRY(tell_left(rq, l));
     return committed(problem(rq, &invalid_credentials, "Check the e-mail address and the password"));
 }
 
@@ -293,6 +307,7 @@ static err login(struct req *rq)
     TRY(grant_store(rq, &l->grant));
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.login", l->grant.session_id, STR_NONE));
     TRY(req_after(rq, tell_ok, NULL));
+    TRY(tell_left(rq, l));
     return grant_reply(rq, 200, &l->grant);
 }
 

@@ -35,6 +35,8 @@ err login_from(struct arena *a, str email, str remote, struct login_from *out) M
 i64 login_backoff_us(i64 level);
 /* ERR_LIMIT with *wait_us > 0 while the address, or the account from this address, is closed. Reads only. */
 err login_limit_check(struct tx *tx, i64 now_us, const struct login_from *from, i64 *wait_us) MUST;
+/* How many more failures the address, or the account from it, may have within the minute. */
+err login_limit_left(struct tx *tx, i64 now_us, const struct login_from *from, i64 *left) MUST;
 /* Writes the failure down; *burst: it was the last one that is borne. */
 err login_limit_failed(struct tx *tx, i64 now_us, const struct login_from *from, bool *burst) MUST;
 /* A success ends the doubling. */

@@ -35,6 +35,19 @@ STMT(failures_of_ip, "SELECT at FROM login_failures WHERE ip = $1 AND at > $2 OR
 STMT(failures_of_account,
      "SELECT at FROM login_failures WHERE account = $1 AND ip = $2 AND at > $3 ORDER BY at DESC LIMIT 1 OFFSET $4",
      .row = &row_table, .scope = SCOPE_SYSTEM);
+struct failures {
+    struct presence has;
+    i64 of_ip, of_account;
+};
+static const struct field failures_fields[] = {
+    FIELD(struct failures, of_ip, F_I64, .doc = "From the address"),
+    FIELD(struct failures, of_account, F_I64, .doc = "For the account, from the address"),
+};
+static const struct table failures_table = TABLE("LoginFailures", struct failures, failures_fields);
+STMT(failures_count,
+     "SELECT (SELECT count(*) FROM login_failures WHERE ip = $1 AND at > $3) AS of_ip,"
+     " (SELECT count(*) FROM login_failures WHERE account = $2 AND ip = $1 AND at > $3) AS of_account",
+     .row = &failures_table, .scope = SCOPE_SYSTEM);
 STMT(failure_add, "INSERT INTO login_failures (id, account, ip, at) VALUES ($1, $2, $3, $4)", .scope = SCOPE_SYSTEM);
 STMT(block_of, "SELECT level, until FROM login_blocks WHERE account = $1 AND ip = $2", .row = &row_table,
      .scope = SCOPE_SYSTEM);
@@ -102,6 +115,14 @@ err login_limit_check(struct tx *tx, i64 now_us, const struct login_from *from, 
         return OK;
     *wait_us = open_us - now_us;
     return ERR_LIMIT;
+}
+
+err login_limit_left(struct tx *tx, i64 now_us, const struct login_from *from, i64 *left)
+{
+    struct failures failures;
+    TRY(db_row(tx, &failures_count, &failures, ARGS(STR(from->ip), STR(from->account), I64(now_us - WINDOW_US))));
+    *left = MAX(LOGIN_FAILURES - MAX(failures.of_ip, failures.of_account), (i64)0);
+    return OK;
 }
 
 static err close_account(struct tx *tx, i64 now_us, const struct login_from *from)

@@ -31,7 +31,7 @@ enum {
 
 struct identity {
     struct presence has;
-    str id, tenant_id, user_id, email, role;
+    str id, tenant_id, user_id, email, role, plan;
     i64 absolute_expires_at;
 };
 static const struct field identity_fields[] = {
@@ -40,6 +40,7 @@ static const struct field identity_fields[] = {
     FIELD(struct identity, user_id, F_STR, .doc = "Whose session"),
     FIELD(struct identity, email, F_STR, .doc = "Address of the user"),
     FIELD(struct identity, role, F_STR, .doc = "Role in the tenant, now"),
+    FIELD(struct identity, plan, F_STR, .doc = "Plan of the tenant"),
     FIELD(struct identity, absolute_expires_at, F_TIME, .doc = "When the family ends"),
 };
 static const struct table identity_table = TABLE("Identity", struct identity, identity_fields);
@@ -68,7 +69,7 @@ PROBLEM_SHARED(refresh_invalid, "auth.refresh_invalid", ERR_UNAUTHORIZED, "The r
 
 /* Only what is alive on all sides is found. */
 STMT(session_identity,
-     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, s.absolute_expires_at FROM sessions s"
+     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, t.plan, s.absolute_expires_at FROM sessions s"
      " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
      " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
      " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
@@ -182,9 +183,11 @@ static err become(struct req *rq, const struct identity *i)
         .user_id = str_dup(rq->arena, i->user_id),
         .session_id = str_dup(rq->arena, i->id),
         .email = str_dup(rq->arena, i->email),
+        .plan = str_dup(rq->arena, i->plan),
         .role = users_role(i->role),
     };
-    if (who.tenant_id.p == NULL || who.user_id.p == NULL || who.session_id.p == NULL || who.email.p == NULL)
+    if (who.tenant_id.p == NULL || who.user_id.p == NULL || who.session_id.p == NULL || who.email.p == NULL ||
+        who.plan.p == NULL)
         return ERR_MEMORY;
     rq->who = who;
     return OK;

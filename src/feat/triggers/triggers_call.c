@@ -279,11 +279,10 @@ static err proves_itself(struct call *c)
 
 static err keeps_the_rate(struct call *c)
 {
-    i64 retry_after_ms = 0;
-    double rate = (double)c->hook->rate_limit;
-    if (c->hook->rate_limit == 0 || limit_take(c->hook->id, rate, rate, req_now(c->rq), &retry_after_ms) == OK)
-        return OK;
-    reply_header(c->rq, "Retry-After", strf(c->rq->arena, "%lld", (long long)MAX((retry_after_ms + 999) / 1000, 1)));
+    const struct limit_policy policy = { "webhook", c->hook->rate_limit, 1 };
+    err e = policy.quota == 0 ? OK : limit_request(c->rq, &policy, c->hook->id);
+    if (e != ERR_LIMIT)
+        return e;
     return problem(c->rq, &limited, "This webhook takes %lld calls per second", (long long)c->hook->rate_limit);
 }
 
