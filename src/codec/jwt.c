@@ -82,13 +82,13 @@ static err check_header(const struct json *header, const char **reason)
     return OK;
 }
 
-/* Several keys may share a kid (or have none): any of them may have signed. */
+/* Several keys may share a kid: any of them may have signed. A key without one is the only one its owner has, so the names that others give it do not count. */
 static err check_signature(struct arena *a, const struct jwt_key *keys, size_t count, str kid, str signed_part,
                            str signature, const char **reason)
 {
     bool known = false, good = false;
     for (size_t i = 0; i < count; i++) {
-        if (!str_eq(keys[i].kid, kid))
+        if (keys[i].kid.n > 0 && !str_eq(keys[i].kid, kid))
             continue;
         known = true;
         str expected = signature_of(a, &keys[i], signed_part);

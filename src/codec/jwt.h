@@ -7,7 +7,7 @@
 #include "codec/json.h"
 
 struct jwt_key {
-    str kid; /* may be "" : then a header without kid matches */
+    str kid; /* may be "": then any header matches, with a kid or without */
     str secret;
 };
 /* header.payload.signature; {NULL,0} at the cap. Deterministic. */

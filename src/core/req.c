@@ -13,7 +13,12 @@
 
 #include <string.h>
 
-enum { REQUEST_ID_MAX = 64, NO_BODY_MAX = 1 << 10 };
+enum {
+    REQUEST_ID_MAX = 64,
+    NO_BODY_MAX = 1 << 10,
+    BODY_ON_LOOP_MAX =
+        64 << 10, /* a W_WAIT handler with a longer one runs in the pool: reading it would hold up the loop */
+};
 
 /* For routes without body or query: whatever is given is unknown. */
 static const struct table nothing = { .name = "Nothing" };
@@ -71,14 +76,16 @@ static struct request_core *core_new(const struct listener *listener, struct htt
     return rq->request_id.p != NULL && rq->trace.p != NULL ? c : NULL;
 }
 
-static size_t body_limit(const struct request_core *c)
+static err body_limit(struct request_core *c, size_t *limit)
 {
     const struct route *r = c->rq.route;
     if (r->flags & R_ADMIT)
-        return r->admit(c->rq.http, c->rq.params);
+        return r->admit(&c->rq, limit);
     if (r->in == NULL && !(r->flags & R_RAW_BODY))
-        return NO_BODY_MAX;
-    return r->max_body != 0 ? r->max_body : ROUTE_BODY_MAX;
+        *limit = NO_BODY_MAX;
+    else
+        *limit = r->max_body != 0 ? r->max_body : ROUTE_BODY_MAX;
+    return OK;
 }
 
 /* The whole gate is passed here, at the head, so that a stranger cannot make us take a body. */
@@ -89,9 +96,12 @@ static size_t admit(void *ctx, struct http_request *http)
     http->refused = 503;
     if (c == NULL)
         return 0;
+    size_t limit = 0;
     c->outcome = gate(c);
+    if (c->outcome == OK && c->rq.answer.status == 0)
+        c->outcome = body_limit(c, &limit);
     http->refused = c->outcome != OK ? err_status(c->outcome) : c->rq.answer.status;
-    return http->refused != 0 ? 0 : body_limit(c);
+    return http->refused != 0 ? 0 : limit;
 }
 
 /* -- body and query ------------------------------------------------------------------------------------------------ */
@@ -562,8 +572,11 @@ static void start(struct request_core *c)
     c->mark = arena_mark(c->rq.arena);
     c->who = c->rq.who;
     switch (r->work) {
-    case W_READ:
     case W_WAIT:
+        if (c->rq.http->body.n > BODY_ON_LOOP_MAX)
+            return in_pool(c, r->handle, finish);
+        return on_loop(c, r->handle, finish);
+    case W_READ:
         return on_loop(c, r->handle, finish);
     case W_SLOW:
         return in_pool(c, r->handle, finish);

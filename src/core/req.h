@@ -33,7 +33,7 @@ struct answer {
     size_t cut;       /* see field_encode_cut */
     str content_type; /* of raw */
     str raw;
-    struct pair headers[12];
+    struct pair headers[32];
     u32 header_count;
     const struct problem *problem;
     str problem_detail;
@@ -72,7 +72,7 @@ str req_header(const struct req *rq, const char *lower_name);
 err reply(struct req *rq, int status, const struct table *t, const void *row) MUST;
 err reply_empty(struct req *rq, int status) MUST; /* 204, 202 … */
 err reply_raw(struct req *rq, int status, str content_type, str body) MUST;
-/* Adds a header; name in any case. CR, LF or NUL in the value drop the header. At most 12. */
+/* Adds a header; name in any case. CR, LF or NUL in the value drop the header. At most 32. */
 void reply_header(struct req *rq, const char *name, str value);
 /* Location: of a created object. */
 void reply_location(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -77,7 +77,8 @@ struct route {
     const struct stmt *etag; /* of a single object: what its ETag is made of (conditional.h) */
     size_t max_body;   /* 0 = 1 MiB. There is no cap of the arena by route: what a body takes once it is parsed depends on what it holds (up to 16 times
                         * its bytes), so none would be both tight and true. http_limits.arena_bytes bounds each request, WEIR_MEMORY_MAX all of them. */
-    size_t (*admit)(struct http_request *http, const str *params); /* R_ADMIT: bytes of body for this very object */
+    /* R_ADMIT: bytes of body for this very object; or, at the head still, a problem, as a handler answers it. No tx; nothing of it is there in the handler. */
+    err (*admit)(struct req *rq, size_t *max_body);
     const char *produces;
     const struct route_status *also;          /* ends with status 0 */
     const struct problem *const *problems;    /* documented codes beyond the gate's; ends with NULL */

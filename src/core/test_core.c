@@ -291,9 +291,12 @@ static err toy_parts(struct req *rq)
                      strf(rq->arena, "%.*s|%.*s", STR_FMT(rq->params[0]), STR_FMT(req_param(rq, "part"))));
 }
 
-static size_t toy_admit(struct http_request *http, const str *params)
+static err toy_admit(struct req *rq, size_t *max_body)
 {
-    return str_eq(params[0], S("small")) ? 4 : 100;
+    if (str_eq(rq->params[0], S("closed")))
+        return problem(rq, &broken_toy, "Closed");
+    *max_body = str_eq(rq->params[0], S("small")) ? 4 : 100;
+    return OK;
 }
 
 static err toy_echo(struct req *rq)
@@ -587,6 +590,7 @@ static void test_bodies(void **state)
         { "POST /raw/small", "", "1234", 200, { "1234" } },
         { "POST /raw/small", "", "12345", 413, { "application/problem+json" } },
         { "POST /raw/large", "", "12345", 200, { "12345" } },
+        { "POST /raw/closed", "", "12345", 409, { "toys.broken", "Closed" } },
         { "POST /raw/large?any=1", "", "", 422, { "query/any" } },
         { "POST /optional", "", NULL, 422, { "/name" } },
         { "PUT /any", "", "bytes", 200, { "bytes" } },

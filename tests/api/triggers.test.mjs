@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import { errorAt } from '../lib/client.mjs';
 import { chain, createTrigger, createWorkflow, finalExecution, getExecution, http, respond, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
+import { exchange } from '../lib/raw.mjs';
 import { Weir } from '../lib/server.mjs';
 
 const echo = { steps: [transform('t', { got: '{{ input }}', method: '{{ trigger.method }}', query: '{{ trigger.query }}' })] };
@@ -47,6 +48,38 @@ describe('their rows', () => {
         await editor.del(`${list()}/${made.id}`, { expect: 204 });
         await anyone.put(made.webhook_url, {}, { expect: 404 });
         await editor.del(`${list()}/${made.id}`, { expect: 404 });
+    });
+
+    // Every PUT that leaves the secret out keeps the one it has seen; none may bring back the one that was taken away meanwhile.
+    const rotations = {
+        'PUT of a trigger': (made, body) => editor.put(`${list()}/${made.id}`, body),
+        'PATCH of a workflow': (made, body) => editor.patch(`/api/v1/workflows/${workflow.id}`, { definition: { ...echo, triggers: [{ id: made.id, ...body }] } }, { type: 'application/merge-patch+json' }),
+    };
+    for (const [name, change] of Object.entries(rotations))
+        test(`${name}: concurrent ones do not roll a new secret back`, async () => {
+            const base = { method: 'POST', auth_type: 'api_key', rate_limit: null };
+            const made = await createTrigger(editor, workflow.id, { ...base, auth_config: { api_key: 'rotated-key-number-start' } });
+            let conflicts = 0;
+            for (let round = 0; round < 12; round++) {
+                const key = `rotated-key-number-${round}-abc`;
+                const rotate = (suffix = '') => change(made, { ...base, name: `new ${round}${suffix}`, auth_config: { api_key: key } });
+                const all = [0, 1, 2, 3].map((i) => change(made, { ...base, name: `kept ${round} ${i}` }));
+                const answers = await Promise.all([...all.slice(0, 2), rotate(), ...all.slice(2)]);
+                for (const { status, body } of answers) if (status !== 200) assert.deepEqual([status, body.code], [409, 'triggers.changed']);
+                conflicts += answers.filter(({ status }) => status === 409).length;
+                if (answers[2].status !== 200) assert.equal((await rotate(' again')).status, 200);
+                await anyone.post(made.webhook_url, {}, { headers: { 'x-api-key': key }, expect: 200 });
+            }
+            assert.ok(conflicts > 0, 'some of them must have met');
+        });
+
+    test('not more than 50 of a workflow, however many are made at once', async () => {
+        const full = await createWorkflow(editor, { ...echo, triggers: Array.from({ length: 45 }, (_, i) => ({ name: `t${i}`, method: 'POST', auth_type: 'none' })) });
+        const path = `/api/v1/webhooks/${full.id}/triggers`;
+        const answers = await Promise.all(Array.from({ length: 20 }, (_, i) => editor.post(path, { name: `more ${i}`, method: 'POST', auth_type: 'none' })));
+        assert.equal(answers.filter(({ status }) => status === 201).length, 5);
+        for (const { status, body } of answers) if (status !== 201) assert.deepEqual([status, body.code], [422, 'triggers.too_many']);
+        assert.equal((await member.get(`${path}?limit=100`, { expect: 200 })).body.length, 50);
     });
 
     const wrong = [
@@ -169,6 +202,26 @@ describe('a call', () => {
         assert.equal(answer.headers.get('set-cookie'), null);
     });
 
+    test('a respond step cannot speak for the connection, a proxy or the origin; its pages run nothing', async () => {
+        const refused = ['X-Accel-Redirect', 'X-Sendfile', 'x-lighttpd-send-file', 'Sec-Anything', 'Proxy-Anything', 'Access-Control-Allow-Credentials', 'NEL', 'Report-To',
+            'Reporting-Endpoints', 'WWW-Authenticate', 'Accept-CH', 'Refresh', 'Public-Key-Pins', 'Expect-CT', 'Clear-Site-Data', 'Set-Cookie'];
+        const headers = Object.fromEntries([...refused, 'Content-Security-Policy', 'Strict-Transport-Security'].map((name) => [name, 'evil']));
+        const page = await createWorkflow(editor, { steps: [respond('r', { headers: { ...headers, 'Content-Type': 'text/html', 'X-Kind': 'page' }, body: '<script>1</script>' })] });
+        const answer = await anyone.post((await createTrigger(editor, page.id)).webhook_url, {}, { raw: true });
+        assert.deepEqual([answer.status, answer.headers.get('x-kind'), answer.text], [200, 'page', '<script>1</script>']);
+        for (const name of refused) assert.equal(answer.headers.get(name), null, name);
+        for (const part of ['sandbox', "default-src 'none'", "form-action 'none'", "base-uri 'none'"])
+            assert.ok(answer.headers.get('content-security-policy').split('; ').includes(part), part);
+    });
+
+    test('24 headers of a respond step arrive, 25 are refused with the workflow', async () => {
+        const many = (n) => ({ steps: [respond('r', { headers: Object.fromEntries(Array.from({ length: n }, (_, i) => [`X-H${i}`, `${i}`])), body: 'x' })] });
+        const { webhook_url } = await createTrigger(editor, (await createWorkflow(editor, many(24))).id);
+        const answer = await anyone.post(webhook_url, {}, { raw: true });
+        for (let i = 0; i < 24; i++) assert.equal(answer.headers.get(`x-h${i}`), `${i}`);
+        await editor.post('/api/v1/workflows', { name: 'too many', definition: many(25) }, { expect: 422 });
+    });
+
     test('the same Idempotency-Key joins the execution; with another body it is 422', async () => {
         const { webhook_url } = await createTrigger(editor, workflow.id);
         const call = (body) => anyone.post(webhook_url, body, { headers: { 'idempotency-key': 'order-1' } });
@@ -184,6 +237,55 @@ describe('a call', () => {
         const ids = [await call('1'), await call('1'), await call('2')].map(({ body }) => body.execution_id);
         assert.equal(ids[0], ids[1]);
         assert.notEqual(ids[0], ids[2]);
+    });
+});
+
+describe('the head of a call', () => {
+    // No byte of the body follows: an answer shows that none was waited for.
+    const announced = (method, path, bytes = 1000) => exchange(weir, `${method} ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${bytes}\r\n\r\n`);
+    const secured = { auth_type: 'api_key', auth_config: { api_key: 'right-key-0123456789' } };
+
+    test('what will be refused is refused before its body is taken, and logged', async () => {
+        const [put, asleep, closed, far, small] = [
+            await createTrigger(editor, workflow.id, { method: 'PUT' }),
+            await createTrigger(editor, workflow.id, { is_active: false }),
+            await createTrigger(editor, workflow.id, secured),
+            await createTrigger(editor, workflow.id, { allowed_ips: ['192.0.2.1'] }),
+            await createTrigger(editor, workflow.id, { max_body_bytes: 999 }),
+        ];
+        const rows = [
+            [put, 405, 'triggers.method'],
+            [asleep, 404, 'triggers.not_found'],
+            [closed, 401, 'triggers.unauthorized'],
+            [far, 403, 'triggers.forbidden_address'],
+            [small, 413, 'triggers.too_large'],
+        ];
+        for (const [{ id, webhook_url }, status, code] of rows) {
+            const answer = await announced('POST', webhook_url);
+            assert.deepEqual([answer.status, JSON.parse(answer.body).code], [status, code]);
+            assert.match(answer.head, /content-type: application\/problem\+json/i);
+            const { body } = await member.get(`${list()}/${id}/deliveries`, { expect: 200 });
+            assert.deepEqual(body.map((row) => [row.status_code, row.code, row.body_bytes]), [[status, code, 1000]]);
+        }
+        const unknown = await announced('POST', `/api/v1/webhooks/${workflow.id}/trigger_01h455vb4pex5vsknk084sn02q`);
+        assert.deepEqual([unknown.status, JSON.parse(unknown.body).code], [404, 'triggers.not_found']);
+    });
+
+    test('a body too large is logged at the rate of refusals, as the others are', async () => {
+        const made = await createTrigger(editor, workflow.id, { max_body_bytes: 10 });
+        for (let sent = 0; sent < 150; sent += 25)
+            for (const { status } of await Promise.all(Array.from({ length: 25 }, () => announced('POST', made.webhook_url)))) assert.equal(status, 413);
+        const page = async (skip) => (await member.get(`${list()}/${made.id}/deliveries?limit=100&skip=${skip}`, { expect: 200 })).body.length;
+        assert.equal(await page(0), 100);
+        assert.ok((await page(100)) < 50, 'the 100 of the burst, and ten per second');
+    });
+
+    test('a large body is taken as it is: 4 MiB at most', async () => {
+        const silent = await createWorkflow(editor, { steps: [transform('t', { n: 1 })] });
+        const { webhook_url } = await createTrigger(editor, silent.id, { max_body_bytes: 4 * 1024 * 1024 });
+        for (const bytes of [64 * 1024, 64 * 1024 + 1, 3 * 1024 * 1024])
+            await anyone.post(webhook_url, 'x'.repeat(bytes), { type: 'text/plain', expect: 200 });
+        errorAt(await editor.post(list(), { name: 'x', method: 'POST', auth_type: 'none', max_body_bytes: 4 * 1024 * 1024 + 1 }, { expect: 422 }), '/max_body_bytes');
     });
 });
 
@@ -227,6 +329,7 @@ describe('who may call', () => {
         assert.equal(await call(jwt({})), 200);
         for (const bad of [jwt({ iss: 'other' }), jwt({ aud: 'other' }), jwt({ exp: 1 }), jwt({}, undefined, 'x'.repeat(40)), jwt({}, { alg: 'none' }), jwt({ nbf: 4_000_000_000 })])
             assert.equal(await call(bad), 401);
+        assert.equal(await call(jwt({}, { alg: 'HS256', typ: 'JWT', kid: 'partner-1' })), 200, 'a kid that the issuer gives its only key');
     });
 });
 

@@ -7,7 +7,7 @@ static const struct field header_field =
 
 static const struct field fields[] = {
     SHAPE_FIELD("status", F_I64, .flags = F_EXPR, .min = 200, .max = 599, .preset = "200", .doc = "HTTP status"),
-    SHAPE_FIELD("headers", F_MAP, .flags = F_EXPR, .each = &header_field, .max = 50, .doc = "Header names and values"),
+    SHAPE_FIELD("headers", F_MAP, .flags = F_EXPR, .each = &header_field, .max = 24, .doc = "Header names and values"),
     SHAPE_FIELD("body", F_JSON, .flags = F_EXPR | F_NULLABLE,
                 .doc = "JSON value, or text when a content-type header says so"),
 };

@@ -116,6 +116,7 @@ CODES(entry_codes, CODE_ENTRY, { "triggers.not_found", "The id is none of the wo
       { "triggers.bearer", "Exactly one of token and jwt_secret; issuer and audience go with jwt_secret" });
 
 PROBLEM_SHARED(trigger_not_found, "triggers.not_found", ERR_NOT_FOUND, "There is no such trigger");
+PROBLEM_SHARED(trigger_changed, "triggers.changed", ERR_CONFLICT, "The trigger was changed meanwhile");
 PROBLEM(no_workflow, "triggers.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");
 PROBLEM(too_many, "triggers.too_many", ERR_INVALID, "The workflow has as many triggers as it may have");
 
@@ -158,10 +159,11 @@ STMT(
     "INSERT INTO triggers (tenant_id, workflow_id, id, name, method, auth_type, auth_config, is_active, rate_limit, max_body_bytes, "
     "respond, dedup_header, allowed_ips, updated_at, created_at, created_by) "
     "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
+/* Only from what was seen: the kept secret comes from there, and would undo a change of it meanwhile. */
 STMT(trigger_update,
      "UPDATE triggers SET name = $4, method = $5, auth_type = $6, auth_config = $7, is_active = $8, rate_limit = $9, "
      "max_body_bytes = $10, respond = $11, dedup_header = $12, allowed_ips = $13, updated_at = $14 "
-     "WHERE tenant_id = $1 AND workflow_id = $2 AND id = $3");
+     "WHERE tenant_id = $1 AND workflow_id = $2 AND id = $3 AND updated_at = $15");
 STMT(trigger_delete, "DELETE FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 AND id = $3");
 
 /* ---- rows as they are shown ---- */
@@ -205,6 +207,7 @@ struct change {
     struct trigger row; /* as it will be shown */
     str stored;         /* auth_config as it will be stored */
     str changed;        /* names for the audit row */
+    i64 seen;           /* updated_at of what it replaces */
     bool creates, same; /* same: nothing differs from what is stored */
 };
 
@@ -288,8 +291,36 @@ static err change_make(struct req *rq, const struct trigger *given, str workflow
     if (before != NULL)
         TRY(changed_names(rq->arena, before, &c->row, &c->changed));
     c->same = before != NULL && c->changed.p == NULL;
-    c->row.updated_at = c->same ? before->updated_at : req_now(rq);
+    c->seen = before != NULL ? before->updated_at : 0;
+    c->row.updated_at = c->same ? c->seen : MAX(req_now(rq), c->seen + 1); /* rises even when the clock does not */
     return show(rq->arena, &c->row);
+}
+
+static err count_triggers(struct req *rq, str workflow_id, i64 *n)
+{
+    struct list_count count;
+    TRY(db_row(rq->tx, &trigger_number, &count, ARGS(TENANT(rq), STR(workflow_id))));
+    *n = count.n;
+    return OK;
+}
+
+/* Nothing was updated: why? */
+static err not_as_seen(struct req *rq, const struct trigger *t)
+{
+    err e = db_row(rq->tx, &trigger_by_id, NULL, ARGS(TENANT(rq), STR(t->workflow_id), STR(t->id)));
+    if (e == ERR_NOT_FOUND)
+        return problem(rq, &trigger_not_found, "The trigger %.*s is gone", STR_FMT(t->id));
+    TRY(e);
+    return problem(rq, &trigger_changed, "The trigger %.*s was changed at the same time: read it, and try again",
+                   STR_FMT(t->id));
+}
+
+/* On the writer, behind the insert: creations that did not see each other are counted together here. */
+static err keeps_the_number(struct req *rq, str workflow_id)
+{
+    i64 n;
+    TRY(count_triggers(rq, workflow_id, &n));
+    return n <= TRIGGERS_MAX ? OK : problem(rq, &too_many, "A workflow has at most %d triggers", TRIGGERS_MAX);
 }
 
 static err change_apply(struct req *rq, const struct change *c)
@@ -312,14 +343,16 @@ static err change_apply(struct req *rq, const struct change *c)
         STR(t->dedup_header),
         STR(t->allowed_ips),
         I64(t->updated_at),
-        I64(t->created_at),
+        I64(c->creates ? t->created_at : c->seen),
         STR(t->created_by),
     };
     i64 changed = 0;
     const struct stmt *s = c->creates ? &trigger_insert : &trigger_update;
-    TRY(db_exec(rq->tx, s, &changed, (struct args){ list, c->creates ? COUNT(list) : COUNT(list) - 2 }));
+    TRY(db_exec(rq->tx, s, &changed, (struct args){ list, c->creates ? COUNT(list) : COUNT(list) - 1 }));
     if (changed == 0)
-        return problem(rq, &trigger_not_found, "The trigger %.*s is gone", STR_FMT(t->id));
+        return not_as_seen(rq, t);
+    if (c->creates)
+        TRY(keeps_the_number(rq, t->workflow_id));
     return audit(rq, c->creates ? "triggers.create" : "triggers.update", t->id, c->changed);
 }
 
@@ -462,13 +495,13 @@ err triggers_view(struct tx *tx, str tenant_id, str workflow_id, str *json)
 static err prepare_create(struct req *rq)
 {
     str workflow_id = req_param(rq, "workflow_id");
-    struct list_count count;
+    i64 count;
     struct change *c = NEW(rq->arena, struct change);
     if (c == NULL)
         return ERR_MEMORY;
     TRY(find_workflow(rq, workflow_id));
-    TRY(db_row(rq->tx, &trigger_number, &count, ARGS(TENANT(rq), STR(workflow_id))));
-    if (count.n >= TRIGGERS_MAX)
+    TRY(count_triggers(rq, workflow_id, &count));
+    if (count >= TRIGGERS_MAX)
         return problem(rq, &too_many, "A workflow has at most %d triggers", TRIGGERS_MAX);
     rq->prepared = c;
     return change_make(rq, rq->body, workflow_id, NULL, S(""), c);
@@ -546,6 +579,7 @@ static err trigger_remove(struct req *rq)
 
 static const struct problem *const no_workflow_list[] = { &no_workflow, &too_many, NULL };
 static const struct problem *const no_trigger_list[] = { &no_workflow, &trigger_not_found, NULL };
+static const struct problem *const replace_list[] = { &no_workflow, &trigger_not_found, &trigger_changed, NULL };
 static const struct route_status call_also[] = {
     { 202, &call_result_table,
       "The execution is on disk and has not ended: respond is \"accepted\", or it takes longer than 30 seconds" },
@@ -577,7 +611,7 @@ static const struct route routes[] = {
     { ROUTE(GET, TRIGGERS "/{id}", trigger_get, W_READ), .etag = &trigger_state, .need = &can_read,
       .out = &trigger_table, .problems = no_trigger_list, .doc = "Read a webhook" },
     { ROUTE(PUT, TRIGGERS "/{id}", trigger_replace, W_WRITE), .etag = &trigger_state, .prepare = prepare_replace,
-      .need = &can_write, .in = &trigger_table, .out = &trigger_table, .problems = no_trigger_list,
+      .need = &can_write, .in = &trigger_table, .out = &trigger_table, .problems = replace_list,
       .doc = "Replace a webhook's settings",
       .more =
           "What is left out returns to its default; only auth_config stays when it is left out and auth_type is the same." },

@@ -7,9 +7,11 @@
 extern const struct module triggers_module;
 
 enum {
-    TRIGGERS_MAX = 50,                   /* per workflow */
-    TRIGGER_BODY_MAX = 16 * 1024 * 1024, /* bytes of a call, as far as its trigger allows */
+    TRIGGERS_MAX = 50,                  /* per workflow */
+    TRIGGER_BODY_MAX = 4 * 1024 * 1024, /* bytes of a call, as far as its trigger allows; as much as a value may have */
 };
+
+extern const struct problem trigger_changed; /* of triggers_apply, for the lists of routes */
 
 struct trigger_changes; /* entries of `definition.triggers`, checked and with their secrets sealed */
 
@@ -18,7 +20,8 @@ struct trigger_changes; /* entries of `definition.triggers`, checked and with th
  * `pointer`. `entries` may be NULL. */
 err triggers_prepare(struct req *rq, str workflow_id, const struct json *entries, str pointer,
                      struct trigger_changes **out) MUST;
-/* The writing half, on the writer: statements, audit rows, and the forgetting once they are committed. */
+/* The writing half, on the writer: statements, audit rows, and the forgetting once they are committed. ERR_CONFLICT (triggers.changed): a trigger is not
+ * any more what the preparing half saw. */
 err triggers_apply(struct req *rq, const struct trigger_changes *changes) MUST;
 /* The masked view as it is after the changes: a JSON array. Off the writer. */
 err triggers_changed_view(struct req *rq, const struct trigger_changes *changes, str *json) MUST;

@@ -2,7 +2,8 @@
  *
  * The hot path reads nothing from the database: the trigger comes from a cache per loop, the plan from the engine. Whoever changes a trigger or its
  * workflow forgets the whole cache; for what nobody tells us (a suspended tenant) an entry lives one second. What a check refuses is in `checks`, in
- * order: proof comes before the rate, so that strangers cannot use up the rate of those who may call. */
+ * order: proof comes before the rate, so that strangers cannot use up the rate of those who may call. They are made at the head, before a byte of the
+ * body is taken, and again with the body, which may have been long on its way. */
 #include "feat/triggers/triggers_parts.h"
 
 #include "base/clock.h"
@@ -15,13 +16,7 @@
 
 #include <string.h>
 
-enum {
-    HOOKS_CACHED = 4096,
-    HOOK_ARENA = 32 * 1024,
-    UNKNOWN_BODY = 1024 * 1024,
-    REFUSED_PER_SECOND = 10,
-    REFUSED_BURST = 100
-};
+enum { HOOKS_CACHED = 4096, HOOK_ARENA = 32 * 1024, REFUSED_PER_SECOND = 10, REFUSED_BURST = 100 };
 #define WAIT_US (30 * SECOND_US)
 
 /* ---- answers ---- */
@@ -145,7 +140,7 @@ static err hook_fill(struct arena *a, str id, const struct hook_row *row, struct
             return ERR_MEMORY;
     h->version = row->version;
     h->rate_limit = row->rate_limit;
-    h->max_body = (size_t)row->max_body_bytes;
+    h->max_body = (size_t)MIN(row->max_body_bytes, (i64)TRIGGER_BODY_MAX);
     h->live = row->live;
     h->accepted = str_eq(row->respond, S("accepted"));
     str addresses = row->allowed_ips.p != NULL ? str_dup(a, row->allowed_ips) : STR_NONE;
@@ -212,6 +207,15 @@ static bool worth_logging(const struct call *c, int status)
     return key.p == NULL || limit_take(key, REFUSED_PER_SECOND, REFUSED_BURST, req_now(c->rq), &retry_after_ms) == OK;
 }
 
+/* As it came, or, before it has come, as it was announced. */
+static i64 body_size(const struct http_request *http)
+{
+    i64 announced = 0;
+    if (http->body.n > 0 || !str_i64(http_header(http, S("content-length")), 0, INT64_MAX, &announced))
+        return (i64)http->body.n;
+    return announced;
+}
+
 static void log_call(const struct call *c, err outcome)
 {
     const struct req *rq = c->rq;
@@ -230,7 +234,7 @@ static void log_call(const struct call *c, err outcome)
         .status = status,
         .method = http_method_name(rq->http->method),
         .remote = rq->http->remote,
-        .body_bytes = (i64)rq->http->body.n,
+        .body_bytes = body_size(rq->http),
         .duration_us = duration_us,
         .now_us = req_now(rq) + duration_us,
     };
@@ -277,6 +281,13 @@ static err proves_itself(struct call *c)
     return problem(rq, &unauthorized, "Send what this webhook asks for: %.*s", STR_FMT(c->hook->auth_type));
 }
 
+static err fits(struct call *c)
+{
+    if (body_size(c->rq->http) <= (i64)c->hook->max_body)
+        return OK;
+    return problem(c->rq, &too_large, "This webhook takes bodies of at most %zu bytes", c->hook->max_body);
+}
+
 static err keeps_the_rate(struct call *c)
 {
     const struct limit_policy policy = { "webhook", c->hook->rate_limit, 1 };
@@ -286,8 +297,16 @@ static err keeps_the_rate(struct call *c)
     return problem(c->rq, &limited, "This webhook takes %lld calls per second", (long long)c->hook->rate_limit);
 }
 
-static err (*const checks[])(struct call *c) = { is_live, has_method, comes_from_allowed, proves_itself,
-                                                 keeps_the_rate };
+static err (*const checks[])(struct call *c) = { is_live,       has_method, comes_from_allowed,
+                                                 proves_itself, fits,       keeps_the_rate };
+enum { AT_HEAD = COUNT(checks) - 1 }; /* the rate is taken once, with the body */
+
+static err check(struct call *c, u32 count)
+{
+    for (u32 i = 0; i < count; i++)
+        TRY(checks[i](c));
+    return OK;
+}
 
 /* ---- starting ---- */
 
@@ -322,8 +341,7 @@ static err run(struct call *c)
 {
     const struct hook *h = c->hook;
     struct start start = { .traceparent = c->rq->trace, .now_us = req_now(c->rq), .detached = h->accepted };
-    for (u32 i = 0; i < COUNT(checks); i++)
-        TRY(checks[i](c));
+    TRY(check(c, COUNT(checks)));
     TRY(take_input(c, &start));
     TRY(take_key(c, &start));
     err e = engine_plan(app.engine, c->rq->tx, h->tenant_id, h->workflow_id, h->version, &start.plan);
@@ -335,7 +353,7 @@ static err run(struct call *c)
     return execution_call(c->rq, &c->run, &start, WAIT_US);
 }
 
-err trigger_call(struct req *rq)
+static err call_new(struct req *rq, struct call **out)
 {
     struct call *c = NEW(rq->arena, struct call);
     if (c == NULL)
@@ -350,7 +368,33 @@ err trigger_call(struct req *rq)
     c->run.tenant_id = str_dup(rq->arena, c->hook->tenant_id);
     if (c->run.tenant_id.p == NULL)
         return ERR_MEMORY;
-    e = run(c);
+    *out = c;
+    return OK;
+}
+
+/* A look-up that was too slow for the loop is left to the handler, in the pool, which checks all of it. */
+err trigger_admit(struct req *rq, size_t *max_body)
+{
+    struct call *c;
+    err e = call_new(rq, &c);
+    if (e == ERR_BUSY) {
+        *max_body = TRIGGER_BODY_MAX;
+        return OK;
+    }
+    TRY(e);
+    e = check(c, AT_HEAD);
+    if (e != OK)
+        log_call(c, e);
+    else
+        *max_body = c->hook->max_body;
+    return e;
+}
+
+err trigger_call(struct req *rq)
+{
+    struct call *c;
+    TRY(call_new(rq, &c));
+    err e = run(c);
     if (e != OK && !db_read_was_slow(rq->tx)) /* a slow read runs all of this again */
         log_call(c, e);
     return e;
@@ -407,13 +451,11 @@ static err answer_result(struct req *rq, const struct execution *x)
     return reply(rq, e->code, &call_result_table, r);
 }
 
-/* A workflow answers for itself, but not for the connection, nor for the origin that the console shares with it. */
+/* A workflow answers for itself, but not for the connection, nor for a proxy in front of us (which would send files of its own), nor for the origin that
+ * the console shares with it. */
 static const char *const refused_headers[] = {
     "connection",
     "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
@@ -431,14 +473,37 @@ static const char *const refused_headers[] = {
     "x-request-id",
     "alt-svc",
     "service-worker-allowed",
+    "www-authenticate",
+    "x-sendfile",
+    "x-lighttpd-send-file",
+    "nel",
+    "report-to",
+    "reporting-endpoints",
+    "accept-ch",
+    "refresh",
+    "public-key-pins",
+    "public-key-pins-report-only",
+    "expect-ct",
+    "content-security-policy-report-only",
     NULL,
 };
+static const char *const refused_prefixes[] = {
+    "x-accel-", "sec-", "proxy-", "access-control-allow-credentials", NULL,
+};
+/* An answer may be a page, on the console's own origin: it runs nothing, loads nothing, sends no form, and is of no origin at all. */
+static const char page_policy[] =
+    "sandbox; default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 static bool header_refused(str name)
 {
     for (u32 i = 0; refused_headers[i] != NULL; i++)
         if (str_eq_nocase(name, str_of(refused_headers[i])))
             return true;
+    for (u32 i = 0; refused_prefixes[i] != NULL; i++) {
+        str prefix = str_of(refused_prefixes[i]);
+        if (str_eq_nocase(str_slice(name, 0, prefix.n), prefix))
+            return true;
+    }
     return false;
 }
 
@@ -466,6 +531,7 @@ static err answer_response(struct req *rq, const struct outcome *o)
 {
     str content_type = STR_NONE, body = o->response_body;
     struct json *j;
+    reply_header(rq, "Content-Security-Policy", str_of(page_policy));
     TRY(put_headers(rq, o->response_headers, &content_type));
     if (body.n == 0 || o->response_status == 204 || o->response_status == 304)
         return reply_empty(rq, (int)o->response_status);
@@ -489,33 +555,4 @@ static err answer(struct execution_call *run)
     }
     log_call(c, e);
     return e;
-}
-
-/* ---- before the body ---- */
-
-/* The server itself refuses a body that announces too much; it is logged here, where the trigger is known. */
-static void log_too_large(struct http_request *http, const struct hook *h)
-{
-    i64 announced;
-    if (!str_i64(http_header(http, S("content-length")), 0, INT64_MAX, &announced) || announced <= (i64)h->max_body)
-        return;
-    const struct delivery d = { .tenant_id = h->tenant_id,
-                                .trigger_id = h->id,
-                                .code = too_large.code,
-                                .status = 413,
-                                .method = http_method_name(http->method),
-                                .remote = http->remote,
-                                .body_bytes = announced,
-                                .duration_us = clock_mono_us() - http->received_mono_us,
-                                .now_us = clock_now_us() };
-    delivery_log(&d);
-}
-
-size_t trigger_admit(struct http_request *http, const str *params)
-{
-    const struct hook *h = NULL;
-    if (hook_find(http->arena, NULL, params, clock_now_us(), &h) != OK)
-        return UNKNOWN_BODY; /* the handler says what is wrong */
-    log_too_large(http, h);
-    return h->max_body;
 }

@@ -90,7 +90,7 @@ err triggers_clean(const struct job *job);
 
 /* ---- triggers_call.c: the trigger URL ---- */
 
-size_t trigger_admit(struct http_request *http, const str *params);
+err trigger_admit(struct req *rq, size_t *max_body) MUST;
 handler_fn trigger_call;
 void hooks_forget(void *unused); /* for req_after */
 extern const struct table call_result_table, any_query_table;

@@ -461,6 +461,7 @@ static err workflow_list(struct req *rq)
 #define VERSIONS  "/api/v1/workflows/{id}/versions"
 
 static const struct problem *const not_found_list[] = { &workflow_not_found, NULL };
+static const struct problem *const save_list[] = { &workflow_not_found, &trigger_changed, NULL };
 static const struct problem *const no_version_list[] = { &workflow_not_found, &version_not_found, NULL };
 static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive,
                                                       &problem_idempotency_mismatch, NULL };
@@ -485,13 +486,13 @@ static const struct route routes[] = {
     { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .need = &can_read, .out = &workflow_table,
       .problems = not_found_list, .doc = "Read a workflow" },
     { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_replace,
-      .flags = R_SLOW_PREPARE, .need = &can_write, .in = &workflow_table, .out = &workflow_table,
-      .problems = not_found_list, .doc = "Replace a workflow",
+      .flags = R_SLOW_PREPARE, .need = &can_write, .in = &workflow_table, .out = &workflow_table, .problems = save_list,
+      .doc = "Replace a workflow",
       .more =
           "A changed definition becomes a new version, which no one can change; the order of members does not count, nor do triggers." },
     { ROUTE(PATCH, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_patch,
       .flags = R_SLOW_PREPARE | R_PATCH, .need = &can_write, .in = &patch_table, .out = &workflow_table,
-      .problems = not_found_list, .doc = "Change parts of a workflow",
+      .problems = save_list, .doc = "Change parts of a workflow",
       .more = "A merge patch (RFC 7396): objects are merged, lists are replaced whole, null takes a member away." },
     { ROUTE(DELETE, WORKFLOW, workflow_remove, W_WRITE), .etag = &workflow_state, .need = &can_write, .status = 204,
       .problems = not_found_list, .doc = "Delete a workflow",
