@@ -12,8 +12,8 @@ typedef err handler_fn(struct req *rq);
 
 /* Where the handler's code runs (architecture.md, "How a request flows"). */
 enum work {
-    W_READ,   /* on the loop, rq->tx a read snapshot; stopped after 2 ms and run again in the slow pool */
-    W_WRITE,  /* `prepare` as W_READ (or in the slow pool: R_SLOW_PREPARE), then `handle` on the writer: statements only */
+    W_READ, /* on the loop, rq->tx a read snapshot; stopped after 2 ms and run again in the slow pool */
+    W_WRITE, /* `prepare` as W_READ (or in the slow pool: R_SLOW_PREPARE), then `handle` on the writer: statements only */
     W_WAIT,   /* as W_READ, and ends with reply or park() */
     W_SLOW,   /* in the slow pool, rq->tx a read snapshot */
     W_STREAM, /* on the loop with a read snapshot; starts a stream (stream.h) or replies */
@@ -31,28 +31,33 @@ struct permission {
     u32 roles;        /* who has it built in */
     const char *doc;
 };
-#define PERMISSION(id, name_, roles_, doc_)                                                                            \
-    static const struct permission id = { (name_), (roles_), (doc_) };                                                \
+#define PERMISSION(id, name_, roles_, doc_)                            \
+    static const struct permission id = { (name_), (roles_), (doc_) }; \
     static const struct permission *const id##_entry __attribute__((section("weir_permissions"), used)) = &id
 const struct permission *const *permissions_all(size_t *count);
 extern const struct permission anyone;    /* no token needed, none read */
 extern const struct permission signed_in; /* any valid token of a tenant */
 
 enum route_flags {
-    R_LIST = 1 << 0,         /* answers an array of `.out` */
-    R_RAW_BODY = 1 << 1,     /* any body, any content type: rq->http->body; `.in` only documents it */
-    R_OPTIONAL_BODY = 1 << 2,/* an absent body is {} */
-    R_SLOW_PREPARE = 1 << 3, /* prepare in the slow pool */
-    R_PATCH = 1 << 4,        /* body is a merge patch of `.in` (FIELD_PATCH) */
-    R_TEXT = 1 << 5,         /* answers something else than JSON: `.produces` */
+    R_LIST = 1 << 0,           /* answers an array of `.out` */
+    R_RAW_BODY = 1 << 1,       /* any body, any content type: rq->http->body; `.in` only documents it */
+    R_OPTIONAL_BODY = 1 << 2,  /* an absent body is {} */
+    R_SLOW_PREPARE = 1 << 3,   /* prepare in the slow pool */
+    R_PATCH = 1 << 4,          /* body is a merge patch of `.in` (FIELD_PATCH) */
+    R_TEXT = 1 << 5,           /* answers something else than JSON: `.produces` */
     R_NO_AUTH_HEADER = 1 << 6, /* the gate leaves Authorization to the handler (trigger URLs) */
-    R_HIDDEN = 1 << 7,       /* not in the OpenAPI document (aliases) */
-    R_ADMIT = 1 << 8,        /* `admit` bounds the body per object */
-    R_ANY_METHOD = 1 << 9,   /* the row stands for GET, POST, PUT, PATCH and DELETE; the handler looks at rq->http->method */
-    R_NO_STORE = 1 << 10,    /* the handler reads nothing: no snapshot is taken (rq->tx stays NULL), so it answers while the store is down */
-    R_SECRET = 1 << 11,      /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) and never kept for a repeat,
+    R_HIDDEN = 1 << 7,         /* not in the OpenAPI document (aliases) */
+    R_ADMIT = 1 << 8,          /* `admit` bounds the body per object */
+    R_ANY_METHOD =
+        1 << 9, /* the row stands for GET, POST, PUT, PATCH and DELETE; the handler looks at rq->http->method */
+    R_NO_STORE =
+        1
+        << 10, /* the handler reads nothing: no snapshot is taken (rq->tx stays NULL), so it answers while the store is down */
+    R_SECRET =
+        1
+        << 11, /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) and never kept for a repeat,
                               * so an Idempotency-Key does not count */
-    R_NEED_MATCH = 1 << 12,  /* 428 without If-Match */
+    R_NEED_MATCH = 1 << 12, /* 428 without If-Match */
 };
 
 enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */
@@ -72,23 +77,25 @@ struct route {
     const struct permission *need;
     const struct table *in, *out, *query;
     u32 flags;
-    int status;        /* of success, for the document; 0 = 200 (201 for POST with .out) */
+    int status;                /* of success, for the document; 0 = 200 (201 for POST with .out) */
     const struct lister *list; /* R_LIST: the orders and filters that can be asked for (list.h) */
-    const struct stmt *etag; /* of a single object: what its ETag is made of (conditional.h) */
-    size_t max_body;   /* 0 = 1 MiB. There is no cap of the arena by route: what a body takes once it is parsed depends on what it holds (up to 16 times
+    const struct stmt *etag;   /* of a single object: what its ETag is made of (conditional.h) */
+    size_t
+        max_body; /* 0 = 1 MiB. There is no cap of the arena by route: what a body takes once it is parsed depends on what it holds (up to 16 times
                         * its bytes), so none would be both tight and true. http_limits.arena_bytes bounds each request, WEIR_MEMORY_MAX all of them. */
     /* R_ADMIT: bytes of body for this very object; or, at the head still, a problem, as a handler answers it. No tx; nothing of it is there in the handler. */
     err (*admit)(struct req *rq, size_t *max_body);
     const char *produces;
-    const struct route_status *also;          /* ends with status 0 */
-    const struct problem *const *problems;    /* documented codes beyond the gate's; ends with NULL */
-    const char *doc;   /* one sentence, the operation's summary */
-    const char *more;  /* paragraphs: the operation's description; may be NULL */
-    const char *example; /* JSON text of an input body; may be NULL */
-    const char *file;  /* filled by ROUTE */
+    const struct route_status *also;       /* ends with status 0 */
+    const struct problem *const *problems; /* documented codes beyond the gate's; ends with NULL */
+    const char *doc;                       /* one sentence, the operation's summary */
+    const char *more;                      /* paragraphs: the operation's description; may be NULL */
+    const char *example;                   /* JSON text of an input body; may be NULL */
+    const char *file;                      /* filled by ROUTE */
     int line;
     const char *handler_name;
 };
 /* { ROUTE(POST, "/api/v1/triggers", trigger_create, W_WRITE), .need = &can_write, … } */
-#define ROUTE(method_, path_, handle_, work_)                                                                          \
-    .method = (method_), .path = (path_), .handle = (handle_), .handler_name = #handle_, .work = (work_), .file = __FILE__, .line = __LINE__
+#define ROUTE(method_, path_, handle_, work_)                                                             \
+    .method = (method_), .path = (path_), .handle = (handle_), .handler_name = #handle_, .work = (work_), \
+    .file = __FILE__, .line = __LINE__
