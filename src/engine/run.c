@@ -726,6 +726,7 @@ void run_resume(struct run *r, i64 now_us)
 {
     r->last_us = MAX(r->last_us, now_us);
     r->ready_from = r->ready_to = 0;
+    assert(r->steps != NULL); /* run_prepare made them */
     for (u32 i = 0; i < r->plan->count; i++) {
         struct run_step *s = &r->steps[i];
         if (s->record.state == STEP_PENDING)
