@@ -9,6 +9,7 @@ enum {
     VALUE_DEPTH_MAX =
         56, /* of a step's input and output: the history around them is JSON of at most JSON_MAX_DEPTH too */
     DEFINITION_STEPS_MAX = 1000,
+    EXECUTION_DEPTH_MAX = 16, /* parents above an execution */
     DEFINITION_BYTES_MAX = 1024 * 1024,
     EXECUTION_BYTES_MAX = 320 * 1024 * 1024 /* memory of one execution while it runs, its values and their history */
 };

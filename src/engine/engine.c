@@ -216,6 +216,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .last_us = c->created_at,
                        .deadline_at = c->deadline_at,
                        .fence = c->fence,
+                       .depth = c->depth,
                        .cancelling = c->cancel_at != 0,
                        .hydrate = true,
                        .recorded = true,
@@ -223,7 +224,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .told_start = c->started_at != 0 };
     bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
                 copy(a, &r->workflow_id, c->workflow_id) && copy(a, &r->parent_id, c->parent_id) &&
-                arena_defer(a, release_run_plan, r);
+                copy(a, &r->parent_step, c->parent_step) && arena_defer(a, release_run_plan, r);
     if (!good) {
         arena_free(a);
         return false;

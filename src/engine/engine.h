@@ -35,6 +35,8 @@ struct engine_options {
     u32 live_max; /* executions in memory at once; 0 = 10,000; above: ERR_BUSY */
     /* The stored definition of a version, with the workflow's name; called with a snapshot of any thread. ERR_NOT_FOUND: it is gone. */
     err (*load)(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name);
+    /* The present version of a workflow that may run; on the writer. ERR_NOT_FOUND: there is none, it is deleted or not active. */
+    err (*present)(struct tx *tx, str tenant_id, str workflow_id, i64 *version);
     struct db *db;
     struct loop **loops;
     struct client **clients;
@@ -93,7 +95,7 @@ err engine_start(struct engine *e, struct arena *a, const struct start *start, s
 void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct waiter *waiter);
 
 /* Asks for the end of an execution, on the writer, within the caller's transaction. ERR_NOT_FOUND: there is none, or it has ended. *first: nobody had asked. After
- * the commit engine_cancel tells its worker; whoever takes it up after a crash in between finds the request in the row. Outgoing calls are cancelled, the
+ * the commit engine_cancel tells its worker; whoever takes it up after a crash in between finds the request in the row. Outgoing calls and awaited children are cancelled, the
  * history stays, those who wait for it are told; an end that is being written at this moment wins. */
 err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first) MUST;
 void engine_cancel(struct engine *e, str execution_id);

@@ -80,7 +80,7 @@ static const struct field execution_fields[] = {
           .doc = "Of which workflow"),
     FIELD(struct execution, version, F_I64, .flags = F_OUTPUT, .doc = "Version of the workflow that ran"),
     FIELD(struct execution, status, F_STR, .flags = F_OUTPUT | F_FILTER, .one_of = run_states, .doc = "How far it is"),
-    FIELD(struct execution, trigger, F_JSON, .flags = F_OUTPUT, .doc = "What started it: {type: manual or webhook, …}"),
+    FIELD(struct execution, trigger, F_JSON, .flags = F_OUTPUT, .doc = "What started it: {type: manual, webhook or workflow, …}"),
     FIELD(struct execution, input_data, F_JSON, .flags = F_OUTPUT, .doc = "What it was given"),
     FIELD(struct execution, output_data, F_JSON, .flags = F_OUTPUT | F_NULLABLE,
           .doc = "Output of the last respond step, else of the last steps by their ids"),

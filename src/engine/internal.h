@@ -81,6 +81,8 @@ struct run_step {
     bool queued;       /* in run->ready, or past it */
     bool dirty;        /* has news that no write carried yet */
     bool launch;       /* its outside call leaves after the next write */
+    bool spawn;        /* its child is inserted with the next write */
+    str abandoned;     /* a child that it no longer waits for: cancelled with the next write */
     struct json view;  /* {status, output, error}: what expressions see */
     struct json output_node, error_node, attempts_node;
     struct step_attempt *attempt;
@@ -95,8 +97,8 @@ struct run {
     struct worker *worker;
     struct plan *plan;
     struct worker_message message; /* its start; later: its write came back */
-    str id, tenant_id, workflow_id, parent_id, dedup_key, dedup_body, replays, replay_from;
-    i64 version;
+    str id, tenant_id, workflow_id, parent_id, parent_step, dedup_key, dedup_body, replays, replay_from;
+    i64 version, depth;
     str input_text, trigger_text;
     i64 created_at, started_at, completed_at, deadline_at, fence;
     i64 last_us; /* of run_tick */
@@ -111,6 +113,7 @@ struct run {
     bool detached;   /* to be told when queued */
     bool recorded;   /* its row is on disk */
     bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
+    bool poked;      /* a child may have ended */
     bool cancelling; /* somebody asked for its end: the next time it is not being written */
     bool unready;    /* could not be read back: nothing is known of its steps */
     bool thin;       /* its history is too large to be written: only states are */
@@ -151,6 +154,16 @@ bool run_more(const struct run *r);
 void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer);
 /* Ends it for a reason from outside of its steps. */
 void run_end(struct run *r, enum run_state state, const char *code, const char *message);
+/* The child that a step waits for; STR_NONE when it does not wait for one. */
+str run_child_of(const struct run_step *s);
+/* Whether the step wants to know how its child ends. */
+bool run_child_awaited(const struct run_step *s);
+/* How the child of a waiting step ended; STR_NONE as status: there is none. */
+struct child_end {
+    str status;
+    const struct json *output, *error;
+};
+void run_child_ended(struct run *r, struct run_step *s, const struct child_end *end);
 /* Ends it because somebody asked for that. */
 void run_cancel(struct run *r);
 /* Nothing is left to do in memory: when to come back; 0 = it is not to be parked. */
@@ -163,9 +176,21 @@ void run_wake(struct run *r, i64 now_us);
 
 /* --- writes ------------------------------------------------------------------------------------------------------- */
 
+struct child_row {
+    struct run_step *step;
+    str id, workflow_id, step_id, input, trigger;
+    i64 created_at, deadline_at;
+    bool started; /* the writer's: its workflow may run */
+};
+struct ended_child {
+    struct presence has;
+    str id;
+};
+
 /* One transaction of a run: made whole on the worker, executed on the writer, which only binds and steps. */
 struct write {
     struct db_job job;
+    struct engine *engine;
     struct run *run;
     bool final, insert, responded;
     struct execution_row {
@@ -174,16 +199,23 @@ struct write {
     } row;
     struct journal_row *records;
     u32 record_count;
+    struct child_row *children; /* to insert */
+    u32 child_count;
+    str *abandoned; /* children to cancel */
+    u32 abandoned_count;
+    struct ended_child *cancelled; /* by the final write: those it still waited for */
+    u32 cancelled_count;
     err outcome;
 };
 /* Makes the next write and submits it; `back` runs on the run's worker after the commit. ERR_BUSY, ERR_MEMORY: nothing was submitted. */
-err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
+err journal_write(struct engine *e, struct run *r, bool final, i64 due_at,
                   void (*back)(struct worker *w, struct worker_message *m)) MUST;
 
 struct claim {
     struct presence has;
     str id, tenant_id, workflow_id, parent_id;
-    i64 version, created_at, started_at, deadline_at, cancel_at, fence;
+    str parent_step;
+    i64 version, created_at, started_at, deadline_at, cancel_at, depth, fence;
 };
 /* Everything that a process before us left running becomes due now. */
 err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
@@ -193,11 +225,13 @@ err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct cl
 err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
 /* The next time something is due; INT64_MAX when nothing is. */
 err journal_next_due(struct db *db, struct arena *a, i64 *due_at) MUST;
-/* What an execution was given; texts on the transaction's arena. */
-err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger) MUST;
+/* What an execution was given; texts on the transaction's arena. *cancelling is set when somebody asked for its end, which may be after it was claimed. */
+err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger, bool *cancelling) MUST;
 /* The steps of an execution that the journal knows. */
 err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;
+/* How a child ended; *ended = false while it runs. */
+err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_end *end, bool *ended) MUST;
 /* The execution that holds an idempotency key. */
 err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out) MUST;
 /* What is not published of it: the hash of the body that its key came with, and whether a respond step gave its output. */
@@ -244,8 +278,9 @@ void worker_join(struct worker *w);
 struct worker *worker_of(struct engine *e, str execution_id);
 /* Hands a new or claimed run over. */
 void worker_take(struct run *r);
-/* Somebody asked for its end, and that is on disk. */
+/* Somebody asked for its end, or a child of it has ended, and that is on disk. */
 void worker_cancel(struct worker *w, str execution_id);
+void worker_poke(struct worker *w, str execution_id);
 /* The caller of engine_tell_now. */
 void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);
 

@@ -20,10 +20,11 @@ STMT(
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, started_at, completed_at, deadline_at, due_at,"
     " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)");
-STMT(execution_update,
-     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
-     " due_at = CASE WHEN $7 IS NULL OR cancel_at IS NULL THEN $7 ELSE cancel_at END, output_data = $8, error = $9,"
-     " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
+STMT(
+    execution_update,
+    "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
+    " due_at = CASE WHEN $7 IS NULL OR coalesce(cancel_at, wake_at) IS NULL THEN $7 ELSE coalesce(cancel_at, wake_at) END, output_data = $8, error = $9,"
+    " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(
     dedup_expire,
     "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE tenant_id = $1 AND dedup_key = $2 AND created_at < $3");
@@ -86,13 +87,15 @@ STMT(aside_select, "SELECT dedup_body, responded FROM executions WHERE tenant_id
 struct given_row {
     struct presence has;
     str input_data, trigger_data;
+    i64 cancel_at;
 };
 static const struct field given_fields[] = {
     FIELD(struct given_row, input_data, F_JSON, .doc = "What it was given"),
     FIELD(struct given_row, trigger_data, F_JSON, .doc = "What started it"),
+    FIELD(struct given_row, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
 };
 static const struct table given_table = TABLE("GivenRow", struct given_row, given_fields);
-STMT(given_select, "SELECT input_data, trigger_data FROM executions WHERE tenant_id = $1 AND id = $2",
+STMT(given_select, "SELECT input_data, trigger_data, cancel_at FROM executions WHERE tenant_id = $1 AND id = $2",
      .row = &given_table);
 
 static const struct field claim_fields[] = {
@@ -101,6 +104,8 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, workflow_id, F_STR, .doc = "Of which workflow"),
     FIELD(struct claim, version, F_I64, .doc = "In which version"),
     FIELD(struct claim, parent_id, F_STR, .flags = F_NULLABLE, .doc = "Its parent"),
+    FIELD(struct claim, parent_step, F_STR, .flags = F_NULLABLE, .doc = "The step of it that waits"),
+    FIELD(struct claim, depth, F_I64, .doc = "Parents above it"),
     FIELD(struct claim, created_at, F_I64, .doc = "Epoch microseconds"),
     FIELD(struct claim, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
     FIELD(struct claim, deadline_at, F_I64, .doc = "Epoch microseconds"),
@@ -108,11 +113,13 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
-STMT(claim_due,
-     "UPDATE executions SET status = 'running', due_at = NULL, fence = fence + 1 WHERE id IN"
-     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
-     " RETURNING id, tenant_id, workflow_id, version, parent_id, created_at, started_at, deadline_at, cancel_at, fence",
-     .row = &claim_table, .scope = SCOPE_SYSTEM);
+STMT(
+    claim_due,
+    "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
+    " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
+    " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
+    " depth, fence",
+    .row = &claim_table, .scope = SCOPE_SYSTEM);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
      "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
@@ -127,6 +134,36 @@ static const struct field due_fields[] = { FIELD(struct due_row, due_at, F_I64, 
 static const struct table due_table = TABLE("DueRow", struct due_row, due_fields);
 STMT(next_due, "SELECT due_at FROM executions WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1", .row = &due_table,
      .scope = SCOPE_SYSTEM);
+
+STMT(
+    child_insert,
+    "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, due_at, fence, parent_id, parent_step,"
+    " depth, trigger_data, input_data) VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11)");
+STMT(parent_wake, "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+                  " WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
+STMT(child_abandon,
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
+static const struct field ended_child_fields[] = { FIELD(struct ended_child, id, F_STR, .doc = "Execution") };
+static const struct table ended_child_table = TABLE("EndedChild", struct ended_child, ended_child_fields);
+STMT(children_cancel,
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     " WHERE tenant_id = $1 AND parent_id = $2 AND parent_step IS NOT NULL AND cancel_at IS NULL"
+     " AND status IN ('queued', 'running', 'waiting') RETURNING id",
+     .row = &ended_child_table);
+
+struct child_state {
+    struct presence has;
+    str status, output_data, error;
+};
+static const struct field child_state_fields[] = {
+    FIELD(struct child_state, status, F_STR, .doc = "How far it is"),
+    FIELD(struct child_state, output_data, F_JSON, .flags = F_NULLABLE, .doc = "Its output"),
+    FIELD(struct child_state, error, F_JSON, .flags = F_NULLABLE, .doc = "Why it failed"),
+};
+static const struct table child_state_table = TABLE("ChildState", struct child_state, child_state_fields);
+STMT(child_select, "SELECT status, output_data, error FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &child_state_table);
 
 /* --- writing ------------------------------------------------------------------------------------------------------ */
 
@@ -160,6 +197,42 @@ static err update_row(struct write *w, struct tx *tx)
     return changed == 1 ? OK : ERR_PRECONDITION;
 }
 
+/* A child whose workflow may not run is left out; the step that waits for it is told after the commit, or finds no child after a crash. */
+static err insert_child(struct write *w, struct tx *tx, struct child_row *c)
+{
+    const struct run *r = w->run;
+    i64 version;
+    err e = w->engine->options.present(tx, r->tenant_id, c->workflow_id, &version);
+    c->started = e == OK;
+    if (e == ERR_NOT_FOUND)
+        return OK;
+    TRY(e);
+    return db_exec(tx, &child_insert, NULL,
+                   ARGS(STR(c->id), STR(r->tenant_id), STR(c->workflow_id), I64(version), I64(c->created_at),
+                        I64(c->deadline_at), STR(r->id), STR(c->step_id), I64(r->depth + 1), STR(c->trigger),
+                        STR(c->input)));
+}
+
+static err write_children(struct write *w, struct tx *tx)
+{
+    const struct run *r = w->run;
+    for (u32 i = 0; i < w->child_count; i++)
+        TRY(insert_child(w, tx, &w->children[i]));
+    for (u32 i = 0; i < w->abandoned_count; i++)
+        TRY(db_exec(tx, &child_abandon, NULL, ARGS(STR(r->tenant_id), STR(w->abandoned[i]), I64(r->last_us))));
+    if (!w->final)
+        return OK;
+    void *list = NULL;
+    bool may_have = !w->insert && (r->plan->spawns || r->steps == NULL); /* without a plan nobody knows */
+    if (may_have)
+        TRY(db_list(tx, &children_cancel, DEFINITION_STEPS_MAX, &list, &w->cancelled_count,
+                    ARGS(STR(r->tenant_id), STR(r->id), I64(r->completed_at))));
+    w->cancelled = list;
+    return r->parent_step.p == NULL
+               ? OK
+               : db_exec(tx, &parent_wake, NULL, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
+}
+
 static err write_run(struct db_job *job, struct tx *tx)
 {
     struct write *w = CONTAINER(job, struct write, job);
@@ -173,6 +246,7 @@ static err write_run(struct db_job *job, struct tx *tx)
                          time_arg(row->started_at), time_arg(row->completed_at), time_arg(row->deadline_at),
                          time_arg(row->due_at))));
     }
+    TRY(write_children(w, tx));
     return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
 }
 
@@ -222,6 +296,43 @@ static err make_records(struct arena *a, struct run *r, struct write *w)
     return OK;
 }
 
+static bool make_child(struct arena *a, struct run *r, struct run_step *s, struct child_row *c)
+{
+    static const i64 life_us = 30 * DAY_US; /* of one that nobody waits for; its own settings make it shorter */
+    static const struct json no_input = { .type = JSON_OBJECT };
+    const struct json *input = json_get(s->record.input, S("input"));
+    bool failed = false, awaited = run_child_awaited(s);
+    i64 now = r->last_us;
+    *c =
+        (struct child_row){ .step = s,
+                            .id = run_child_of(s),
+                            .workflow_id = json_str(json_get(s->record.input, S("workflow_id"))),
+                            .step_id = awaited ? s->plan->id : STR_NONE,
+                            .input = text_of(a, input != NULL ? input : &no_input, &failed),
+                            .trigger = strf(a, "{\"type\":\"workflow\",\"execution_id\":\"%.*s\",\"step_id\":\"%.*s\"}",
+                                            STR_FMT(r->id), STR_FMT(s->plan->id)),
+                            .created_at = now,
+                            .deadline_at = awaited ? r->deadline_at : now + life_us };
+    return !failed && c->trigger.p != NULL;
+}
+
+static err make_children(struct arena *a, struct run *r, struct write *w)
+{
+    u32 n = r->plan->count;
+    w->children = NEW_N(a, struct child_row, n);
+    w->abandoned = NEW_N(a, str, n);
+    if (w->children == NULL || w->abandoned == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < n; i++) {
+        struct run_step *s = &r->steps[i];
+        if (s->spawn && !make_child(a, r, s, &w->children[w->child_count++]))
+            return ERR_MEMORY;
+        if (s->abandoned.p != NULL)
+            w->abandoned[w->abandoned_count++] = s->abandoned;
+    }
+    return OK;
+}
+
 /* Of a run that could not be read back: what the journal knew. Of one too large: states only. */
 static const struct step_record *history_record(const struct run *r, u32 i, struct step_record *scratch)
 {
@@ -258,6 +369,8 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
 {
     bool failed = false;
     w->row.status = str_of(run_state_names[r->state]);
+    if (r->steps != NULL && r->plan->spawns)
+        TRY(make_children(a, r, w));
     if (!w->final)
         return r->steps != NULL ? make_records(a, r, w) : OK;
     w->responded = r->responded != NULL && r->state == RUN_COMPLETED;
@@ -268,7 +381,7 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
     return keeps_history(r) ? make_history(a, r, w) : OK;
 }
 
-err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
+err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
                   void (*back)(struct worker *w, struct worker_message *m))
 {
     assert(!r->writing);
@@ -277,6 +390,7 @@ err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
     err e = w != NULL ? OK : ERR_MEMORY;
     if (e == OK) {
         *w = (struct write){ .job = { .run = write_run, .done = write_done, .arena = a },
+                             .engine = engine,
                              .run = r,
                              .final = final,
                              .insert = !r->recorded };
@@ -287,7 +401,7 @@ err journal_write(struct db *db, struct run *r, bool final, i64 due_at,
         r->write = w;
         r->writing = true; /* before the writer can answer */
         r->message.run = back;
-        e = db_submit(db, &w->job);
+        e = db_submit(engine->options.db, &w->job);
     }
     if (e != OK) {
         r->write = NULL;
@@ -414,6 +528,24 @@ err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_rec
     return OK;
 }
 
+err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_end *end, bool *ended)
+{
+    struct child_state row;
+    err e = db_row(tx, &child_select, &row, ARGS(STR(tenant_id), STR(execution_id)));
+    if (e == ERR_NOT_FOUND) {
+        *end = (struct child_end){ .status = STR_NONE };
+        *ended = true;
+        return OK;
+    }
+    TRY(e);
+    struct child_end found = { .status = row.status };
+    TRY(node_of(db_arena(tx), row.output_data, &found.output));
+    TRY(node_of(db_arena(tx), row.error, &found.error));
+    *end = found;
+    *ended = execution_is_final(row.status);
+    return OK;
+}
+
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out)
 {
     return db_row(tx, &execution_select, out, ARGS(STR(tenant_id), STR(execution_id)));
@@ -433,11 +565,12 @@ err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup
     return OK;
 }
 
-err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger)
+err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger, bool *cancelling)
 {
     struct given_row row;
     TRY(db_row(tx, &given_select, &row, ARGS(STR(tenant_id), STR(execution_id))));
     *input = row.input_data;
     *trigger = row.trigger_data;
+    *cancelling |= row.cancel_at != 0;
     return OK;
 }

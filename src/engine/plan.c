@@ -314,6 +314,8 @@ static void read_settings(struct plan *p, const struct json *definition)
     p->pure = true;
     for (u32 i = 0; i < p->count; i++)
         p->pure &= !p->steps[i].kind->outside;
+    for (u32 i = 0; i < p->count; i++)
+        p->spawns |= p->steps[i].kind->spawns;
 }
 
 static err plan_read(struct planner *pl)

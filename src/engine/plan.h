@@ -49,6 +49,7 @@ struct plan {
     u32 count;
     struct map by_id; /* id → struct plan_step */
     u32 *order;       /* indexes in a topological order */
+    bool spawns;      /* a step starts other executions */
     bool pure;        /* no step reaches outside: one durable transaction does */
     i64 timeout_us;
     enum plan_save save;

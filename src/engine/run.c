@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "codec/time.h"
+#include "codec/typeid.h"
 
 enum { INTERRUPTIONS_MAX = 3 };
 
@@ -256,7 +257,7 @@ static void cancel_open(struct run *r)
 {
     for (u32 i = 0; i < r->plan->count; i++) {
         struct run_step *s = &r->steps[i];
-        s->launch = false;
+        s->launch = s->spawn = false;
         if (s->call != NULL)
             call_cancel(s->call);
         if (s->record.state == STEP_RUNNING || s->record.state == STEP_WAITING || s->record.state == STEP_UNKNOWN) {
@@ -443,6 +444,79 @@ static bool check_input(struct run *r, struct run_step *s)
     return false;
 }
 
+/* --- children ----------------------------------------------------------------------------------------------------- */
+
+bool run_child_awaited(const struct run_step *s)
+{
+    const struct json *wait = json_get(s->record.input, S("wait"));
+    return wait == NULL || wait->boolean;
+}
+
+str run_child_of(const struct run_step *s)
+{
+    bool waits = s->plan->kind->spawns && s->record.state == STEP_WAITING;
+    return waits ? json_str(json_get(s->record.output, S("execution_id"))) : STR_NONE;
+}
+
+/* The step waits, and its output says for whom: that is recorded together with the child's row. */
+static void begin_child(struct run *r, struct run_step *s)
+{
+    struct json output = { .type = JSON_OBJECT };
+    str id = typeid_new(r->arena, "execution", r->last_us);
+    if (r->depth >= EXECUTION_DEPTH_MAX) {
+        fail_step(r, s, "workflow.depth", S("Workflows call each other more than 16 levels deep"));
+        return;
+    }
+    if (id.p == NULL || !json_set(r->arena, &output, S("execution_id"), json_of_str(id))) {
+        fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        return;
+    }
+    s->output_node = output;
+    s->record.output = &s->output_node;
+    wait_until(s, s->record.deadline_at);
+    s->spawn = true;
+}
+
+static void child_failed(struct run *r, struct run_step *s, const char *code, bool retryable, str message)
+{
+    s->record.output = NULL;
+    attempt_failed(
+        r, s, &(struct step_result){ .what = RESULT_FAILED, .code = code, .message = message, .retryable = retryable });
+}
+
+static void child_completed(struct run *r, struct run_step *s, struct json output)
+{
+    const char *code;
+    str why;
+    if (fits(r, &output, &code, &why))
+        complete_step(r, s, output);
+    else
+        child_failed(r, s, code, false, why);
+}
+
+void run_child_ended(struct run *r, struct run_step *s, const struct child_end *end)
+{
+    str id = run_child_of(s);
+    move(s, STEP_RUNNING); /* the attempt goes on */
+    if (end->status.p == NULL)
+        child_failed(r, s, "workflow.not_found", false, S("There is no such workflow, or it is not active"));
+    else if (!run_child_awaited(s))
+        end_step(r, s, STEP_COMPLETED); /* its output says which one it is */
+    else if (str_eq(end->status, S("completed")))
+        child_completed(r, s, end->output != NULL ? *end->output : json_null);
+    else
+        child_failed(r, s, "workflow.failed", true,
+                     strf(r->arena, "Execution %.*s %.*s: %.*s", STR_FMT(id), STR_FMT(end->status),
+                          STR_FMT(json_str(json_get(end->error, S("message"))))));
+}
+
+static void child_late(struct run *r, struct run_step *s)
+{
+    s->abandoned = run_child_of(s);
+    move(s, STEP_RUNNING);
+    child_failed(r, s, "workflow.timeout", true, S("The other workflow did not end in time"));
+}
+
 static void take_result(struct run *r, struct run_step *s)
 {
     struct step_result *result = &s->attempt->result;
@@ -461,6 +535,9 @@ static void take_result(struct run *r, struct run_step *s)
         return;
     case RESULT_OUTSIDE:
         s->launch = s->dirty = true;
+        return;
+    case RESULT_CHILD:
+        begin_child(r, s);
         return;
     case RESULT_DELAY:
         wait_until(s, result->due_us);
@@ -513,8 +590,12 @@ static bool condition_holds(struct run *r, struct run_step *s, struct machine *m
 
 static void turn(struct run *r, struct run_step *s, struct machine *m)
 {
+    if (ended(s)) /* its child did, while it stood in line */
+        return;
     if (s->record.state == STEP_WAITING) { /* its time has come: a delay is over, a retry begins */
-        if (s->plan->kind->answered == NULL)
+        if (run_child_of(s).p != NULL)
+            child_late(r, s);
+        else if (s->plan->kind->answered == NULL && !s->plan->kind->spawns)
             complete_step(r, s, (struct json){ .type = JSON_OBJECT });
         else
             begin_attempt(r, s, m);
@@ -601,7 +682,7 @@ i64 run_due(const struct run *r)
     if (run_state_final(r->state) || r->in_flight > 0 || r->open == 0 || run_more(r))
         return 0;
     for (u32 i = 0; i < r->plan->count; i++)
-        if (r->steps[i].launch)
+        if (r->steps[i].launch || r->steps[i].spawn)
             return 0;
     return run_next_wait(r);
 }

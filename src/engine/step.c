@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define STEP_KINDS(X) X(http) X(transform) X(script) X(condition) X(switch) X(respond) X(delay) X(fail)
+#define STEP_KINDS(X) X(http) X(transform) X(script) X(condition) X(switch) X(workflow) X(respond) X(delay) X(fail)
 
 /* What a step or an execution can end with, beside the codes of outgoing calls and those that a `fail` step chooses. */
 CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what its type needs, once evaluated" },

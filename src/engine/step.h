@@ -7,7 +7,7 @@
 
 /* What an attempt came to. */
 struct step_result {
-    enum { RESULT_COMPLETED, RESULT_FAILED, RESULT_OUTSIDE, RESULT_DELAY } what;
+    enum { RESULT_COMPLETED, RESULT_FAILED, RESULT_OUTSIDE, RESULT_DELAY, RESULT_CHILD } what;
     struct json output;            /* COMPLETED */
     const char *code;              /* FAILED: "http.status", "expr.runtime"; static or on the arena */
     str message;                   /* FAILED */
@@ -37,6 +37,7 @@ struct step_kind {
     const char *special; /* a member of `with` that is compiled by `special_use`; NULL = none */
     enum expr_use special_use;
     bool branches;  /* `with` names steps in `cases` and `default`, and the output's `case` says which of them run */
+    bool spawns;    /* its attempts are executions of other workflows: `with` has workflow_id, input and wait */
     bool outside;   /* its attempts leave the process (or wait): journalled before and after */
     i64 timeout_us; /* of one attempt, when the step says nothing */
     const char *output_doc;

@@ -43,6 +43,7 @@ struct house {
     struct upstream upstream;
     struct engine *engine;
     const char *definition; /* what `load` gives */
+    const char *child;      /* what it gives for workflow_child */
     i64 version;            /* of the last start: each has a plan of its own in the cache */
     int fail_first;         /* upstream: how many calls of /flaky fail */
 };
@@ -105,15 +106,26 @@ static void *loop_main(void *arg)
 static err load(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name)
 {
     struct json_error where;
+    bool child = str_eq(workflow_id, S("workflow_child"));
     *name = S("Test");
-    return json_parse(db_arena(tx), str_of(house.definition), definition, &where);
+    return json_parse(db_arena(tx), str_of(child ? house.child : house.definition), definition, &where);
+}
+
+static err present(struct tx *tx, str tenant_id, str workflow_id, i64 *version)
+{
+    *version = 1;
+    return str_eq(workflow_id, S("workflow_child")) ? OK : ERR_NOT_FOUND;
 }
 
 static void open_engine(void)
 {
-    struct engine_options o = {
-        .workers = 2, .load = load, .db = house.db, .loops = &house.loop, .clients = &house.client, .loop_count = 1
-    };
+    struct engine_options o = { .workers = 2,
+                                .load = load,
+                                .present = present,
+                                .db = house.db,
+                                .loops = &house.loop,
+                                .clients = &house.client,
+                                .loop_count = 1 };
     assert_int_equal(engine_open(&o, &house.engine), OK);
 }
 
@@ -706,6 +718,10 @@ static void leave_behind(str id, const char *definition)
     memcpy((char *)id.p, c.id.p, id.n);
 }
 
+static const char two_calls[] =
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/first\"}},{\"id\":\"b\",\"type\":\"delay\",\"with\":{\"ms\":300}},"
+    "{\"id\":\"c\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/second/{{ steps.a.output.body.call }}\"}}],\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]}}";
+
 /* --- cancelled by somebody ------------------------------------------------------------------------------------------ */
 
 struct asking {
@@ -921,11 +937,178 @@ static void test_a_pure_replay_costs_one_transaction(void **state)
     outcome_release(first);
 }
 
-/* --- stops -------------------------------------------------------------------------------------------------------- */
+/* --- children ------------------------------------------------------------------------------------------------------- */
 
-static const char two_calls[] =
-    "{\"steps\":[{\"id\":\"a\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/first\"}},{\"id\":\"b\",\"type\":\"delay\",\"with\":{\"ms\":300}},"
-    "{\"id\":\"c\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/second/{{ steps.a.output.body.call }}\"}}],\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]}}";
+struct id_row {
+    struct presence has;
+    str id;
+};
+static const struct field id_fields[] = { FIELD(struct id_row, id, F_STR, .doc = "Execution") };
+static const struct table id_table = TABLE("TestId", struct id_row, id_fields);
+STMT(children_of, "SELECT id FROM executions WHERE tenant_id = $1 AND parent_id = $2 ORDER BY id", .row = &id_table,
+     .scan_ok = true);
+
+/* The children of an execution, oldest first. */
+static u32 children(str parent, str ids[4])
+{
+    struct tx *tx;
+    void *rows;
+    u32 n;
+    assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
+    assert_int_equal(db_list(tx, &children_of, 4, &rows, &n, ARGS(STR(S("tenant_1")), STR(parent))), OK);
+    db_read_end(tx);
+    for (u32 i = 0; i < n; i++)
+        ids[i] = ((struct id_row *)rows)[i].id;
+    return n;
+}
+
+static str await_child(str parent)
+{
+    str ids[4];
+    i64 until = clock_mono_us() + 30 * SECOND_US;
+    while (children(parent, ids) == 0)
+        assert_true(clock_mono_us() < until);
+    return ids[0];
+}
+
+#define CHILD(id, more) "{\"id\":\"" id "\",\"type\":\"workflow\"," more "}"
+#define CALLS_CHILD     "\"with\":{\"workflow_id\":\"workflow_child\",\"input\":{\"n\":\"{{ input.n }}\"}}"
+static const char adds_one[] =
+    "{\"steps\":[{\"id\":\"r\",\"type\":\"respond\",\"with\":{\"body\":\"{{ input.n + 1 }}\"}}]}";
+static const char calls_child[] = "{\"steps\":[" CHILD("w", CALLS_CHILD) "]}";
+
+static void test_child_gives_its_output(void **state)
+{
+    str ids[4];
+    house.child = adds_one;
+    struct outcome *o = run(calls_child, "{\"n\":4}");
+    assert_str(o->execution.status, "completed");
+    assert_str(o->execution.output_data, "{\"w\":{\"status\":200,\"headers\":{},\"body\":5}}");
+    assert_int_equal(children(o->execution.execution_id, ids), 1);
+    struct execution *x = await_status(ids[0], "completed");
+    assert_true(str_eq(x->parent_id, o->execution.execution_id));
+    assert_str(x->workflow_id, "workflow_child");
+    assert_str(x->input_data, "{\"n\":4}");
+    assert_str(x->trigger, strf(house.arena, "{\"type\":\"workflow\",\"execution_id\":\"%.*s\",\"step_id\":\"w\"}",
+                                STR_FMT(o->execution.execution_id))
+                               .p);
+    outcome_release(o);
+}
+
+/* Two at once, beside a call: the parent stays in memory for it and hears of both. */
+static void test_children_beside_a_call(void **state)
+{
+    house.child = adds_one;
+    struct outcome *o = run(
+        "{\"steps\":[" CHILD("v", CALLS_CHILD) "," CHILD(
+            "w",
+            CALLS_CHILD) ",{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":400,\"on_error\":\"continue\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang5\"}},"
+                         "{\"id\":\"z\",\"type\":\"transform\",\"with\":{\"sum\":\"{{ steps.v.output.body + steps.w.output.body }}\"}}],\"dependencies\":{\"z\":[\"v\",\"w\"]}}",
+        "{\"n\":1}");
+    assert_str(o->execution.output_data, "{\"z\":{\"sum\":4}}");
+    outcome_release(o);
+}
+
+static void test_child_that_fails(void **state)
+{
+    str ids[4];
+    house.child = "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"with\":{\"message\":\"no luck\"}}]}";
+    struct outcome *o =
+        run("{\"steps\":[" CHILD("w", CALLS_CHILD ",\"retry\":{\"max_attempts\":2,\"initial_ms\":1}") "]}", "{}");
+    assert_str(o->execution.status, "failed");
+    assert_error(&o->execution, "workflow.failed");
+    assert_true(str_find(o->execution.error, S("no luck"), 0) >= 0);
+    assert_int_equal(children(o->execution.execution_id, ids), 2);
+    outcome_release(o);
+}
+
+static void test_child_that_cannot_run(void **state)
+{
+    struct outcome *o = run("{\"steps\":[" CHILD("w", "\"with\":{\"workflow_id\":\"workflow_none\"}") "]}", "{}");
+    assert_error(&o->execution, "workflow.not_found");
+    outcome_release(o);
+    o = run("{\"steps\":[" CHILD("w", "\"with\":{\"workflow_id\":\"workflow_none\",\"wait\":false}") "]}", "{}");
+    assert_error(&o->execution, "workflow.not_found");
+    outcome_release(o);
+}
+
+static void test_child_that_nobody_waits_for(void **state)
+{
+    house.child = "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":50}}]}";
+    struct outcome *o =
+        run("{\"steps\":[" CHILD("w", "\"with\":{\"workflow_id\":\"workflow_child\",\"wait\":false}") "]}", "{}");
+    assert_str(o->execution.status, "completed");
+    str id = await_child(o->execution.execution_id);
+    assert_str(o->execution.output_data, strf(house.arena, "{\"w\":{\"execution_id\":\"%.*s\"}}", STR_FMT(id)).p);
+    await_status(id, "completed");
+    outcome_release(o);
+}
+
+static void test_child_that_is_late(void **state)
+{
+    house.child = sleeping;
+    struct outcome *o = run("{\"steps\":[" CHILD("w", CALLS_CHILD ",\"timeout_ms\":50") "]}", "{}");
+    assert_error(&o->execution, "workflow.timeout");
+    await_status(await_child(o->execution.execution_id), "cancelled");
+    outcome_release(o);
+}
+
+static void test_depth_is_bounded(void **state)
+{
+    house.child = calls_child;
+    struct outcome *o = run(calls_child, "{}");
+    assert_error(&o->execution, "workflow.failed");
+    str id = o->execution.execution_id, ids[4];
+    u32 depth = 0;
+    for (; children(id, ids) == 1; depth++)
+        id = ids[0];
+    assert_int_equal(depth, EXECUTION_DEPTH_MAX);
+    assert_error(await_status(id, "failed"), "workflow.depth");
+    outcome_release(o);
+}
+
+static void test_cancel_reaches_children(void **state)
+{
+    const char *const ones[] = { hanging, sleeping };
+    for (size_t i = 0; i < COUNT(ones); i++) {
+        struct caller c;
+        bool first;
+        house.child = with_port(ones[i]);
+        assert_int_equal(start(&c, calls_child, "{}", NULL, false), OK);
+        str id = await_child(c.id);
+        if (i == 0)
+            await_call("/hang4");
+        else
+            await_status(id, "waiting");
+        assert_int_equal(cancel(c.id, &first), OK);
+        engine_cancel(house.engine, c.id);
+        assert_str(wait_for(&c)->execution.status, "cancelled");
+        await_status(id, "cancelled");
+        outcome_release(c.outcome);
+        close_engine(); /* the plan of workflow_child is cached */
+        open_engine();
+    }
+}
+
+/* The parent's, the child's, and whatever else is done: each exactly once, wherever the process stops. */
+static void test_children_outlive_a_stop(void **state)
+{
+    struct caller c;
+    str ids[4];
+    house.child = with_port(two_calls);
+    assert_int_equal(start(&c, calls_child, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    await_status(await_child(c.id), "waiting");
+    close_engine();
+    open_engine();
+    struct execution *x = await_status(c.id, "completed");
+    assert_true(str_find(x->output_data, S("/second/1"), 0) >= 0);
+    assert_int_equal(children(c.id, ids), 1);
+    assert_int_equal(calls_of("/first"), 1);
+    assert_int_equal(calls_of("/second/1"), 1);
+}
+
+/* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static void test_goes_on_after_a_stop(void **state)
 {
@@ -1015,6 +1198,15 @@ int main(void)
         TEST(test_retry_runs_what_failed),
         TEST(test_replay_outlives_a_stop),
         TEST(test_a_pure_replay_costs_one_transaction),
+        TEST(test_child_gives_its_output),
+        TEST(test_children_beside_a_call),
+        TEST(test_child_that_fails),
+        TEST(test_child_that_cannot_run),
+        TEST(test_child_that_nobody_waits_for),
+        TEST(test_child_that_is_late),
+        TEST(test_depth_is_bounded),
+        TEST(test_cancel_reaches_children),
+        TEST(test_children_outlive_a_stop),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

@@ -223,9 +223,22 @@ static void drop(struct worker *w, struct run *r, err reason)
     arena_free(r->arena);
 }
 
+/* After the commit that says so: its parent may go on, children that it does not want any more end. */
+static void tell_relatives(struct worker *w, struct run *r)
+{
+    const struct write *wr = r->write;
+    if (wr->final && r->parent_step.p != NULL)
+        worker_poke(worker_of(w->engine, r->parent_id), r->parent_id);
+    for (u32 i = 0; i < wr->cancelled_count; i++)
+        worker_cancel(worker_of(w->engine, wr->cancelled[i].id), wr->cancelled[i].id);
+    for (u32 i = 0; i < wr->abandoned_count; i++)
+        worker_cancel(worker_of(w->engine, wr->abandoned[i]), wr->abandoned[i]);
+}
+
 static void finish(struct worker *w, struct run *r)
 {
     struct engine *e = w->engine;
+    tell_relatives(w, r);
     leave(w, r);
     count_end(r);
     atomic_fetch_add(r->state == RUN_COMPLETED ? &e->completed : &e->failed, 1);
@@ -235,8 +248,9 @@ static void finish(struct worker *w, struct run *r)
 
 static void park(struct worker *w, struct run *r)
 {
-    i64 due =
-        r->cancelling ? r->last_us : r->write->row.due_at; /* asked for while it was being parked: then it is due */
+    i64 due = r->cancelling || r->poked
+                  ? r->last_us
+                  : r->write->row.due_at; /* asked for while it was being parked: then it is due */
     leave(w, r);
     tell_as_it_stands(w, r, take_all(&r->tell_now));
     keep_waiters(w, r->tenant_id, r->id, take_all(&r->waiters));
@@ -337,6 +351,24 @@ static void take_answers(struct worker *w, struct run *r)
         run_answer(r, w->machine, call_step(list->call), call_answer(list->call));
 }
 
+/* Children are on disk, or their workflows cannot run; those that nobody waits for are done with. */
+static void children_written(struct worker *w, struct run *r)
+{
+    const struct write *wr = r->write;
+    for (u32 i = 0; i < wr->child_count; i++) {
+        struct child_row *c = &wr->children[i];
+        c->step->spawn = false;
+        if (c->started) {
+            atomic_fetch_add(&w->engine->started, 1);
+            engine_due(w->engine, c->created_at);
+        }
+        if (!c->started || !run_child_awaited(c->step))
+            run_child_ended(r, c->step, &(struct child_end){ .status = c->started ? S("queued") : STR_NONE });
+    }
+    for (u32 i = 0; wr->abandoned_count > 0 && i < r->plan->count; i++)
+        r->steps[i].abandoned = STR_NONE;
+}
+
 static void written(struct worker *w, struct run *r)
 {
     bool final = r->write->final, parked = r->write->row.due_at != 0;
@@ -349,10 +381,12 @@ static void written(struct worker *w, struct run *r)
         finish(w, r);
         return;
     }
+    tell_relatives(w, r);
     if (parked) {
         park(w, r);
         return;
     }
+    children_written(w, r);
     free_write(r);
     if (r->detached)
         add_waiters(&r->tell_now, take_all(&r->waiters));
@@ -409,7 +443,7 @@ static void write_down(struct worker *w, struct run *r, bool final, i64 due_at)
 {
     untime(w, r);
     w->busy++;
-    err e = journal_write(w->engine->options.db, r, final, due_at, on_written);
+    err e = journal_write(w->engine, r, final, due_at, on_written);
     if (e == OK)
         return;
     w->busy--;
@@ -421,7 +455,7 @@ static bool has_news(const struct run *r)
 {
     bool launches = false, dirty = false;
     for (u32 i = 0; i < r->plan->count; i++) {
-        launches |= r->steps[i].launch;
+        launches |= r->steps[i].launch || r->steps[i].spawn;
         dirty |= r->steps[i].dirty;
     }
     return r->recorded ? dirty : launches || r->detached || r->tell_now != NULL;
@@ -457,10 +491,50 @@ static void pump_final(struct worker *w, struct run *r)
         write_down(w, r, true, 0);
 }
 
+/* Of each step that waits for a child, how that ended if it did. */
+static err look_at_children(struct run *r, struct tx *tx)
+{
+    for (u32 i = 0; i < r->plan->count; i++) {
+        struct run_step *s = &r->steps[i];
+        str id = s->spawn ? STR_NONE : run_child_of(s);
+        struct child_end end = { .status = STR_NONE };
+        struct arena_mark mark = arena_mark(r->arena);
+        bool ended = false;
+        if (id.p == NULL)
+            continue;
+        TRY(journal_child(tx, r->tenant_id, id, &end, &ended));
+        if (ended || !run_child_awaited(s))
+            run_child_ended(r, s, &end);
+        else
+            arena_rewind(r->arena, mark); /* it is asked again at each end of another one */
+    }
+    return OK;
+}
+
+/* False: not now, it is tried again soon. */
+static bool obey_poke(struct worker *w, struct run *r)
+{
+    struct tx *tx;
+    err e = db_read_begin(w->engine->options.db, r->arena, false, &tx);
+    if (e == OK) {
+        e = look_at_children(r, tx);
+        db_read_end(tx);
+    }
+    if (e != OK) {
+        wake_later(w, r, clock_now_us() + retry_write_us);
+        return false;
+    }
+    r->poked = false;
+    run_advance(r, w->machine);
+    return true;
+}
+
 /* What comes next for a run that nobody works on. It may be gone when this returns. */
 static void pump(struct worker *w, struct run *r)
 {
     if (r->writing || r->continuing || r->joins.p != NULL)
+        return;
+    if (r->poked && !r->lost && !run_state_final(r->state) && r->steps != NULL && !obey_poke(w, r))
         return;
     if (r->lost || run_state_final(r->state)) {
         pump_final(w, r);
@@ -504,7 +578,7 @@ static void on_answer(struct worker *w, struct worker_message *m)
 
 static err read_run(struct worker *w, struct run *r, struct tx *tx)
 {
-    TRY(journal_given(tx, r->tenant_id, r->id, &r->input_text, &r->trigger_text));
+    TRY(journal_given(tx, r->tenant_id, r->id, &r->input_text, &r->trigger_text, &r->cancelling));
     TRY(journal_read(tx, r->tenant_id, r->id, &r->restored, &r->restored_count));
     return engine_plan(w->engine, tx, r->tenant_id, r->workflow_id, r->version, &r->plan);
 }
@@ -517,8 +591,10 @@ static err hydrate(struct worker *w, struct run *r)
     db_read_end(tx);
     TRY(e);
     TRY(run_prepare(r));
+    r->deadline_at = MIN(r->deadline_at, r->created_at + r->plan->timeout_us); /* a child's row has its parent's */
     for (u32 i = 0; i < r->restored_count; i++)
         run_restore(r, &r->restored[i]);
+    r->poked = r->plan->spawns;
     run_resume(r, clock_now_us());
     return OK;
 }
@@ -605,6 +681,8 @@ static void on_take(struct worker *w, struct worker_message *m)
         write_down(w, r, false, 0);
         return;
     }
+    if (r->poked && !run_state_final(r->state) && !obey_poke(w, r)) /* before its time is found to be up */
+        return;
     run_advance(r, w->machine);
     pump(w, r);
 }
@@ -616,25 +694,31 @@ void worker_take(struct run *r)
     worker_post(r->worker, &r->message);
 }
 
-/* --- callers who want its end --------------------------------------------------------------------------------------- */
+/* --- news of what is on disk ---------------------------------------------------------------------------------------- */
 
-struct cancel_message {
+struct nudge {
     struct worker_message message;
     struct arena *arena;
     str execution_id;
+    bool cancel; /* else a child has ended */
 };
 
-/* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. */
-static void on_cancel(struct worker *w, struct worker_message *m)
+/* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. So does the next start, when the engine
+ * closes. */
+static void on_nudge(struct worker *w, struct worker_message *m)
 {
-    struct cancel_message *c = CONTAINER(m, struct cancel_message, message);
-    struct run *r = map_get(&w->live, c->execution_id);
-    arena_free(c->arena);
+    struct nudge *n = CONTAINER(m, struct nudge, message);
+    struct run *r = map_get(&w->live, n->execution_id);
+    bool cancel = n->cancel;
+    arena_free(n->arena);
+    if (atomic_load(&w->engine->closing))
+        return;
     if (r == NULL) {
         engine_due(w->engine, clock_now_us());
         return;
     }
-    r->cancelling = true;
+    r->cancelling |= cancel;
+    r->poked |= !cancel;
     if (r->writing || r->continuing || r->lost || r->joins.p != NULL)
         return;
     if (r->unready) {
@@ -645,18 +729,28 @@ static void on_cancel(struct worker *w, struct worker_message *m)
     pump(w, r);
 }
 
-void worker_cancel(struct worker *w, str execution_id)
+static void nudge(struct worker *w, str execution_id, bool cancel)
 {
     struct arena *a = arena_new(TELL_BYTES);
-    struct cancel_message *c = a != NULL ? NEW(a, struct cancel_message) : NULL;
-    if (c != NULL)
-        *c = (struct cancel_message){ { .run = on_cancel }, a, str_dup(a, execution_id) };
-    if (c == NULL || c->execution_id.p == NULL) {
+    struct nudge *n = a != NULL ? NEW(a, struct nudge) : NULL;
+    if (n != NULL)
+        *n = (struct nudge){ { .run = on_nudge }, a, str_dup(a, execution_id), cancel };
+    if (n == NULL || n->execution_id.p == NULL) {
         arena_free(a);
         engine_due(w->engine, clock_now_us()); /* a live one goes on until it is next parked: then it is due at once */
         return;
     }
-    worker_post(w, &c->message);
+    worker_post(w, &n->message);
+}
+
+void worker_cancel(struct worker *w, str execution_id)
+{
+    nudge(w, execution_id, true);
+}
+
+void worker_poke(struct worker *w, str execution_id)
+{
+    nudge(w, execution_id, false);
 }
 
 /* --- callers who have waited enough ------------------------------------------------------------------------------- */

@@ -106,6 +106,49 @@ describe('cancel', () => {
     });
 });
 
+const child = (id, workflowId, more = {}) => ({ id, type: 'workflow', with: { workflow_id: workflowId, input: { n: '{{ input.n }}' }, ...more } });
+
+describe('children', () => {
+    test('the output of a child is the output of the step; the child is an execution of its own', async () => {
+        const { id } = await createWorkflow(editor, { steps: [transform('t', { doubled: '{{ input.n * 2 }}' })] });
+        const done = await runDefinition(editor, { steps: [child('w', id)] }, { n: 21 });
+        assert.deepEqual(done.output_data, { w: { t: { doubled: 42 } } }, JSON.stringify(done));
+        const [made] = (await editor.get(`/api/v1/workflows/${id}/executions`, { expect: 200 })).body;
+        assert.deepEqual([made.parent_id, made.input_data, made.trigger], [done.execution_id, { n: 21 }, { type: 'workflow', execution_id: done.execution_id, step_id: 'w' }]);
+    });
+
+    test('a workflow of another tenant, one that is not active, and one that was deleted are not found', async () => {
+        const globex = await weir.as('editor', 'globex');
+        const theirs = await createWorkflow(globex, { steps: [transform('t')] });
+        const off = await createWorkflow(editor, { steps: [transform('t')] }, { is_active: false });
+        const gone = await createWorkflow(editor, { steps: [transform('t')] });
+        await editor.del(`/api/v1/workflows/${gone.id}`, { expect: 204 });
+        for (const { id } of [theirs, off, gone]) {
+            const done = await runDefinition(editor, { steps: [child('w', id)] });
+            assert.deepEqual([done.status, done.error.code], ['failed', 'workflow.not_found']);
+        }
+        assert.deepEqual((await globex.get(`/api/v1/workflows/${theirs.id}/executions`, { expect: 200 })).body, []);
+    });
+
+    test('cancelling the parent cancels the child in the middle of its call', async () => {
+        const { id } = await createWorkflow(editor, { steps: [http('h', `${upstream.base}/hold-child`)] });
+        const parent = await begin({ steps: [child('w', id)] });
+        await upstream.called('/hold-child');
+        assert.equal((await cancel(parent)).status, 202);
+        assert.equal((await finalExecution(editor, parent)).status, 'cancelled');
+        const [made] = (await editor.get(`/api/v1/workflows/${id}/executions`, { expect: 200 })).body;
+        const ended = await finalExecution(editor, made.execution_id);
+        assert.deepEqual([ended.status, statuses(ended)], ['cancelled', { h: 'cancelled' }]);
+    });
+
+    test('wait: false only starts it', async () => {
+        const { id } = await createWorkflow(editor, { steps: [transform('t', { n: '{{ input.n }}' })] });
+        const done = await runDefinition(editor, { steps: [child('w', id, { wait: false })] }, { n: 3 });
+        const started = await finalExecution(editor, stepOf(done, 'w').output_data.execution_id);
+        assert.deepEqual([started.status, started.output_data, started.parent_id], ['completed', { t: { n: 3 } }, done.execution_id]);
+    });
+});
+
 const again = (id, verb, body, more) => editor.post(`/api/v1/executions/${id}/${verb}`, body, body === undefined ? { type: null, ...more } : more);
 
 describe('replay', () => {

@@ -520,6 +520,7 @@ static const struct route routes[] = {
 static err start(void)
 {
     return engine_open(&(struct engine_options){ .load = definition_load,
+                                                 .present = definition_present,
                                                  .db = app.db,
                                                  .loops = app.loops,
                                                  .clients = app.clients,

@@ -50,6 +50,9 @@ extern const struct problem version_not_found;
 err definition_load(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition,
                     str *name) MUST;
 
+/* The version that runs now; ERR_NOT_FOUND: there is none, it is deleted or not active. */
+err definition_present(struct tx *tx, str tenant_id, str workflow_id, i64 *version) MUST;
+
 /* workflows_run.c */
 handler_fn workflow_execute, workflow_validate;
 extern const struct table execute_table, execute_query_table, validate_table, validation_table;

@@ -63,6 +63,18 @@ STMT(version_page,
 STMT(version_count, "SELECT count(*) AS n FROM workflow_versions WHERE tenant_id = $1 AND workflow_id = $2",
      .row = &count_table);
 
+struct present_row {
+    struct presence has;
+    i64 version;
+};
+static const struct field present_fields[] = { FIELD(struct present_row, version, F_I64,
+                                                     .doc = "The present version") };
+static const struct table present_table =
+    TABLE("WorkflowRuns", struct present_row, present_fields, .doc = "Which version runs now");
+STMT(version_present,
+     "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND is_active AND deleted_at IS NULL",
+     .row = &present_table);
+
 /* ---- for the engine ---- */
 
 err definition_load(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name)
@@ -73,6 +85,14 @@ err definition_load(struct tx *tx, str tenant_id, str workflow_id, i64 version, 
     if (e == OK)
         *name = row.name;
     return e == ERR_DECODE ? ERR_INTERNAL : e;
+}
+
+err definition_present(struct tx *tx, str tenant_id, str workflow_id, i64 *version)
+{
+    struct present_row row;
+    TRY(db_row(tx, &version_present, &row, ARGS(STR(tenant_id), STR(workflow_id))));
+    *version = row.version;
+    return OK;
 }
 
 /* ---- handlers ---- */
