@@ -21,6 +21,8 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "expr.instructions", "The expression did more work than it may" },
       { "expr.memory", "The expression needs more memory than it may have" },
       { "expr.value", "The result is no JSON value" }, { "expr.too_large", "The result has more than 4 MiB" },
+      { "workflow.not_found", "There is no such workflow, or it is not active" },
+      { "workflow.depth", "Workflows call each other more than 16 levels deep" },
       { "execution.cancelled", "Somebody cancelled the execution" },
       { "execution.timed_out", "The execution's time is up" }, { "engine.memory", "The execution's memory is used up" },
       { "engine.interrupted", "The server stopped in the middle of this attempt; it was made again" },
