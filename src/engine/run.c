@@ -505,7 +505,7 @@ void run_child_ended(struct run *r, struct run_step *s, const struct child_end *
     else if (str_eq(end->status, S("completed")))
         child_completed(r, s, end->output != NULL ? *end->output : json_null);
     else
-        child_failed(r, s, "workflow.failed", true,
+        child_failed(r, s, "workflow.child_failed", true,
                      strf(r->arena, "Execution %.*s %.*s: %.*s", STR_FMT(id), STR_FMT(end->status),
                           STR_FMT(json_str(json_get(end->error, S("message"))))));
 }

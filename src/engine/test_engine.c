@@ -1016,7 +1016,7 @@ static void test_child_that_fails(void **state)
     struct outcome *o =
         run("{\"steps\":[" CHILD("w", CALLS_CHILD ",\"retry\":{\"max_attempts\":2,\"initial_ms\":1}") "]}", "{}");
     assert_str(o->execution.status, "failed");
-    assert_error(&o->execution, "workflow.failed");
+    assert_error(&o->execution, "workflow.child_failed");
     assert_true(str_find(o->execution.error, S("no luck"), 0) >= 0);
     assert_int_equal(children(o->execution.execution_id, ids), 2);
     outcome_release(o);
@@ -1057,7 +1057,7 @@ static void test_depth_is_bounded(void **state)
 {
     house.child = calls_child;
     struct outcome *o = run(calls_child, "{}");
-    assert_error(&o->execution, "workflow.failed");
+    assert_error(&o->execution, "workflow.child_failed");
     str id = o->execution.execution_id, ids[4];
     u32 depth = 0;
     for (; children(id, ids) == 1; depth++)

@@ -454,7 +454,7 @@ static void write_down(struct worker *w, struct run *r, bool final, i64 due_at)
 static bool has_news(const struct run *r)
 {
     bool launches = false, dirty = false;
-    for (u32 i = 0; i < r->plan->count; i++) {
+    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++) {
         launches |= r->steps[i].launch || r->steps[i].spawn;
         dirty |= r->steps[i].dirty;
     }

@@ -362,7 +362,7 @@ static err call_new(struct req *rq, struct call **out)
     c->trigger_id = req_param(rq, "trigger_id");
     err e = hook_find(rq->arena, rq->tx, rq->params, req_now(rq), &c->hook);
     if (e == ERR_NOT_FOUND)
-        return problem(rq, &trigger_not_found, "There is no such webhook, or it is not active");
+        TRY(problem(rq, &trigger_not_found, "There is no such webhook, or it is not active"));
     TRY(e);
     c->accepted = c->hook->accepted;
     c->run.tenant_id = str_dup(rq->arena, c->hook->tenant_id);
