@@ -331,6 +331,7 @@ static void on_answer(struct worker *w, struct worker_message *m);
 
 static void send_calls(struct worker *w, struct run *r)
 {
+    assert(r->steps != NULL);
     for (u32 i = 0; i < r->plan->count && r->in_flight < CALLS_PER_RUN; i++) {
         struct run_step *s = &r->steps[i];
         if (!s->launch || s->dirty || atomic_load(&w->engine->closing))
@@ -454,7 +455,8 @@ static void write_down(struct worker *w, struct run *r, bool final, i64 due_at)
 static bool has_news(const struct run *r)
 {
     bool launches = false, dirty = false;
-    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++) {
+    assert(r->steps != NULL); /* what is unready is put back, and never comes here */
+    for (u32 i = 0; i < r->plan->count; i++) {
         launches |= r->steps[i].launch || r->steps[i].spawn;
         dirty |= r->steps[i].dirty;
     }
