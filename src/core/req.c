@@ -622,7 +622,8 @@ static struct problem refusal_problem(int status, const char *code)
 static void refuse(void *ctx, int status, const char *code, str remote, struct arena *a, struct http_refusal *out)
 {
     struct problem p = refusal_problem(status, code);
-    str id = typeid_new(a, "req", clock_now_us());
+    const struct request_core *c = out->request != NULL ? out->request->user : NULL;
+    str id = c != NULL ? c->rq.request_id : typeid_new(a, "req", clock_now_us());
     struct buf b = { .arena = a };
     problem_write(&b, status, &p, STR_NONE, id, NULL);
     reply_count_refused(status);
@@ -631,6 +632,8 @@ static void refuse(void *ctx, int status, const char *code, str remote, struct a
     if (b.fail != OK || id.p == NULL)
         return;
     out->headers[out->header_count++] = (struct pair){ S("X-Request-Id"), id };
+    if (c != NULL)
+        out->headers[out->header_count++] = (struct pair){ S("Traceparent"), c->rq.trace };
     out->header_count += (u32)headers_standing(out->headers + out->header_count);
     out->headers[out->header_count++] = (struct pair){ S("Cache-Control"), S("no-store") };
     out->body = buf_view(&b);

@@ -368,10 +368,11 @@ void conn_refuse(struct conn *c, enum refusal why)
 {
     struct shard *s = c->shard;
     struct arena *a = arena_new(REFUSAL_BYTES);
-    struct http_refusal said = { .header_count = 1, .body = S("") };
+    struct http_stream *x = c->exchange;
+    struct http_refusal said = { .request = x != NULL && x->admitted ? &x->rq : NULL,
+                                 .header_count = 1,
+                                 .body = S("") };
     said.headers[0] = (struct pair){ S("content-type"), S("application/problem+json") };
-    if (c->exchange != NULL)
-        exchange_free(c->exchange);
     ask_refusal(c, why, a, &said);
     reply_head(s, NULL, http_refusals[why].status, said.headers, said.body.n > 0 ? said.header_count : 0, FRAME_LENGTH,
                said.body.n, false);
@@ -382,6 +383,8 @@ void conn_refuse(struct conn *c, enum refusal why)
     else
         conn_close(c);
     arena_free(a);
+    if (x != NULL) /* only now: what is said may lie on its arena */
+        exchange_free(x);
     conn_answered(c, false);
 }
 
@@ -409,6 +412,7 @@ static void admit(struct conn *c, struct http_stream *x, bool more)
 {
     const struct http_handler *h = &c->shard->server->handler;
     x->body_limit = h->admit != NULL ? h->admit(h->ctx, &x->rq) : MIB;
+    x->admitted = true;
     if (x->rq.refused != 0) {
         x->rq.keep_alive &= !x->has_body;
         deliver(c, x, more && !x->has_body);

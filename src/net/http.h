@@ -62,6 +62,7 @@ bool http_field_ok(str name, str value);
 u32 http_header_count(const struct http_request *rq, str name);
 
 struct http_refusal {
+    const struct http_request *request; /* given: what was admitted and then refused (its body); NULL before that */
     struct pair headers[12]; /* Content-Type: application/problem+json stands there already; the handler appends */
     u32 header_count;
     str body; /* "" when there is no memory: the status alone still tells */

@@ -36,6 +36,7 @@ struct http_stream {
     bool chunked, complete, head_done;
     bool http10, expects_continue, has_body;
 
+    bool admitted;  /* `admit` has seen it */
     bool delivered; /* the handler owns the request */
     bool streaming, answer_chunked, told_closed, wants_drain;
     bool late_posted, ended; /* `late` is under way; the handler has ended the stream meanwhile */

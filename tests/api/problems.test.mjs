@@ -89,7 +89,10 @@ test('405: with Allow', async () => {
 });
 
 test('413: above 1 MiB', async () => {
-    await editor.post('/api/v1/workflows', { name: 'x'.repeat(1024 * 1024) }, { expect: 413 });
+    const { headers, body } = await editor.with({ 'x-request-id': 'large-1' }).post('/api/v1/workflows', { name: 'x'.repeat(1024 * 1024) }, { expect: 413 });
+    assert.equal(headers.get('x-request-id'), 'large-1');
+    assert.equal(body.request_id, 'large-1');
+    assert.match(headers.get('traceparent'), /^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$/);
 });
 
 test('429: a flood on a trigger, with Retry-After', async () => {
