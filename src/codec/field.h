@@ -44,6 +44,7 @@ enum field_flags {
     F_UNIQUE = 1 << 10,  /* of a LIST of scalars: no value twice */
     F_HIDDEN = 1 << 11,  /* column only: neither accepted nor encoded nor documented */
     F_CUT = 1 << 12,     /* of F_TEXT: a long one is cut in lists, and their schema says so */
+    F_WRITTEN = 1 << 13, /* not evaluated: FIELD_EVALUATED does not miss it */
 };
 
 struct presence {

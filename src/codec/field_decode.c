@@ -540,7 +540,8 @@ static err without_member(struct decoder *d, struct object *o, u32 i)
         return OK;
     if (f->preset != NULL)
         return apply_preset(d, o, i);
-    return (f->flags & F_REQUIRED) != 0 ? report(d, &here, "field.required", "must be given") : OK;
+    bool needed = (f->flags & F_REQUIRED) != 0 && !(d->evaluated && (f->flags & F_WRITTEN) != 0);
+    return needed ? report(d, &here, "field.required", "must be given") : OK;
 }
 
 /* The sibling's text: as given, or its preset. */

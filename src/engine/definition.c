@@ -7,6 +7,10 @@
 CODES(definition_codes, CODE_ENTRY, { "definition.step_id", "The id of a step has other characters than it may" },
       { "definition.duplicate_step", "Two steps have the same id" },
       { "definition.unknown_step", "There is no step of this id" },
+      { "definition.reserved_step", "The id of a step means something else where it stands" },
+      { "definition.outermost", "A step of this type cannot stand inside of a foreach" },
+      { "definition.no_retry", "A foreach is not tried again as a whole: its steps are, by their own retry" },
+      { "definition.too_deep", "More than four foreach steps are inside of each other" },
       { "definition.not_dependent", "A step of a case must wait for the switch" },
       { "definition.cycle", "Steps wait for each other in a circle" },
       { "switch.default", "A case cannot be called default: that is what no case is called" },
@@ -89,15 +93,24 @@ static const struct field needs_field =
     SHAPE_FIELD("needs", F_LIST, .flags = F_UNIQUE, .each = &need_field, .max = DEFINITION_STEPS_MAX,
                 .doc = "Steps that must end before it");
 
+/* What every definition has, the nested ones too. */
+#define BLOCK_FIELDS                                                                                            \
+    SHAPE_FIELD("steps", F_LIST, .flags = F_REQUIRED, .of = &step_table, .min = 1, .max = DEFINITION_STEPS_MAX, \
+                .doc = "The steps, in the order in which they are shown"),                                      \
+        SHAPE_FIELD("dependencies", F_MAP, .each = &needs_field, .max = DEFINITION_STEPS_MAX,                   \
+                    .doc = "For a step, the steps it waits for; steps without an entry start at once",          \
+                    .example = "{\"score\":[\"fetch\"]}"),                                                      \
+        SHAPE_FIELD("conditions", F_MAP, .item = F_STR, .max = DEFINITION_STEPS_MAX,                            \
+                    .doc = "For a step, an expression without braces; when it is false the step is skipped",    \
+                    .example = "{\"notify\":\"steps.score.output.total > 100\"}")
+
+static const struct field block_fields[] = { BLOCK_FIELDS };
+const struct table block_table =
+    SHAPE("NestedDefinition", block_fields,
+          .doc = "Steps inside of a step. Their ids are unique in the whole workflow; they see those outside of them");
+
 static const struct field definition_fields[] = {
-    SHAPE_FIELD("steps", F_LIST, .flags = F_REQUIRED, .of = &step_table, .min = 1, .max = DEFINITION_STEPS_MAX,
-                .doc = "The steps, in the order in which they are shown"),
-    SHAPE_FIELD("dependencies", F_MAP, .each = &needs_field, .max = DEFINITION_STEPS_MAX,
-                .doc = "For a step, the steps it waits for; steps without an entry start at once",
-                .example = "{\"score\":[\"fetch\"]}"),
-    SHAPE_FIELD("conditions", F_MAP, .item = F_STR, .max = DEFINITION_STEPS_MAX,
-                .doc = "For a step, an expression without braces; when it is false the step is skipped",
-                .example = "{\"notify\":\"steps.score.output.total > 100\"}"),
+    BLOCK_FIELDS,
     SHAPE_FIELD("triggers", F_LIST, .of = &definition_trigger_table, .max = 50,
                 .doc = "A masked view of the workflow's triggers; entries that are sent create or update them"),
     SHAPE_FIELD("settings", F_OBJECT, .of = &settings_table, .doc = "Settings of its executions"),

@@ -28,7 +28,7 @@ extern const struct table step_execution_table;
 bool execution_is_final(str status);
 
 /* Fills step_executions of a row that is not final from its journal, and execution_time; for a final row only the latter. On a read snapshot. `definition` is that of the row's version. */
-err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, const struct plan *plan) MUST;
+err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, struct plan *plan) MUST;
 
 struct engine_options {
     u32 workers;  /* 0 = cores */

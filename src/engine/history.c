@@ -60,6 +60,9 @@ static const struct table attempt_table = SHAPE("StepAttempt", attempt_fields, .
 
 static const struct field step_fields[] = {
     SHAPE_FIELD("step_id", F_STR, .doc = "Id of the step in the definition"),
+    SHAPE_FIELD("iteration", F_LIST, .flags = F_SPARSE, .item = F_I64, .max = FOREACH_DEPTH_MAX,
+                .doc = "Inside of foreach steps: the positions of the items, from 0, outermost first",
+                .example = "[3]"),
     SHAPE_FIELD("type", F_STR, .doc = "Kind of the step"),
     SHAPE_FIELD("status", F_STR, .one_of = step_states, .doc = "How far it is"),
     SHAPE_FIELD("attempt", F_I64, .doc = "Attempts made"),
@@ -124,12 +127,27 @@ static void write_time(struct json_writer *w, str key, i64 us)
     w->comma = true;
 }
 
+static void write_iteration(struct json_writer *w, i64 iteration, u32 depth)
+{
+    if (depth == 0)
+        return;
+    i64 unit = 1;
+    for (u32 i = 1; i < depth; i++)
+        unit *= FOREACH_ITEMS_MAX;
+    jw_key(w, S("iteration"));
+    jw_begin(w, '[');
+    for (; unit > 0; unit /= FOREACH_ITEMS_MAX)
+        jw_i64(w, iteration / unit % FOREACH_ITEMS_MAX);
+    jw_end(w, ']');
+}
+
 void record_write(struct json_writer *w, const struct step_record *r)
 {
     static const struct json no_attempts = { .type = JSON_ARRAY };
     jw_begin(w, '{');
     jw_key(w, S("step_id"));
     jw_str(w, r->step_id);
+    write_iteration(w, r->iteration, r->depth);
     jw_key(w, S("type"));
     jw_str(w, str_of(r->type != NULL ? r->type : "unknown"));
     jw_key(w, S("status"));
@@ -150,6 +168,20 @@ void record_write(struct json_writer *w, const struct step_record *r)
     jw_end(w, '}');
 }
 
+void frame_write(struct json_writer *w, const struct frame *f, bool thin)
+{
+    for (u32 i = 0; i < f->block->count; i++) {
+        const struct run_step *s = &f->steps[i];
+        struct step_record record = s->record;
+        if (thin)
+            record.input = record.output = NULL;
+        record_write(w, &record);
+        for (u32 k = 0; s->each != NULL && k < s->each->items->n; k++)
+            if (s->each->frames[k] != NULL)
+                frame_write(w, s->each->frames[k], thin);
+    }
+}
+
 static void set_execution_time(struct execution *x)
 {
     if (x->started_at == 0 || x->completed_at == 0)
@@ -158,7 +190,7 @@ static void set_execution_time(struct execution *x)
     SET(execution_table, x, execution_time);
 }
 
-err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, const struct plan *plan)
+err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, struct plan *plan)
 {
     set_execution_time(x);
     if (execution_is_final(x->status)) {
@@ -170,21 +202,14 @@ err execution_complete_row(struct tx *tx, str tenant_id, struct execution *x, co
     }
     struct step_record *list;
     u32 n;
-    TRY(journal_read(tx, tenant_id, x->execution_id, &list, &n));
-    struct map known = { .arena = db_arena(tx) };
-    for (u32 i = 0; i < n; i++)
-        TRY(map_put(&known, list[i].step_id, &list[i]));
+    struct run view = { .arena = db_arena(tx), .plan = plan }; /* put together, but it never runs */
     struct buf b = { .arena = db_arena(tx) };
     struct json_writer w = { .b = &b };
+    TRY(journal_read(tx, tenant_id, x->execution_id, &list, &n));
+    TRY(frame_open_root(&view));
+    TRY(run_restore(&view, list, n));
     jw_begin(&w, '[');
-    for (u32 i = 0; i < plan->count; i++) {
-        const struct plan_step *s = &plan->steps[i];
-        struct step_record pending = { .step_id = s->id, .state = STEP_PENDING };
-        struct step_record *record = map_get(&known, s->id);
-        record = record != NULL ? record : &pending;
-        record->type = s->kind->type;
-        record_write(&w, record);
-    }
+    frame_write(&w, view.root, false);
     jw_end(&w, ']');
     TRY(b.fail);
     x->step_executions = buf_view(&b);
@@ -217,18 +242,25 @@ static err add_event(struct event_list *l, i64 at_us, const char *name, str data
     return OK;
 }
 
-static str step_data(struct arena *a, str execution_id, str step_id, str type, str status, i64 attempt,
-                     const struct json *error)
+/* What events say of a step. */
+struct step_news {
+    str execution_id, step_id, type;
+    i64 iteration;
+    u32 depth;
+};
+
+static str step_data(struct arena *a, const struct step_news *s, str status, i64 attempt, const struct json *error)
 {
     struct buf b = { .arena = a };
     struct json_writer w = { .b = &b };
     jw_begin(&w, '{');
     jw_key(&w, S("execution_id"));
-    jw_str(&w, execution_id);
+    jw_str(&w, s->execution_id);
     jw_key(&w, S("step_id"));
-    jw_str(&w, step_id);
+    jw_str(&w, s->step_id);
+    write_iteration(&w, s->iteration, s->depth);
     jw_key(&w, S("type"));
-    jw_str(&w, type);
+    jw_str(&w, s->type);
     jw_key(&w, S("status"));
     jw_str(&w, status);
     jw_key(&w, S("attempt"));
@@ -269,11 +301,23 @@ static const struct json *value_of(const struct json *object, str key)
     return value != NULL && value->type != JSON_NULL ? value : NULL;
 }
 
+static i64 iteration_of(const struct json *list, u32 *depth)
+{
+    i64 iteration = 0;
+    *depth = list != NULL ? list->n : 0;
+    for (u32 i = 0; i < *depth; i++)
+        iteration = iteration * FOREACH_ITEMS_MAX + list->items[i].integer;
+    return iteration;
+}
+
 struct step_record record_of_history(const struct json *step)
 {
     const struct json *attempt = json_get(step, S("attempt")), *attempts = json_get(step, S("attempts"));
+    u32 depth = 0;
     struct step_record r = {
         .step_id = json_str(json_get(step, S("step_id"))),
+        .iteration = iteration_of(json_get(step, S("iteration")), &depth),
+        .depth = depth,
         .state = step_state_of(json_str(json_get(step, S("status")))),
         .attempt = attempt != NULL ? attempt->integer : 0,
         .attempts = attempts != NULL && attempts->n > 0 ? attempts : NULL,
@@ -305,28 +349,30 @@ static const char *ending_name(str status)
 /* What was taken over from an earlier execution happened there, not here. */
 static err step_events(struct event_list *l, str execution_id, const struct json *step, i64 since)
 {
-    str id = json_str(json_get(step, S("step_id"))), type = json_str(json_get(step, S("type")));
+    struct step_news news = { .execution_id = execution_id,
+                              .step_id = json_str(json_get(step, S("step_id"))),
+                              .type = json_str(json_get(step, S("type"))) };
+    news.iteration = iteration_of(json_get(step, S("iteration")), &news.depth);
     str status = json_str(json_get(step, S("status")));
     const struct json *attempts = json_get(step, S("attempts")), *attempt = json_get(step, S("attempt"));
     i64 started = time_of(step, S("started_at")), ended = time_of(step, S("completed_at"));
     if (ended != 0 && ended < since)
         return OK;
     if (started != 0)
-        TRY(add_event(l, started, "step.started", step_data(l->arena, execution_id, id, type, S("running"), 1, NULL)));
+        TRY(add_event(l, started, "step.started", step_data(l->arena, &news, S("running"), 1, NULL)));
     for (u32 i = 0; attempts != NULL && i < attempts->n; i++) {
         const struct json *one = &attempts->items[i], *n = json_get(one, S("n"));
         i64 at_us = time_of(one, S("completed_at"));
         if (at_us != 0)
-            TRY(add_event(
-                l, at_us, "step.retrying",
-                step_data(l->arena, execution_id, id, type, S("waiting"), n->integer, json_get(one, S("error")))));
+            TRY(add_event(l, at_us, "step.retrying",
+                          step_data(l->arena, &news, S("waiting"), n->integer, json_get(one, S("error")))));
     }
     const char *name = ending_name(status);
     const struct json *error = json_get(step, S("error"));
     if (error != NULL && error->type == JSON_NULL)
         error = NULL;
     if (name != NULL && ended != 0)
-        TRY(add_event(l, ended, name, step_data(l->arena, execution_id, id, type, status, attempt->integer, error)));
+        TRY(add_event(l, ended, name, step_data(l->arena, &news, status, attempt->integer, error)));
     return OK;
 }
 
@@ -375,24 +421,22 @@ int execution_event_cmp(str a, str b)
 static err add_step_news(struct event_list *l, struct run *r, struct run_step *s)
 {
     const struct step_record *rec = &s->record;
-    str type = str_of(rec->type), status = str_of(step_state_names[rec->state]);
+    const struct step_news news = { r->id, rec->step_id, str_of(rec->type), rec->iteration, rec->depth };
+    str status = str_of(step_state_names[rec->state]);
     if (rec->started_at != 0 && !s->told_start) {
         s->told_start = true;
-        TRY(add_event(l, rec->started_at, "step.started",
-                      step_data(l->arena, r->id, rec->step_id, type, S("running"), 1, NULL)));
+        TRY(add_event(l, rec->started_at, "step.started", step_data(l->arena, &news, S("running"), 1, NULL)));
     }
     for (; rec->attempts != NULL && s->told_attempts < rec->attempts->n; s->told_attempts++) {
         const struct json *one = &rec->attempts->items[s->told_attempts];
         TRY(add_event(l, time_of(one, S("completed_at")), "step.retrying",
-                      step_data(l->arena, r->id, rec->step_id, type, S("waiting"), s->told_attempts + 1,
-                                json_get(one, S("error")))));
+                      step_data(l->arena, &news, S("waiting"), s->told_attempts + 1, json_get(one, S("error")))));
     }
     const char *name = ending_name(status);
     if (name == NULL || s->told_end)
         return OK;
     s->told_end = true;
-    return add_event(l, rec->completed_at, name,
-                     step_data(l->arena, r->id, rec->step_id, type, status, rec->attempt, rec->error));
+    return add_event(l, rec->completed_at, name, step_data(l->arena, &news, status, rec->attempt, rec->error));
 }
 
 static err add_news(struct event_list *l, struct run *r)
@@ -403,8 +447,8 @@ static err add_news(struct event_list *l, struct run *r)
         TRY(add_event(l, r->started_at, "execution.started",
                       execution_data(a, r->id, r->workflow_id, S("running"), STR_NONE, STR_NONE)));
     }
-    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++)
-        TRY(add_step_news(l, r, &r->steps[i]));
+    STEPS (r, s)
+        TRY(add_step_news(l, r, s));
     if (!run_state_final(r->state))
         return OK;
     str status = str_of(run_state_names[r->state]), name = strf(a, "execution.%.*s", STR_FMT(status));

@@ -2,8 +2,9 @@
  *
  *   engine.c   opening, starting, the plan cache, the scheduler     worker.c   a thread with a queue, and the runs it owns
  *   run.c      what happens next in one execution (no I/O)          journal.c  rows: admission, records, final commit, claims
- *   call.c     an outside call on its way to a loop and back        history.c  the published shapes, and events
- *   control.c  what callers ask of an execution that runs           outcome.c  what those who wait are told
+ *   frame.c    its blocks at work: the root, and iterations         history.c  the published shapes, and events
+ *   resume.c   a run put together again from what was recorded      outcome.c  what those who wait are told
+ *   call.c     an outside call on its way to a loop and back        control.c  what callers ask of an execution that runs
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -33,6 +34,9 @@ enum step_state step_state_of(str name);
 
 struct step_record {
     str step_id;
+    /* Which run of the step, when foreach steps are around it: the indexes of their items, outermost first, as digits of base FOREACH_ITEMS_MAX. */
+    i64 iteration;
+    u32 depth; /* how many there are; 0: it stands in the workflow itself, and iteration is 0 */
     const char *type;
     enum step_state state;
     i64 attempt;
@@ -40,6 +44,9 @@ struct step_record {
     i64 started_at, completed_at, deadline_at, due_at;    /* 0 = none */
 };
 void record_write(struct json_writer *w, const struct step_record *record);
+struct frame;
+/* The steps of a frame in the order of the definition, each foreach followed by its iterations. Thin: without their values. */
+void frame_write(struct json_writer *w, const struct frame *f, bool thin);
 /* From what record_write wrote. The type is left out: the plan knows it. */
 struct step_record record_of_history(const struct json *step);
 
@@ -76,9 +83,12 @@ struct call;
 struct run_step {
     struct step_record record;
     const struct plan_step *plan;
+    struct frame *frame;
+    struct run_step *next_ready;
+    struct iterations *each; /* of a foreach whose items are known */
     u32 open_needs, done_needs;
     u32 interruptions; /* attempts that a crash ended: they do not use up retries */
-    bool queued;       /* in run->ready, or past it */
+    bool queued;       /* in run->ready */
     bool dirty;        /* has news that no write carried yet */
     bool launch;       /* its outside call leaves after the next write */
     bool spawn;        /* its child is inserted with the next write */
@@ -90,6 +100,28 @@ struct run_step {
     struct call *call;
     bool told_start, told_end; /* as events */
     u32 told_attempts;
+};
+
+/* A block at work: the workflow's own (the root), or that of a foreach for one of its items. */
+struct frame {
+    const struct block *block;
+    struct run *run;
+    struct run_step *owner; /* the foreach; NULL: the root */
+    u32 item;               /* its index */
+    i64 iteration;          /* as in the records of its steps */
+    u32 depth;
+    struct run_step *steps;
+    u32 open;   /* steps that have not ended */
+    bool begun; /* its steps get their turns */
+    bool over;  /* it has its result, or nobody wants that any more */
+    struct frame *next;
+};
+struct iterations {
+    const struct json *items;
+    struct frame **frames; /* by item; NULL = nothing is known of it */
+    struct json *results;  /* by item */
+    u32 next, done, running, concurrency;
+    bool continue_on_error;
 };
 
 struct run {
@@ -104,10 +136,10 @@ struct run {
     i64 last_us; /* of run_tick */
     enum run_state state;
     struct json *input, *trigger, *execution, *workflow;
-    struct json output, error; /* of the execution */
-    struct run_step *steps;
-    u32 *ready, ready_from, ready_to;
-    u32 open;        /* steps that have not ended */
+    struct json output, error;   /* of the execution */
+    struct frame *root, *frames; /* those at work: the root, and iterations until their end is on disk */
+    struct run_step *ready, *last_ready;
+    u32 step_count;  /* of all frames so far: at most EXECUTION_STEPS_MAX */
     u32 in_flight;   /* outside calls on their way; at most CALLS_PER_RUN */
     bool hydrate;    /* comes from the database: read its journal first */
     bool detached;   /* to be told when queued */
@@ -139,10 +171,13 @@ struct run {
 
 /* A moment of the run: now, but later than every earlier moment of it, so that its events have an order and an id. */
 i64 run_tick(struct run *r);
+#define STEPS(r, s)                                                                 \
+    for (struct frame *frame_ = (r)->frames; frame_ != NULL; frame_ = frame_->next) \
+        for (struct run_step *s = frame_->steps; s < frame_->steps + frame_->block->count; s++)
 /* Builds steps from the plan; r->plan, input and trigger texts are set. */
 err run_prepare(struct run *r) MUST;
-/* Puts a journalled step back in its place; after the last one call run_resume. */
-void run_restore(struct run *r, const struct step_record *record);
+/* Puts journalled steps back in their places; afterwards call run_resume. */
+err run_restore(struct run *r, const struct step_record *records, u32 n) MUST;
 void run_resume(struct run *r, i64 now_us);
 /* Takes over from the history of another execution what does not run anew; after run_prepare. */
 err run_replay(struct run *r, str history) MUST;
@@ -173,6 +208,45 @@ i64 run_next_wait(const struct run *r);
 bool run_has_waits(const struct run *r);
 /* Waits that are over get their turn at the next run_advance. */
 void run_wake(struct run *r, i64 now_us);
+/* What its steps had to say is on disk. */
+void run_recorded(struct run *r);
+
+/* Between run.c, frame.c and resume.c. */
+bool run_step_ended(const struct run_step *s);
+void run_move(struct run_step *s, enum step_state to);
+void run_make_ready(struct run *r, struct run_step *s);
+/* One of its needs has ended, or its frame begins. Whether it then runs or is skipped is found when its turn comes. */
+void run_consider(struct run *r, struct run_step *s);
+/* The step has this output; its dependants get their turns. */
+void run_complete_step(struct run *r, struct run_step *s, struct json output);
+void run_fail_step(struct run *r, struct run_step *s, const char *code, str message);
+void run_wait_until(struct run_step *s, i64 due_us);
+void run_note_attempt(struct run *r, struct run_step *s, const char *code, str message);
+/* Counts an ended step's part for those that wait for it, without waking them. */
+void run_count_ended(struct run_step *s);
+/* Whether a step may have this value as its input or output; the code and text say why not. Counts what it may. */
+bool run_fits(struct run *r, const struct json *value, const char **code, str *why);
+
+err frame_open_root(struct run *r) MUST;
+/* A frame for an item of a foreach whose items are known; it has not begun. ERR_MEMORY. */
+err frame_open(struct run_step *foreach, u32 item, struct frame **out) MUST;
+/* Learns the items from the step's input. */
+err iterations_new(struct run_step *foreach) MUST;
+/* The foreach's turn: its first iterations begin, or it completes at once. */
+void iterations_begin(struct run_step *foreach);
+void iterations_fill(struct run_step *foreach);
+/* Ends those at work, and the foreach itself. */
+void iterations_fail(struct run_step *foreach, const char *code, str message);
+/* All steps of a frame have ended, or one has failed it. */
+void frame_done(struct frame *f);
+void frame_failed(struct frame *f, const char *code, str message, str step_id);
+/* Its steps end where they are; what they wait for outside is told. */
+void frame_cancel(struct frame *f);
+/* After a restart: what the ended steps of an iteration mean for it. */
+void frame_settle(struct frame *f);
+/* What the last steps gave, by their ids. */
+struct json frame_output(const struct frame *f);
+struct json run_error_json(struct run *r, const char *code, str message, str step_id);
 
 /* --- writes ------------------------------------------------------------------------------------------------------- */
 

@@ -31,7 +31,7 @@ STMT(
 STMT(
     journal_upsert,
     "INSERT INTO execution_journal (tenant_id, execution_id, step_id, iteration, status, attempt, attempts, input_data, output_data,"
-    " error, started_at, completed_at, deadline_at, due_at) VALUES ($1, $2, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+    " error, started_at, completed_at, deadline_at, due_at) VALUES ($1, $2, $3, $14, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     " ON CONFLICT (tenant_id, execution_id, step_id, iteration) DO UPDATE SET status = excluded.status, attempt = excluded.attempt,"
     " attempts = excluded.attempts, input_data = excluded.input_data, output_data = excluded.output_data, error = excluded.error,"
     " started_at = excluded.started_at, completed_at = excluded.completed_at, deadline_at = excluded.deadline_at,"
@@ -41,10 +41,11 @@ STMT(journal_delete, "DELETE FROM execution_journal WHERE tenant_id = $1 AND exe
 struct journal_row {
     struct presence has;
     str step_id, status, attempts, input_data, output_data, error;
-    i64 attempt, started_at, completed_at, deadline_at, due_at;
+    i64 iteration, attempt, started_at, completed_at, deadline_at, due_at;
 };
 static const struct field journal_fields[] = {
     FIELD(struct journal_row, step_id, F_STR, .doc = "Which step"),
+    FIELD(struct journal_row, iteration, F_I64, .doc = "Of which items, see struct step_record"),
     FIELD(struct journal_row, status, F_STR, .doc = "Its state"),
     FIELD(struct journal_row, attempt, F_I64, .doc = "Attempts made"),
     FIELD(struct journal_row, attempts, F_JSON, .doc = "Earlier ones"),
@@ -59,7 +60,7 @@ static const struct field journal_fields[] = {
 static const struct table journal_table = TABLE("JournalRow", struct journal_row, journal_fields);
 STMT(
     journal_select,
-    "SELECT step_id, status, attempt, attempts, input_data, output_data, error, started_at, completed_at, deadline_at, due_at"
+    "SELECT step_id, iteration, status, attempt, attempts, input_data, output_data, error, started_at, completed_at, deadline_at, due_at"
     " FROM execution_journal WHERE tenant_id = $1 AND execution_id = $2",
     .row = &journal_table);
 
@@ -223,9 +224,9 @@ static err write_children(struct write *w, struct tx *tx)
     if (!w->final)
         return OK;
     void *list = NULL;
-    bool may_have = !w->insert && (r->plan->spawns || r->steps == NULL); /* without a plan nobody knows */
+    bool may_have = !w->insert && (r->plan->spawns || r->root == NULL); /* without a plan nobody knows */
     if (may_have)
-        TRY(db_list(tx, &children_cancel, DEFINITION_STEPS_MAX, &list, &w->cancelled_count,
+        TRY(db_list(tx, &children_cancel, EXECUTION_STEPS_MAX, &list, &w->cancelled_count,
                     ARGS(STR(r->tenant_id), STR(r->id), I64(r->completed_at))));
     w->cancelled = list;
     return r->parent_step.p == NULL
@@ -244,7 +245,7 @@ static err write_run(struct db_job *job, struct tx *tx)
                     ARGS(STR(r->tenant_id), STR(r->id), STR(row->step_id), STR(row->status), I64(row->attempt),
                          STR(row->attempts), STR(row->input_data), STR(row->output_data), STR(row->error),
                          time_arg(row->started_at), time_arg(row->completed_at), time_arg(row->deadline_at),
-                         time_arg(row->due_at))));
+                         time_arg(row->due_at), I64(row->iteration))));
     }
     TRY(write_children(w, tx));
     return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
@@ -271,6 +272,7 @@ static bool make_record(struct arena *a, const struct step_record *r, struct jou
     bool failed = false;
     *row = (struct journal_row){
         .step_id = r->step_id,
+        .iteration = r->iteration,
         .status = str_of(step_state_names[r->state]),
         .attempt = r->attempt,
         .attempts = r->attempts != NULL ? text_of(a, r->attempts, &failed) : S("[]"),
@@ -287,11 +289,14 @@ static bool make_record(struct arena *a, const struct step_record *r, struct jou
 
 static err make_records(struct arena *a, struct run *r, struct write *w)
 {
-    w->records = NEW_N(a, struct journal_row, r->plan->count);
+    u32 count = 0;
+    STEPS (r, s)
+        count += s->dirty;
+    w->records = NEW_N(a, struct journal_row, count);
     if (w->records == NULL)
         return ERR_MEMORY;
-    for (u32 i = 0; i < r->plan->count; i++)
-        if (r->steps[i].dirty && !make_record(a, &r->steps[i].record, &w->records[w->record_count++]))
+    STEPS (r, s)
+        if (s->dirty && !make_record(a, &s->record, &w->records[w->record_count++]))
             return ERR_MEMORY;
     return OK;
 }
@@ -318,13 +323,16 @@ static bool make_child(struct arena *a, struct run *r, struct run_step *s, struc
 
 static err make_children(struct arena *a, struct run *r, struct write *w)
 {
-    u32 n = r->plan->count;
-    w->children = NEW_N(a, struct child_row, n);
-    w->abandoned = NEW_N(a, str, n);
+    u32 spawns = 0, abandons = 0;
+    STEPS (r, s) {
+        spawns += s->spawn;
+        abandons += s->abandoned.p != NULL;
+    }
+    w->children = NEW_N(a, struct child_row, spawns);
+    w->abandoned = NEW_N(a, str, abandons);
     if (w->children == NULL || w->abandoned == NULL)
         return ERR_MEMORY;
-    for (u32 i = 0; i < n; i++) {
-        struct run_step *s = &r->steps[i];
+    STEPS (r, s) {
         if (s->spawn && !make_child(a, r, s, &w->children[w->child_count++]))
             return ERR_MEMORY;
         if (s->abandoned.p != NULL)
@@ -333,27 +341,16 @@ static err make_children(struct arena *a, struct run *r, struct write *w)
     return OK;
 }
 
-/* Of a run that could not be read back: what the journal knew. Of one too large: states only. */
-static const struct step_record *history_record(const struct run *r, u32 i, struct step_record *scratch)
-{
-    if (r->steps == NULL)
-        return &r->restored[i];
-    if (!r->thin)
-        return &r->steps[i].record;
-    *scratch = r->steps[i].record;
-    scratch->input = scratch->output = NULL;
-    return scratch;
-}
-
 static err make_history(struct arena *a, struct run *r, struct write *w)
 {
     struct buf b = { .arena = a };
     struct json_writer jw = { .b = &b };
-    struct step_record scratch;
-    u32 count = r->steps != NULL ? r->plan->count : r->restored_count;
     jw_begin(&jw, '[');
-    for (u32 i = 0; i < count; i++)
-        record_write(&jw, history_record(r, i, &scratch));
+    if (r->root != NULL)
+        frame_write(&jw, r->root, r->thin);
+    else /* it could not be read back: what the journal knew */
+        for (u32 i = 0; i < r->restored_count; i++)
+            record_write(&jw, &r->restored[i]);
     jw_end(&jw, ']');
     TRY(b.fail);
     w->row.step_executions = buf_view(&b);
@@ -369,10 +366,10 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
 {
     bool failed = false;
     w->row.status = str_of(run_state_names[r->state]);
-    if (r->steps != NULL && r->plan->spawns)
+    if (r->root != NULL && r->plan->spawns)
         TRY(make_children(a, r, w));
     if (!w->final)
-        return r->steps != NULL ? make_records(a, r, w) : OK;
+        return r->root != NULL ? make_records(a, r, w) : OK;
     w->responded = r->responded != NULL && r->state == RUN_COMPLETED;
     w->row.output_data = r->state == RUN_COMPLETED && !r->thin ? text_of(a, &r->output, &failed) : STR_NONE;
     w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;
@@ -496,6 +493,7 @@ static err node_of(struct arena *a, str text, const struct json **out)
 static err record_of(struct arena *a, const struct journal_row *row, struct step_record *out)
 {
     struct step_record r = { .step_id = row->step_id,
+                             .iteration = row->iteration,
                              .state = step_state_of(row->status),
                              .attempt = row->attempt,
                              .started_at = row->started_at,
@@ -516,7 +514,7 @@ err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_rec
 {
     struct journal_row *rows;
     u32 count;
-    TRY(db_list(tx, &journal_select, DEFINITION_STEPS_MAX, (void **)&rows, &count,
+    TRY(db_list(tx, &journal_select, EXECUTION_STEPS_MAX, (void **)&rows, &count,
                 ARGS(STR(tenant_id), STR(execution_id))));
     struct step_record *records = NEW_N(db_arena(tx), struct step_record, count);
     if (records == NULL)

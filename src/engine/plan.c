@@ -8,11 +8,13 @@ enum { PLAN_ARENA_BYTES = 64 * MIB };
 
 static const i64 default_execution_us = 3600 * SECOND_US;
 
+/* At work on one block. */
 struct planner {
     struct arena *arena;
     struct plan *plan;
-    const struct json *definition;
-    const struct json *steps;
+    struct block *block;
+    const struct plan_step *outer; /* the foreach whose block it is */
+    const struct json *definition, *steps;
     str pointer;
     struct problems *problems;
 };
@@ -22,9 +24,11 @@ static str at(struct planner *pl, str base, const char *key)
     return json_pointer_key(pl->arena, base, str_of(key));
 }
 
+/* Steps wait for steps of their own block only. */
 static struct plan_step *step_named(struct planner *pl, str id)
 {
-    return map_get(&pl->plan->by_id, id);
+    struct plan_step *s = map_get(&pl->plan->by_id, id);
+    return s != NULL && s->outer == pl->outer ? s : NULL;
 }
 
 /* Adds a problem; only running out of memory stops the search for further ones. */
@@ -68,7 +72,7 @@ static void read_policies(struct plan_step *s, const struct json *source)
     s->join = word_is(source, "join", "any") ? JOIN_ANY : word_is(source, "join", "always") ? JOIN_ALWAYS : JOIN_ALL;
 }
 
-/* `with` without its special member, which is compiled by rules of its own. Members are copied as they are: a definition may hold very many. */
+/* `with` without the members that are compiled by rules of their own. Members are copied as they are: a definition may hold very many. */
 static const struct json *without_special(struct planner *pl, struct plan_step *s, const struct json *with)
 {
     struct json *rest = NEW(pl->arena, struct json);
@@ -79,14 +83,14 @@ static const struct json *without_special(struct planner *pl, struct plan_step *
     for (u32 i = 0; i < with->n; i++)
         if (str_eq(with->members[i].key, str_of(s->kind->special)))
             s->special_source = &with->members[i].value;
-        else
+        else if (!str_eq(with->members[i].key, str_of(s->kind->nested)))
             members[rest->n++] = with->members[i];
     return rest;
 }
 
 static err compile_with(struct planner *pl, struct plan_step *s, const struct json *with, str pointer)
 {
-    if (s->kind->special != NULL)
+    if (s->kind->special != NULL || s->kind->nested != NULL)
         with = without_special(pl, s, with);
     if (with == NULL)
         return ERR_MEMORY;
@@ -102,22 +106,45 @@ static err compile_with(struct planner *pl, struct plan_step *s, const struct js
 
 static const struct json no_members = { .type = JSON_OBJECT };
 
+static err read_body(struct planner *outside, struct plan_step *foreach, const struct json *definition, str pointer);
+
+static err name_step(struct planner *pl, struct plan_step *s, str pointer)
+{
+    if (pl->outer != NULL && str_eq(s->id, S(ITERATION_ERROR)))
+        return complain(pl, pointer, "definition.reserved_step",
+                        "A step of a foreach cannot be called '%.*s': that is what a failed iteration gives", s->id);
+    if (map_get(&pl->plan->by_id, s->id) != NULL)
+        return complain(pl, pointer, "definition.duplicate_step", "Another step is already called '%.*s'", s->id);
+    return map_put(&pl->plan->by_id, s->id, s);
+}
+
+/* What a step may be where it stands. */
+static err check_place(struct planner *pl, const struct plan_step *s, const struct json *source, str pointer)
+{
+    if (pl->outer != NULL && s->kind->outermost)
+        return complain(pl, at(pl, pointer, "type"), "definition.outermost",
+                        "The step '%.*s' cannot stand inside of a foreach", s->id);
+    if (s->kind->nested != NULL && json_get(source, S("retry")) != NULL)
+        return complain(pl, at(pl, pointer, "retry"), "definition.no_retry",
+                        "The steps of '%.*s' are tried again by their own `retry`, not all iterations", s->id);
+    return OK;
+}
+
 static err read_step(struct planner *pl, u32 i)
 {
     const struct json *source = &pl->steps->items[i];
     str pointer = json_pointer_index(pl->arena, at(pl, pl->pointer, "steps"), i);
-    struct plan_step *s = &pl->plan->steps[i];
+    struct plan_step *s = &pl->block->steps[i];
     s->index = i;
+    s->outer = pl->outer;
     s->id = json_str(json_get(source, S("id")));
     s->kind = step_kind_by(json_str(json_get(source, S("type"))));
     if (s->kind == NULL)
         return complain(pl, at(pl, pointer, "type"), "field.one_of", "There is no step type of this name", s->id);
-    if (step_named(pl, s->id) != NULL)
-        TRY(complain(pl, at(pl, pointer, "id"), "definition.duplicate_step", "Another step is already called '%.*s'",
-                     s->id));
-    else
-        TRY(map_put(&pl->plan->by_id, s->id, s));
+    TRY(name_step(pl, s, at(pl, pointer, "id")));
+    TRY(check_place(pl, s, source, pointer));
     read_policies(s, source);
+    pl->plan->spawns |= s->kind->spawns;
 
     const struct json *with = json_get(source, S("with"));
     str with_pointer = at(pl, pointer, "with");
@@ -127,7 +154,9 @@ static err read_step(struct planner *pl, u32 i)
         if (e != OK && e != ERR_INVALID)
             return e;
     }
-    return compile_with(pl, s, with, with_pointer);
+    TRY(compile_with(pl, s, with, with_pointer));
+    const struct json *nested = s->kind->nested != NULL ? json_get(with, str_of(s->kind->nested)) : NULL;
+    return nested != NULL ? read_body(pl, s, nested, at(pl, with_pointer, s->kind->nested)) : OK;
 }
 
 static err link_need(struct planner *pl, struct plan_step *s, str need, str pointer)
@@ -142,42 +171,34 @@ static err link_need(struct planner *pl, struct plan_step *s, str need, str poin
     return OK;
 }
 
-static err read_dependencies(struct planner *pl)
+static err link_needs(struct planner *pl, struct plan_step *s, const struct json *needs, str pointer)
 {
-    const struct json *all = json_get(pl->definition, S("dependencies"));
-    str base = at(pl, pl->pointer, "dependencies");
-    for (u32 i = 0; all != NULL && i < all->n; i++) {
-        const struct json_member *m = &all->members[i];
-        str pointer = json_pointer_key(pl->arena, base, m->key);
-        struct plan_step *s = step_named(pl, m->key);
-        if (s == NULL) {
-            TRY(complain(pl, pointer, "definition.unknown_step", "There is no step called '%.*s'", m->key));
-            continue;
-        }
-        s->needs = NEW_N(pl->arena, u32, m->value.n);
-        if (s->needs == NULL)
-            return ERR_MEMORY;
-        for (u32 k = 0; k < m->value.n; k++)
-            TRY(link_need(pl, s, json_str(&m->value.items[k]), json_pointer_index(pl->arena, pointer, k)));
-    }
+    s->needs = NEW_N(pl->arena, u32, needs->n);
+    if (s->needs == NULL)
+        return ERR_MEMORY;
+    for (u32 k = 0; k < needs->n; k++)
+        TRY(link_need(pl, s, json_str(&needs->items[k]), json_pointer_index(pl->arena, pointer, k)));
     return OK;
 }
 
-static err read_conditions(struct planner *pl)
+static err compile_condition(struct planner *pl, struct plan_step *s, const struct json *condition, str pointer)
 {
-    const struct json *all = json_get(pl->definition, S("conditions"));
-    str base = at(pl, pl->pointer, "conditions");
+    err e = expr_compile(pl->arena, EXPR_CONDITION, condition, pointer, pl->problems, &s->condition);
+    return e == ERR_INVALID ? OK : e;
+}
+
+/* What the definition says of its steps by their ids, under one of its members. */
+static err read_entries(struct planner *pl, const char *member,
+                        err (*read)(struct planner *pl, struct plan_step *s, const struct json *entry, str pointer))
+{
+    const struct json *all = json_get(pl->definition, str_of(member));
+    str base = at(pl, pl->pointer, member);
     for (u32 i = 0; all != NULL && i < all->n; i++) {
         const struct json_member *m = &all->members[i];
         str pointer = json_pointer_key(pl->arena, base, m->key);
         struct plan_step *s = step_named(pl, m->key);
-        if (s == NULL) {
-            TRY(complain(pl, pointer, "definition.unknown_step", "There is no step called '%.*s'", m->key));
-            continue;
-        }
-        err e = expr_compile(pl->arena, EXPR_CONDITION, &m->value, pointer, pl->problems, &s->condition);
-        if (e != OK && e != ERR_INVALID)
-            return e;
+        TRY(s != NULL ? read(pl, s, &m->value, pointer)
+                      : complain(pl, pointer, "definition.unknown_step", "There is no step called '%.*s'", m->key));
     }
     return OK;
 }
@@ -229,39 +250,39 @@ static err read_branches(struct planner *pl, const struct plan_step *by)
     return read_case(pl, by, S(STEP_CASE_DEFAULT), json_get(with, S("default")), at(pl, pointer, "default"));
 }
 
-static err link_feeds(struct plan *p)
+static err link_feeds(struct arena *a, struct block *b)
 {
-    for (u32 i = 0; i < p->count; i++) {
-        struct plan_step *s = &p->steps[i];
-        s->feeds = NEW_N(p->arena, u32, s->feed_count);
+    for (u32 i = 0; i < b->count; i++) {
+        struct plan_step *s = &b->steps[i];
+        s->feeds = NEW_N(a, u32, s->feed_count);
         if (s->feeds == NULL)
             return ERR_MEMORY;
         s->feed_count = 0;
     }
-    for (u32 i = 0; i < p->count; i++)
-        for (u32 k = 0; k < p->steps[i].need_count; k++) {
-            struct plan_step *need = &p->steps[p->steps[i].needs[k]];
+    for (u32 i = 0; i < b->count; i++)
+        for (u32 k = 0; k < b->steps[i].need_count; k++) {
+            struct plan_step *need = &b->steps[b->steps[i].needs[k]];
             need->feeds[need->feed_count++] = i;
         }
     return OK;
 }
 
 /* Kahn's algorithm; *placed tells how many steps are free of cycles. `order` is filled with them. */
-static err sort_steps(struct plan *p, u32 *placed)
+static err sort_steps(struct arena *a, struct block *b, u32 *placed)
 {
-    u32 *open = NEW_N(p->arena, u32, p->count);
-    p->order = NEW_N(p->arena, u32, p->count);
-    if (open == NULL || p->order == NULL)
+    u32 *open = NEW_N(a, u32, b->count);
+    b->order = NEW_N(a, u32, b->count);
+    if (open == NULL || b->order == NULL)
         return ERR_MEMORY;
     u32 n = 0;
-    for (u32 i = 0; i < p->count; i++)
-        if ((open[i] = p->steps[i].need_count) == 0)
-            p->order[n++] = i;
+    for (u32 i = 0; i < b->count; i++)
+        if ((open[i] = b->steps[i].need_count) == 0)
+            b->order[n++] = i;
     for (u32 done = 0; done < n; done++) {
-        const struct plan_step *s = &p->steps[p->order[done]];
+        const struct plan_step *s = &b->steps[b->order[done]];
         for (u32 k = 0; k < s->feed_count; k++)
             if (--open[s->feeds[k]] == 0)
-                p->order[n++] = s->feeds[k];
+                b->order[n++] = s->feeds[k];
     }
     *placed = n;
     return OK;
@@ -270,7 +291,7 @@ static err sort_steps(struct plan *p, u32 *placed)
 /* Names one cycle, by walking needs inside of what could not be placed until a step comes again. */
 static err complain_cycle(struct planner *pl, u32 placed)
 {
-    struct plan *p = pl->plan;
+    const struct block *p = pl->block;
     bool *free_of = NEW_N(pl->arena, bool, p->count);
     bool *seen = NEW_N(pl->arena, bool, p->count);
     if (free_of == NULL || seen == NULL)
@@ -311,38 +332,64 @@ static void read_settings(struct plan *p, const struct json *definition)
     p->save = word_is(settings, "save", "errors") ? SAVE_ERRORS
               : word_is(settings, "save", "none") ? SAVE_NONE
                                                   : SAVE_ALL;
-    p->pure = true;
-    for (u32 i = 0; i < p->count; i++)
-        p->pure &= !p->steps[i].kind->outside;
-    for (u32 i = 0; i < p->count; i++)
-        p->spawns |= p->steps[i].kind->spawns;
+}
+
+/* The steps of one block, and of those inside of it, without their order: that cannot be told while there are problems. */
+static err read_block(struct planner *pl)
+{
+    struct block *b = pl->block;
+    pl->steps = json_get(pl->definition, S("steps"));
+    b->count = pl->steps->n;
+    b->steps = NEW_N(pl->arena, struct plan_step, b->count);
+    if (b->steps == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < b->count; i++)
+        TRY(read_step(pl, i));
+    TRY(read_entries(pl, "dependencies", link_needs));
+    TRY(read_entries(pl, "conditions", compile_condition));
+    for (u32 i = 0; i < b->count; i++)
+        if (b->steps[i].kind != NULL && b->steps[i].kind->branches)
+            TRY(read_branches(pl, &b->steps[i]));
+    if (pl->problems->n > 0)
+        return OK;
+    TRY(link_feeds(pl->arena, b));
+    u32 placed = 0;
+    TRY(sort_steps(pl->arena, b, &placed));
+    return placed < b->count ? complain_cycle(pl, placed) : OK;
+}
+
+static u32 depth_of_step(const struct plan_step *s)
+{
+    u32 depth = 0;
+    for (; s != NULL; s = s->outer)
+        depth++;
+    return depth;
+}
+
+static err read_body(struct planner *outside, struct plan_step *foreach, const struct json *definition, str pointer)
+{
+    if (depth_of_step(foreach) > FOREACH_DEPTH_MAX)
+        return complain(outside, pointer, "definition.too_deep", "The step '%.*s' is the fifth foreach in another",
+                        foreach->id);
+    foreach->body = NEW(outside->arena, struct block);
+    if (foreach->body == NULL)
+        return ERR_MEMORY;
+    struct planner pl = *outside;
+    pl.block = foreach->body;
+    pl.outer = foreach;
+    pl.definition = definition;
+    pl.pointer = pointer;
+    return read_block(&pl);
 }
 
 static err plan_read(struct planner *pl)
 {
-    struct plan *p = pl->plan;
-    pl->steps = json_get(pl->definition, S("steps"));
-    p->count = pl->steps->n;
-    p->steps = NEW_N(p->arena, struct plan_step, p->count);
-    if (p->steps == NULL)
-        return ERR_MEMORY;
-    for (u32 i = 0; i < p->count; i++)
-        TRY(read_step(pl, i));
-    TRY(read_dependencies(pl));
-    TRY(read_conditions(pl));
-    for (u32 i = 0; i < p->count; i++)
-        if (p->steps[i].kind != NULL && p->steps[i].kind->branches)
-            TRY(read_branches(pl, &p->steps[i]));
+    TRY(read_block(pl));
+    if (pl->plan->by_id.count > DEFINITION_STEPS_MAX)
+        TRY(complain(pl, at(pl, pl->pointer, "steps"), "field.count", "More than 1,000 steps in all%.*s", S("")));
     if (pl->problems->n > 0)
         return ERR_INVALID;
-    TRY(link_feeds(p));
-    u32 placed = 0;
-    TRY(sort_steps(p, &placed));
-    if (placed < p->count) {
-        TRY(complain_cycle(pl, placed));
-        return ERR_INVALID;
-    }
-    read_settings(p, pl->definition);
+    read_settings(pl->plan, pl->definition);
     return OK;
 }
 
@@ -358,7 +405,9 @@ err plan_compile(const struct json *definition, str pointer, struct problems *pr
     p->arena = a;
     p->by_id.arena = a;
     p->users = 1;
-    struct planner pl = { .arena = a, .plan = p, .definition = copy, .pointer = pointer, .problems = problems };
+    struct planner pl = {
+        .arena = a, .plan = p, .block = &p->root, .definition = copy, .pointer = pointer, .problems = problems
+    };
     /* Pointers of problems must outlive the plan's arena when it fails, so they are copied to the problems' own. */
     u32 before = problems->n;
     err e = plan_read(&pl);
@@ -374,14 +423,15 @@ err plan_compile(const struct json *definition, str pointer, struct problems *pr
 
 str plan_levels(struct arena *a, const struct plan *p)
 {
-    u32 *level = NEW_N(a, u32, p->count);
+    const struct block *root = &p->root;
+    u32 *level = NEW_N(a, u32, root->count);
     struct buf b = { .arena = a };
     struct json_writer w = { .b = &b };
     if (level == NULL)
         return STR_NONE;
     u32 deepest = 0;
-    for (u32 i = 0; i < p->count; i++) {
-        const struct plan_step *s = &p->steps[p->order[i]];
+    for (u32 i = 0; i < root->count; i++) {
+        const struct plan_step *s = &root->steps[root->order[i]];
         for (u32 k = 0; k < s->need_count; k++)
             level[s->index] = MAX(level[s->index], level[s->needs[k]] + 1);
         deepest = MAX(deepest, level[s->index]);
@@ -389,9 +439,9 @@ str plan_levels(struct arena *a, const struct plan *p)
     jw_begin(&w, '[');
     for (u32 l = 0; l <= deepest; l++) {
         jw_begin(&w, '[');
-        for (u32 i = 0; i < p->count; i++)
+        for (u32 i = 0; i < root->count; i++)
             if (level[i] == l)
-                jw_str(&w, p->steps[i].id);
+                jw_str(&w, root->steps[i].id);
         jw_end(&w, ']');
     }
     jw_end(&w, ']');

@@ -1,5 +1,5 @@
 /* plan.h - a definition compiled once per workflow version: steps in definition order with their dependencies as indexes, expressions ready to run.
- * Immutable, shared by all threads, counted. */
+ * Immutable, shared by all threads, counted. Definitions nest (foreach): each is a block, and ids are unique in all of them together. */
 #pragma once
 
 #include "engine/expr.h"
@@ -21,11 +21,13 @@ struct plan_gate {
     str name;
 };
 
+struct block;
 struct plan_step {
     str id;
-    u32 index;
+    u32 index;                     /* in its block */
+    const struct plan_step *outer; /* the foreach around it; NULL = none */
     const struct step_kind *kind;
-    const struct expr *with;           /* the object, without `special` */
+    const struct expr *with;           /* the object, without `special` and `nested` */
     const struct expr *special;        /* see step_kind.special; NULL when absent */
     const struct json *special_source; /* as written in the definition */
     const struct expr *condition;      /* NULL = none */
@@ -37,6 +39,14 @@ struct plan_step {
     struct retry_policy retry;
     i64 timeout_us;
     bool continue_on_error, at_most_once;
+    struct block *body; /* what a foreach does for each of its items; NULL = none */
+};
+
+/* Steps and how they wait for each other: the workflow's own, or those of a foreach. */
+struct block {
+    struct plan_step *steps;
+    u32 count;
+    u32 *order; /* indexes in a topological order */
 };
 
 enum plan_save { SAVE_ALL, SAVE_ERRORS, SAVE_NONE };
@@ -45,12 +55,9 @@ struct plan {
     _Atomic u32 users;
     str tenant_id, workflow_id, workflow_name;
     i64 version;
-    struct plan_step *steps;
-    u32 count;
-    struct map by_id; /* id → struct plan_step */
-    u32 *order;       /* indexes in a topological order */
+    struct block root;
+    struct map by_id; /* id → struct plan_step, of all blocks */
     bool spawns;      /* a step starts other executions */
-    bool pure;        /* no step reaches outside: one durable transaction does */
     i64 timeout_us;
     enum plan_save save;
 };

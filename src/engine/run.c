@@ -9,8 +9,6 @@
 #include "codec/time.h"
 #include "codec/typeid.h"
 
-enum { INTERRUPTIONS_MAX = 3 };
-
 /* How long one execution keeps its worker before others get their turn, and how long a call waits that its loop had no room for. */
 static const i64 slice_us = 10000, overload_us = SECOND_US / 10;
 
@@ -23,7 +21,7 @@ static const u32 moves[STEP_STATES] = {
     [STEP_UNKNOWN] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
 };
 
-static void move(struct run_step *s, enum step_state to)
+void run_move(struct run_step *s, enum step_state to)
 {
     assert(moves[s->record.state] & TO(to));
     s->record.state = to;
@@ -66,58 +64,64 @@ static err make_names(struct run *r)
     return good ? OK : ERR_MEMORY;
 }
 
-static void make_ready(struct run *r, struct run_step *s)
+void run_make_ready(struct run *r, struct run_step *s)
 {
     if (s->queued)
         return;
     s->queued = true;
-    r->ready[r->ready_to++] = s->plan->index;
+    s->next_ready = NULL;
+    if (r->ready == NULL)
+        r->ready = s;
+    else
+        r->last_ready->next_ready = s;
+    r->last_ready = s;
+}
+
+static struct run_step *take_ready(struct run *r)
+{
+    struct run_step *s = r->ready;
+    r->ready = s->next_ready;
+    s->queued = false;
+    return s;
 }
 
 err run_prepare(struct run *r)
 {
-    u32 n = r->plan->count;
     TRY(parse_text(r, r->input_text, &r->input));
     TRY(parse_text(r, r->trigger_text, &r->trigger));
     TRY(make_names(r));
-    r->steps = NEW_N(r->arena, struct run_step, n);
-    r->ready = NEW_N(r->arena, u32, n * 2); /* once when its dependencies ended, once more when a wait ended */
-    if (r->steps == NULL || r->ready == NULL)
-        return ERR_MEMORY;
-    r->open = n;
+    TRY(frame_open_root(r));
     r->responds = step_kind_by(S("respond"))->type;
-    for (u32 i = 0; i < n; i++) {
-        struct run_step *s = &r->steps[i];
-        s->plan = &r->plan->steps[i];
-        s->record = (struct step_record){ .step_id = s->plan->id, .type = s->plan->kind->type };
-        s->open_needs = s->plan->need_count;
-    }
-    for (u32 i = 0; i < n; i++)
-        if (r->steps[i].open_needs == 0)
-            make_ready(r, &r->steps[i]);
+    for (u32 i = 0; i < r->root->block->count; i++)
+        run_consider(r, &r->root->steps[i]);
     return OK;
 }
 
 /* --- names of expressions ----------------------------------------------------------------------------------------- */
 
-static bool ended(const struct run_step *s)
+bool run_step_ended(const struct run_step *s)
 {
     return s->record.state == STEP_COMPLETED || s->record.state == STEP_FAILED || s->record.state == STEP_SKIPPED ||
            s->record.state == STEP_CANCELLED;
 }
 
-static struct run_step *step_by_id(struct run *r, str id)
+/* The step of this id that can be seen from a frame: its own, or one of those around it. */
+static struct run_step *step_seen(const struct frame *f, str id)
 {
-    const struct plan_step *p = id.p != NULL ? map_get(&r->plan->by_id, id) : NULL;
-    return p != NULL ? &r->steps[p->index] : NULL;
+    const struct plan_step *p = id.p != NULL ? map_get(&f->run->plan->by_id, id) : NULL;
+    for (; p != NULL && f != NULL; f = f->owner != NULL ? f->owner->frame : NULL)
+        if (p->index < f->block->count && &f->block->steps[p->index] == p)
+            return &f->steps[p->index];
+    return NULL;
 }
 
 /* {status, output, error} of an ended step, made when first asked for. */
 static const struct json *step_view(void *ctx, str id)
 {
-    struct run *r = ctx;
-    struct run_step *s = step_by_id(r, id);
-    if (s == NULL || !ended(s))
+    const struct frame *f = ctx;
+    struct run *r = f->run;
+    struct run_step *s = step_seen(f, id);
+    if (s == NULL || !run_step_ended(s))
         return NULL;
     if (s->view.type == JSON_OBJECT)
         return &s->view;
@@ -134,22 +138,25 @@ static const struct json *step_view(void *ctx, str id)
 static struct expr_scope scope_of(struct run *r, struct run_step *s, const char *what)
 {
     static const struct json no_vars = { .type = JSON_OBJECT };
+    const struct frame *f = s->frame;
+    str run_of = f->depth > 0 ? strf(r->arena, "-%lld", (long long)f->iteration) : S("");
     return (struct expr_scope){
         .input = r->input,
         .trigger = r->trigger,
         .execution = r->execution,
         .workflow = r->workflow,
+        .item = f->owner != NULL ? &f->owner->each->items->items[f->item] : NULL,
         .vars = &no_vars,
         .step = step_view,
-        .ctx = r,
+        .ctx = s->frame,
         .now_us = r->last_us,
-        .random_seed = strf(r->arena, "%.*s-%.*s-%s", STR_FMT(r->id), STR_FMT(s->plan->id), what),
+        .random_seed = strf(r->arena, "%.*s-%.*s%.*s-%s", STR_FMT(r->id), STR_FMT(s->plan->id), STR_FMT(run_of), what),
     };
 }
 
 /* --- ends --------------------------------------------------------------------------------------------------------- */
 
-static struct json error_json(struct run *r, const char *code, str message, str step_id)
+struct json run_error_json(struct run *r, const char *code, str message, str step_id)
 {
     struct json e = { .type = JSON_OBJECT };
     bool good = json_set(r->arena, &e, S("code"), json_of_str(str_of(code))) &&
@@ -160,21 +167,21 @@ static struct json error_json(struct run *r, const char *code, str message, str 
 }
 
 /* A step of a case waits for the choice, even when something else that it joins came first. */
-static bool gates_decided(const struct run *r, const struct run_step *s)
+static bool gates_decided(const struct run_step *s)
 {
     for (u32 i = 0; i < s->plan->gate_count; i++)
-        if (!ended(&r->steps[s->plan->gates[i].by]))
+        if (!run_step_ended(&s->frame->steps[s->plan->gates[i].by]))
             return false;
     return true;
 }
 
 /* Of each switch that names the step, one of the cases with it must have been chosen. */
-static bool gates_open(const struct run *r, const struct run_step *s)
+static bool gates_open(const struct run_step *s)
 {
     const struct plan_gate *gates = s->plan->gates;
     for (u32 i = 0; i < s->plan->gate_count;) {
         u32 by = gates[i].by;
-        str chosen = json_str(json_get(r->steps[by].record.output, S("case")));
+        str chosen = json_str(json_get(s->frame->steps[by].record.output, S("case")));
         bool open = false;
         for (; i < s->plan->gate_count && gates[i].by == by; i++)
             open |= str_eq(gates[i].name, chosen);
@@ -185,30 +192,35 @@ static bool gates_open(const struct run *r, const struct run_step *s)
 }
 
 /* One of its needs has ended. Whether it then runs or is skipped is found when its turn comes. */
-static void consider(struct run *r, struct run_step *s)
+void run_consider(struct run *r, struct run_step *s)
 {
     if (s->record.state == STEP_PENDING &&
-        (s->open_needs == 0 || (s->plan->join == JOIN_ANY && s->done_needs > 0 && gates_decided(r, s))))
-        make_ready(r, s);
+        (s->open_needs == 0 || (s->plan->join == JOIN_ANY && s->done_needs > 0 && gates_decided(s))))
+        run_make_ready(r, s);
 }
 
-static void feed(struct run *r, const struct run_step *s)
+void run_count_ended(struct run_step *s)
 {
+    struct frame *f = s->frame;
+    f->open--;
     for (u32 i = 0; i < s->plan->feed_count; i++) {
-        struct run_step *next = &r->steps[s->plan->feeds[i]];
+        struct run_step *next = &f->steps[s->plan->feeds[i]];
         next->open_needs--;
         next->done_needs += s->record.state == STEP_COMPLETED;
-        consider(r, next);
     }
 }
 
 static void end_step(struct run *r, struct run_step *s, enum step_state state)
 {
-    move(s, state);
+    struct frame *f = s->frame;
+    run_move(s, state);
     s->record.completed_at = run_tick(r);
     s->record.due_at = 0;
-    r->open--;
-    feed(r, s);
+    run_count_ended(s);
+    for (u32 i = 0; i < s->plan->feed_count; i++)
+        run_consider(r, &f->steps[s->plan->feeds[i]]);
+    if (f->open == 0 && f->owner != NULL && !f->over)
+        frame_done(f);
 }
 
 static u32 depth_of(const struct json *j)
@@ -224,8 +236,7 @@ static u32 depth_of(const struct json *j)
     return deepest + 1;
 }
 
-/* Whether a step may have this value as its input or output; the code and text say why not. Counts what it may. */
-static bool fits(struct run *r, const struct json *value, const char **code, str *why)
+bool run_fits(struct run *r, const struct json *value, const char **code, str *why)
 {
     i64 bytes = (i64)json_size(value);
     if (bytes > EXPR_VALUE_BYTES) {
@@ -244,28 +255,13 @@ static bool fits(struct run *r, const struct json *value, const char **code, str
     return false;
 }
 
-static void complete_step(struct run *r, struct run_step *s, struct json output)
+void run_complete_step(struct run *r, struct run_step *s, struct json output)
 {
     s->output_node = output;
     s->record.output = &s->output_node;
-    end_step(r, s, STEP_COMPLETED);
     if (s->plan->kind->type == r->responds)
         r->responded = s;
-}
-
-static void cancel_open(struct run *r)
-{
-    for (u32 i = 0; i < r->plan->count; i++) {
-        struct run_step *s = &r->steps[i];
-        s->launch = s->spawn = false;
-        if (s->call != NULL)
-            call_cancel(s->call);
-        if (s->record.state == STEP_RUNNING || s->record.state == STEP_WAITING || s->record.state == STEP_UNKNOWN) {
-            move(s, STEP_CANCELLED);
-            s->record.completed_at = run_tick(r);
-            r->open--;
-        }
-    }
+    end_step(r, s, STEP_COMPLETED);
 }
 
 static void end_run(struct run *r, enum run_state state, struct json error)
@@ -274,14 +270,15 @@ static void end_run(struct run *r, enum run_state state, struct json error)
         return;
     r->state = state;
     r->error = error;
-    r->ready_from = r->ready_to;
-    cancel_open(r);
+    r->ready = NULL;
+    if (r->root != NULL)
+        frame_cancel(r->root);
     r->completed_at = run_tick(r);
 }
 
 void run_end(struct run *r, enum run_state state, const char *code, const char *message)
 {
-    end_run(r, state, error_json(r, code, str_of(message), STR_NONE));
+    end_run(r, state, run_error_json(r, code, str_of(message), STR_NONE));
 }
 
 void run_cancel(struct run *r)
@@ -289,35 +286,25 @@ void run_cancel(struct run *r)
     run_end(r, RUN_CANCELLED, "execution.cancelled", "Somebody cancelled the execution");
 }
 
-static void fail_step(struct run *r, struct run_step *s, const char *code, str message)
+void run_fail_step(struct run *r, struct run_step *s, const char *code, str message)
 {
-    s->error_node = error_json(r, code, message, STR_NONE);
+    struct frame *f = s->frame;
+    bool fatal = !s->plan->continue_on_error;
+    s->error_node = run_error_json(r, code, message, STR_NONE);
     s->record.error = &s->error_node;
+    f->over |= fatal; /* before the end of its last step is taken for a success */
     end_step(r, s, STEP_FAILED);
-    if (!s->plan->continue_on_error)
-        end_run(r, RUN_FAILED, error_json(r, code, message, s->plan->id));
-}
-
-/* The output of the last respond step, else of the sinks by id. */
-static struct json output_of(struct run *r)
-{
-    if (r->responded != NULL)
-        return *r->responded->record.output;
-    struct json out = { .type = JSON_OBJECT };
-    for (u32 i = 0; i < r->plan->count; i++) {
-        const struct run_step *s = &r->steps[i];
-        if (s->plan->feed_count == 0 && s->record.state == STEP_COMPLETED &&
-            !json_set(r->arena, &out, s->plan->id, *s->record.output))
-            return json_null;
-    }
-    return out;
+    if (fatal && f->owner != NULL)
+        frame_failed(f, code, message, s->plan->id);
+    else if (fatal)
+        end_run(r, RUN_FAILED, run_error_json(r, code, message, s->plan->id));
 }
 
 static void finish_if_done(struct run *r)
 {
-    if (r->open > 0 || run_state_final(r->state))
+    if (r->root->open > 0 || run_state_final(r->state))
         return;
-    r->output = output_of(r);
+    r->output = r->responded != NULL ? *r->responded->record.output : frame_output(r->root);
     r->state = RUN_COMPLETED;
     r->completed_at = run_tick(r);
 }
@@ -336,7 +323,7 @@ static i64 backoff_us(const struct retry_policy *p, i64 failures, i64 asked_us)
     return wait / 2 + (i64)rng_below((u64)(wait - wait / 2) + 1);
 }
 
-static void note_attempt(struct run *r, struct run_step *s, const char *code, str message)
+void run_note_attempt(struct run *r, struct run_step *s, const char *code, str message)
 {
     struct json entry = { .type = JSON_OBJECT };
     str from = time_text(r->arena, s->attempt_started_at), to = time_text(r->arena, run_tick(r));
@@ -345,29 +332,28 @@ static void note_attempt(struct run *r, struct run_step *s, const char *code, st
         s->record.attempts = &s->attempts_node;
     }
     if (from.p == NULL || to.p == NULL || !json_set(r->arena, &entry, S("n"), json_of_i64(s->record.attempt)) ||
-        !json_set(r->arena, &entry, S("error"), error_json(r, code, message, STR_NONE)) ||
+        !json_set(r->arena, &entry, S("error"), run_error_json(r, code, message, STR_NONE)) ||
         !json_set(r->arena, &entry, S("started_at"), json_of_str(from)) ||
         !json_set(r->arena, &entry, S("completed_at"), json_of_str(to)) ||
         !json_add(r->arena, &s->attempts_node, entry))
         return; /* at the memory cap the step still runs; its list of earlier attempts is shorter */
 }
 
-static void wait_until(struct run_step *s, i64 due_us)
+void run_wait_until(struct run_step *s, i64 due_us)
 {
-    move(s, STEP_WAITING);
+    run_move(s, STEP_WAITING);
     s->record.due_at = due_us;
-    s->queued = false; /* its turn comes again */
 }
 
 static void attempt_failed(struct run *r, struct run_step *s, const struct step_result *result)
 {
     i64 used = s->record.attempt - s->interruptions;
     if (!result->retryable || used >= s->plan->retry.max_attempts) {
-        fail_step(r, s, result->code, result->message);
+        run_fail_step(r, s, result->code, result->message);
         return;
     }
-    note_attempt(r, s, result->code, result->message);
-    wait_until(s, r->last_us + backoff_us(&s->plan->retry, used, result->retry_after_us));
+    run_note_attempt(r, s, result->code, result->message);
+    run_wait_until(s, r->last_us + backoff_us(&s->plan->retry, used, result->retry_after_us));
 }
 
 /* --- attempts ----------------------------------------------------------------------------------------------------- */
@@ -405,7 +391,7 @@ static err evaluate_with(struct run *r, struct run_step *s, struct machine *m, s
             return ERR_MEMORY;
     }
     attempt->with = with;
-    return fits(r, with, &error->code, &error->detail) ? OK : ERR_INVALID;
+    return run_fits(r, with, &error->code, &error->detail) ? OK : ERR_INVALID;
 }
 
 /* The step's input. A later attempt has that of the first one: under the same Idempotency-Key goes the same request. False: the step has failed. */
@@ -423,7 +409,7 @@ static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struc
     }
     if (e == ERR_MEMORY)
         error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
-    fail_step(r, s, error.code, error.detail);
+    run_fail_step(r, s, error.code, error.detail);
     return false;
 }
 
@@ -440,7 +426,7 @@ static bool check_input(struct run *r, struct run_step *s)
     str detail = S("The execution's memory is used up");
     if (e == ERR_INVALID)
         detail = strf(r->arena, "%.*s: %.*s", STR_FMT(problems.list[0].pointer), STR_FMT(problems.list[0].detail));
-    fail_step(r, s, e == ERR_INVALID ? "step.input" : "engine.memory", detail);
+    run_fail_step(r, s, e == ERR_INVALID ? "step.input" : "engine.memory", detail);
     return false;
 }
 
@@ -464,16 +450,16 @@ static void begin_child(struct run *r, struct run_step *s)
     struct json output = { .type = JSON_OBJECT };
     str id = typeid_new(r->arena, "execution", r->last_us);
     if (r->depth >= EXECUTION_DEPTH_MAX) {
-        fail_step(r, s, "workflow.depth", S("Workflows call each other more than 16 levels deep"));
+        run_fail_step(r, s, "workflow.depth", S("Workflows call each other more than 16 levels deep"));
         return;
     }
     if (id.p == NULL || !json_set(r->arena, &output, S("execution_id"), json_of_str(id))) {
-        fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
         return;
     }
     s->output_node = output;
     s->record.output = &s->output_node;
-    wait_until(s, s->record.deadline_at);
+    run_wait_until(s, s->record.deadline_at);
     s->spawn = true;
 }
 
@@ -488,8 +474,8 @@ static void child_completed(struct run *r, struct run_step *s, struct json outpu
 {
     const char *code;
     str why;
-    if (fits(r, &output, &code, &why))
-        complete_step(r, s, output);
+    if (run_fits(r, &output, &code, &why))
+        run_complete_step(r, s, output);
     else
         child_failed(r, s, code, false, why);
 }
@@ -497,7 +483,7 @@ static void child_completed(struct run *r, struct run_step *s, struct json outpu
 void run_child_ended(struct run *r, struct run_step *s, const struct child_end *end)
 {
     str id = run_child_of(s);
-    move(s, STEP_RUNNING); /* the attempt goes on */
+    run_move(s, STEP_RUNNING); /* the attempt goes on */
     if (end->status.p == NULL)
         child_failed(r, s, "workflow.not_found", false, S("There is no such workflow, or it is not active"));
     else if (!run_child_awaited(s))
@@ -513,7 +499,7 @@ void run_child_ended(struct run *r, struct run_step *s, const struct child_end *
 static void child_late(struct run *r, struct run_step *s)
 {
     s->abandoned = run_child_of(s);
-    move(s, STEP_RUNNING);
+    run_move(s, STEP_RUNNING);
     child_failed(r, s, "workflow.timeout", true, S("The other workflow did not end in time"));
 }
 
@@ -522,13 +508,13 @@ static void take_result(struct run *r, struct run_step *s)
     struct step_result *result = &s->attempt->result;
     const char *code;
     str why;
-    if (result->what == RESULT_COMPLETED && !fits(r, &result->output, &code, &why)) {
-        fail_step(r, s, code, why);
+    if (result->what == RESULT_COMPLETED && !run_fits(r, &result->output, &code, &why)) {
+        run_fail_step(r, s, code, why);
         return;
     }
     switch (result->what) {
     case RESULT_COMPLETED:
-        complete_step(r, s, result->output);
+        run_complete_step(r, s, result->output);
         return;
     case RESULT_FAILED:
         attempt_failed(r, s, result);
@@ -539,22 +525,25 @@ static void take_result(struct run *r, struct run_step *s)
     case RESULT_CHILD:
         begin_child(r, s);
         return;
+    case RESULT_EACH:
+        iterations_begin(s);
+        return;
     case RESULT_DELAY:
-        wait_until(s, result->due_us);
+        run_wait_until(s, result->due_us);
         return;
     }
 }
 
 static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
 {
-    move(s, STEP_RUNNING);
+    run_move(s, STEP_RUNNING);
     s->record.attempt++;
     s->attempt_started_at = run_tick(r);
     if (s->record.started_at == 0)
         s->record.started_at = s->attempt_started_at;
     struct step_attempt *a = s->attempt = NEW(r->arena, struct step_attempt);
     if (a == NULL) {
-        fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
         return;
     }
     i64 left = r->deadline_at - r->last_us;
@@ -562,7 +551,8 @@ static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
                                 .now_us = r->last_us,
                                 .timeout_us = MAX(MIN(s->plan->timeout_us, left), 1),
                                 .number = (u32)s->record.attempt };
-    a->idempotency_key = strf(r->arena, "%.*s-%.*s-0", STR_FMT(r->id), STR_FMT(s->plan->id));
+    a->idempotency_key =
+        strf(r->arena, "%.*s-%.*s-%lld", STR_FMT(r->id), STR_FMT(s->plan->id), (long long)s->frame->iteration);
     s->record.deadline_at = r->last_us + a->timeout_us;
     if (!evaluate(r, s, m, a) || !check_input(r, s))
         return;
@@ -584,25 +574,31 @@ static bool condition_holds(struct run *r, struct run_step *s, struct machine *m
     if (e == OK)
         end_step(r, s, STEP_SKIPPED);
     else
-        fail_step(r, s, error.code, error.detail);
+        run_fail_step(r, s, error.code, error.detail);
     return false;
 }
 
 static void turn(struct run *r, struct run_step *s, struct machine *m)
 {
-    if (ended(s)) /* its child did, while it stood in line */
+    if (run_step_ended(s) || s->frame->over) /* its child did, while it stood in line */
+        return;
+    if (s->each != NULL) {
+        iterations_fail(s, "foreach.timeout", S("The iterations did not end within the step's time"));
+        return;
+    }
+    if (s->record.state == STEP_WAITING && s->record.due_at > run_tick(r)) /* it began to wait anew there */
         return;
     if (s->record.state == STEP_WAITING) { /* its time has come: a delay is over, a retry begins */
         if (run_child_of(s).p != NULL)
             child_late(r, s);
         else if (s->plan->kind->answered == NULL && !s->plan->kind->spawns)
-            complete_step(r, s, (struct json){ .type = JSON_OBJECT });
+            run_complete_step(r, s, (struct json){ .type = JSON_OBJECT });
         else
             begin_attempt(r, s, m);
         return;
     }
     bool nothing_done = s->plan->need_count > 0 && s->done_needs == 0;
-    if ((nothing_done && s->plan->join != JOIN_ALWAYS) || !gates_open(r, s))
+    if ((nothing_done && s->plan->join != JOIN_ALWAYS) || !gates_open(s))
         end_step(r, s, STEP_SKIPPED);
     else if (condition_holds(r, s, m))
         begin_attempt(r, s, m);
@@ -618,7 +614,7 @@ static bool out_of_time(struct run *r)
 
 bool run_more(const struct run *r)
 {
-    return r->ready_from < r->ready_to && !run_state_final(r->state);
+    return r->ready != NULL && !run_state_final(r->state);
 }
 
 void run_advance(struct run *r, struct machine *m)
@@ -632,15 +628,13 @@ void run_advance(struct run *r, struct machine *m)
     if (r->started_at == 0)
         r->started_at = run_tick(r);
     do {
-        if (r->open > 0 && out_of_time(r))
+        if (r->root->open > 0 && out_of_time(r))
             return;
-        if (r->ready_from < r->ready_to)
-            turn(r, &r->steps[r->ready[r->ready_from++]], m);
+        if (r->ready != NULL)
+            turn(r, take_ready(r), m);
     } while (run_more(r) && clock_mono_us() < until);
-    if (run_more(r))
-        return;
-    r->ready_from = r->ready_to = 0;
-    finish_if_done(r);
+    if (!run_more(r))
+        finish_if_done(r);
 }
 
 void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer)
@@ -652,7 +646,7 @@ void run_answer(struct run *r, struct machine *m, struct run_step *s, const stru
     s->attempt->now_us = run_tick(r);
     if (answer->error == ERR_BUSY) { /* it never left: that was no attempt */
         s->record.attempt--;
-        wait_until(s, r->last_us + overload_us + (i64)rng_below((u64)overload_us));
+        run_wait_until(s, r->last_us + overload_us + (i64)rng_below((u64)overload_us));
         return;
     }
     s->plan->kind->answered(s->attempt, answer);
@@ -660,10 +654,17 @@ void run_answer(struct run *r, struct machine *m, struct run_step *s, const stru
     run_advance(r, m);
 }
 
+/* When the step must be looked at by itself; INT64_MAX: never. */
+static i64 wait_of(const struct run_step *s)
+{
+    bool iterates = s->record.state == STEP_RUNNING && s->each != NULL;
+    return s->record.state == STEP_WAITING ? s->record.due_at : iterates ? s->record.deadline_at : INT64_MAX;
+}
+
 bool run_has_waits(const struct run *r)
 {
-    for (u32 i = 0; i < r->plan->count; i++)
-        if (r->steps[i].record.state == STEP_WAITING)
+    STEPS (r, s)
+        if (wait_of(s) != INT64_MAX)
             return true;
     return false;
 }
@@ -671,156 +672,37 @@ bool run_has_waits(const struct run *r)
 i64 run_next_wait(const struct run *r)
 {
     i64 due = r->deadline_at;
-    for (u32 i = 0; i < r->plan->count; i++)
-        if (r->steps[i].record.state == STEP_WAITING)
-            due = MIN(due, r->steps[i].record.due_at);
+    STEPS (r, s) {
+        i64 wait = wait_of(s);
+        due = MIN(due, wait);
+    }
     return due;
 }
 
 i64 run_due(const struct run *r)
 {
-    if (run_state_final(r->state) || r->in_flight > 0 || r->open == 0 || run_more(r))
+    if (run_state_final(r->state) || r->in_flight > 0 || r->root->open == 0 || run_more(r))
         return 0;
-    for (u32 i = 0; i < r->plan->count; i++)
-        if (r->steps[i].launch || r->steps[i].spawn)
+    STEPS (r, s)
+        if (s->launch || s->spawn)
             return 0;
     return run_next_wait(r);
 }
 
 void run_wake(struct run *r, i64 now_us)
 {
-    for (u32 i = 0; i < r->plan->count; i++) {
-        struct run_step *s = &r->steps[i];
-        if (s->record.state == STEP_WAITING && s->record.due_at <= now_us)
-            make_ready(r, s);
-    }
+    STEPS (r, s)
+        if (wait_of(s) <= now_us)
+            run_make_ready(r, s);
 }
 
-/* --- after a crash or a wait -------------------------------------------------------------------------------------- */
-
-void run_restore(struct run *r, const struct step_record *record)
+void run_recorded(struct run *r)
 {
-    struct run_step *s = step_by_id(r, record->step_id);
-    if (s == NULL)
-        return; /* cannot be: versions are immutable */
-    const char *type = s->record.type;
-    s->record = *record;
-    s->record.type = type;
-    s->queued = record->state != STEP_WAITING && record->state != STEP_RUNNING; /* the others have had their turn */
-    s->attempt_started_at = record->started_at;
-    if (record->attempts != NULL) {
-        s->attempts_node = *record->attempts;
-        s->record.attempts = &s->attempts_node;
-        for (u32 i = 0; i < record->attempts->n; i++) {
-            const struct json *code = json_at(&record->attempts->items[i], S("/error/code"));
-            s->interruptions += str_eq(json_str(code), S("engine.interrupted"));
-        }
+    STEPS (r, s) {
+        s->dirty = false;
+        s->abandoned = STR_NONE;
     }
-    r->bytes += record->input != NULL ? (i64)json_size(record->input) : 0;
-    r->bytes += record->output != NULL ? (i64)json_size(record->output) : 0;
-    s->told_start = record->started_at != 0;
-    s->told_end = ended(s);
-    s->told_attempts = record->attempts != NULL ? record->attempts->n : 0;
-    r->last_us = MAX(r->last_us, MAX(record->started_at, record->completed_at));
-}
-
-/* A result that stands for good: what failed counts only where the definition goes on after it. */
-static bool keeps_result(const struct run_step *s, enum step_state state)
-{
-    return state == STEP_COMPLETED || state == STEP_SKIPPED || (state == STEP_FAILED && s->plan->continue_on_error);
-}
-
-static void take_over_step(struct run *r, const struct step_record *record, const bool *anew)
-{
-    struct run_step *s = step_by_id(r, record->step_id);
-    if (s == NULL || anew[s->plan->index])
-        return;
-    run_restore(r, record);
-    s->dirty = true;
-}
-
-/* What has no result to keep runs anew, and all that follows from it. */
-static void spread_anew(const struct plan *p, bool *anew)
-{
-    for (u32 i = 0; i < p->count; i++) {
-        const struct plan_step *s = &p->steps[p->order[i]];
-        for (u32 k = 0; k < s->need_count; k++)
-            anew[s->index] |= anew[s->needs[k]];
-    }
-}
-
-err run_replay(struct run *r, str history)
-{
-    struct json *steps;
-    bool *anew = NEW_N(r->arena, bool, r->plan->count);
-    const struct run_step *from = step_by_id(r, r->replay_from);
-    if (anew == NULL)
-        return ERR_MEMORY;
-    TRY(parse_text(r, history, &steps));
-    for (u32 i = 0; i < r->plan->count; i++)
-        anew[i] = true;
-    for (u32 i = 0; i < steps->n; i++) {
-        struct step_record record = record_of_history(&steps->items[i]);
-        struct run_step *s = step_by_id(r, record.step_id);
-        if (s != NULL && s != from)
-            anew[s->plan->index] = !keeps_result(s, record.state);
-    }
-    spread_anew(r->plan, anew);
-    for (u32 i = 0; i < steps->n; i++) {
-        struct step_record record = record_of_history(&steps->items[i]);
-        take_over_step(r, &record, anew);
-    }
-    run_resume(r, r->last_us);
-    return OK;
-}
-
-/* It was in the middle of an attempt when the process died. */
-static void interrupted(struct run *r, struct run_step *s)
-{
-    if (s->plan->at_most_once) {
-        move(s, STEP_UNKNOWN);
-        return;
-    }
-    if (++s->interruptions >= INTERRUPTIONS_MAX) {
-        fail_step(r, s, "engine.crashed", S("The server stopped three times in the middle of this step"));
-        return;
-    }
-    note_attempt(r, s, "engine.interrupted", S("The server stopped in the middle of this attempt"));
-    wait_until(s, r->last_us);
-}
-
-/* What an ended step means for those that wait for it, without waking them yet. */
-static void count_ended(struct run *r, struct run_step *s)
-{
-    r->open--;
-    if (s->record.state == STEP_COMPLETED && s->plan->kind->type == r->responds &&
-        (r->responded == NULL || r->responded->record.completed_at < s->record.completed_at))
-        r->responded = s;
-    for (u32 k = 0; k < s->plan->feed_count; k++) {
-        struct run_step *next = &r->steps[s->plan->feeds[k]];
-        next->open_needs--;
-        next->done_needs += s->record.state == STEP_COMPLETED;
-    }
-}
-
-void run_resume(struct run *r, i64 now_us)
-{
-    r->last_us = MAX(r->last_us, now_us);
-    r->ready_from = r->ready_to = 0;
-    assert(r->steps != NULL); /* run_prepare made them */
-    for (u32 i = 0; i < r->plan->count; i++) {
-        struct run_step *s = &r->steps[i];
-        if (s->record.state == STEP_PENDING)
-            s->queued = false;
-        else if (ended(s))
-            count_ended(r, s);
-    }
-    if (r->cancelling)
-        run_cancel(r);
-    for (u32 i = 0; i < r->plan->count && !run_state_final(r->state); i++)
-        if (r->steps[i].record.state == STEP_RUNNING)
-            interrupted(r, &r->steps[i]);
-    for (u32 i = 0; i < r->plan->count && !run_state_final(r->state); i++)
-        consider(r, &r->steps[i]);
-    run_wake(r, r->last_us);
+    for (struct frame *f = r->frames; f != NULL; f = f->next)
+        while (f->next != NULL && f->next->over)
+            f->next = f->next->next;
 }

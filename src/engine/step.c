@@ -6,7 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define STEP_KINDS(X) X(http) X(transform) X(script) X(condition) X(switch) X(workflow) X(respond) X(delay) X(fail)
+#define STEP_KINDS(X) \
+    X(http) X(transform) X(script) X(condition) X(switch) X(foreach) X(workflow) X(respond) X(delay) X(fail)
 
 /* What a step or an execution can end with, beside the codes of outgoing calls and those that a `fail` step chooses. */
 CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what its type needs, once evaluated" },
@@ -19,6 +20,9 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "workflow.child_failed", "The child ended, but did not complete" },
       { "workflow.timeout", "The child did not end within the step's time" },
       { "workflow.depth", "Workflows call each other more than 16 levels deep" },
+      { "foreach.items", "The items are no list of at most 10,000" },
+      { "foreach.steps", "The execution would have more than 50,000 steps, those of all iterations counted" },
+      { "foreach.timeout", "The iterations did not end within the step's time" },
       { "switch.value", "The value of a switch is a list or an object, which no case can name" },
       { "workflow.failed", "A fail step without a code of its own" },
       { "expr.runtime", "The expression or script failed" },

@@ -7,7 +7,7 @@
 
 /* What an attempt came to. */
 struct step_result {
-    enum { RESULT_COMPLETED, RESULT_FAILED, RESULT_OUTSIDE, RESULT_DELAY, RESULT_CHILD } what;
+    enum { RESULT_COMPLETED, RESULT_FAILED, RESULT_OUTSIDE, RESULT_DELAY, RESULT_CHILD, RESULT_EACH } what;
     struct json output;            /* COMPLETED */
     const char *code;              /* FAILED: "http.status", "expr.runtime"; static or on the arena */
     str message;                   /* FAILED */
@@ -29,6 +29,7 @@ struct step_attempt {
 };
 
 #define STEP_CASE_DEFAULT "default" /* what a kind that branches chooses when no case fits */
+#define ITERATION_ERROR   "error"   /* what stands in place of the steps' outputs when an iteration failed */
 
 struct step_kind {
     const char *type; /* "http" */
@@ -36,6 +37,9 @@ struct step_kind {
     const struct table *with;
     const char *special; /* a member of `with` that is compiled by `special_use`; NULL = none */
     enum expr_use special_use;
+    const char
+        *nested;    /* a member of `with` that is a definition, run for each of its `items` (foreach.c); NULL = none */
+    bool outermost; /* cannot stand inside of another step */
     bool branches;  /* `with` names steps in `cases` and `default`, and the output's `case` says which of them run */
     bool spawns;    /* its attempts are executions of other workflows: `with` has workflow_id, input and wait */
     bool outside;   /* its attempts leave the process (or wait): journalled before and after */

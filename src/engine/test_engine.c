@@ -316,6 +316,13 @@ static struct execution *await_status(str id, const char *status)
 
 /* --- definitions that are wrong ----------------------------------------------------------------------------------- */
 
+#define FOREACH_IN(id, steps) \
+    "{\"id\":\"" id "\",\"type\":\"foreach\",\"with\":{\"items\":[],\"steps\":{\"steps\":[" steps "]}}}"
+#define FOREACH_OF(steps) "{\"steps\":[" FOREACH_IN("e", steps) ",{\"id\":\"o\",\"type\":\"transform\"}]}"
+#define FOREACH_WITH(definition)                                                                          \
+    "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"with\":{\"items\":[],\"steps\":{" definition "}}}," \
+    "{\"id\":\"o\",\"type\":\"transform\"}]}"
+
 static void test_wrong_definitions(void **state)
 {
     static const struct {
@@ -362,6 +369,31 @@ static void test_wrong_definitions(void **state)
           "/definition/steps/0/with/cases/a~1b/0", "definition.not_dependent" },
         { "{\"steps\":[{\"id\":\"s\",\"type\":\"switch\",\"with\":{\"value\":1,\"cases\":{\"default\":[]}}}]}",
           "/definition/steps/0/with", "switch.default" },
+        { "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"with\":{\"items\":[]}}]}", "/definition/steps/0/with/steps",
+          "field.required" },
+        { "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"with\":{\"items\":5,\"steps\":{\"steps\":[{\"id\":\"x\",\"type\":\"transform\"}]}}}]}",
+          "/definition/steps/0/with/items", "field.type" },
+        { "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"with\":{\"items\":[],\"concurrency\":101,\"steps\":{\"steps\":[{\"id\":\"x\",\"type\":\"transform\"}]}}}]}",
+          "/definition/steps/0/with/concurrency", "field.range" },
+        { FOREACH_OF("{\"id\":\"e\",\"type\":\"transform\"}"), "/definition/steps/0/with/steps/steps/0/id",
+          "definition.duplicate_step" },
+        { FOREACH_OF("{\"id\":\"error\",\"type\":\"transform\"}"), "/definition/steps/0/with/steps/steps/0/id",
+          "definition.reserved_step" },
+        { FOREACH_OF("{\"id\":\"r\",\"type\":\"respond\"}"), "/definition/steps/0/with/steps/steps/0/type",
+          "definition.outermost" },
+        { FOREACH_OF("{\"id\":\"x\",\"type\":\"script\",\"with\":{\"code\":\"return (\"}}"),
+          "/definition/steps/0/with/steps/steps/0/with/code", "expr.syntax" },
+        { FOREACH_WITH("\"steps\":[{\"id\":\"x\",\"type\":\"transform\"}],\"dependencies\":{\"x\":[\"o\"]}"),
+          "/definition/steps/0/with/steps/dependencies/x/0", "definition.unknown_step" },
+        { FOREACH_WITH(
+              "\"steps\":[{\"id\":\"x\",\"type\":\"transform\"},{\"id\":\"y\",\"type\":\"transform\"}],\"dependencies\":{\"x\":[\"y\"],\"y\":[\"x\"]}"),
+          "/definition/steps/0/with/steps/dependencies/x", "definition.cycle" },
+        { "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"retry\":{\"max_attempts\":2},\"with\":{\"items\":[],\"steps\":{\"steps\":[{\"id\":\"x\",\"type\":\"transform\"}]}}}]}",
+          "/definition/steps/0/retry", "definition.no_retry" },
+        { FOREACH_OF(FOREACH_IN(
+              "f", FOREACH_IN("g", FOREACH_IN("h", FOREACH_IN("i", "{\"id\":\"x\",\"type\":\"transform\"}"))))),
+          "/definition/steps/0/with/steps/steps/0/with/steps/steps/0/with/steps/steps/0/with/steps/steps/0/with/steps",
+          "definition.too_deep" },
         { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"settings\":{\"timeout_ms\":0}}",
           "/definition/settings/timeout_ms", "field.range" },
     };
@@ -937,6 +969,259 @@ static void test_a_pure_replay_costs_one_transaction(void **state)
     outcome_release(first);
 }
 
+/* --- foreach -------------------------------------------------------------------------------------------------------- */
+
+/* Definitions with ' for ", which nothing in these needs otherwise. */
+static const char *quoted(const char *text)
+{
+    char *copy = NEW_N(house.arena, char, strlen(text) + 1);
+    assert_non_null(copy);
+    for (size_t i = 0; i <= strlen(text); i++)
+        copy[i] = text[i] == '\'' ? '"' : text[i];
+    return copy;
+}
+
+#define EACH(with, body) "{'id':'e','type':'foreach','with':{" with ",'steps':{'steps':[" body "]}}}"
+#define TWICE            "{'id':'x','type':'transform','with':{'y':'{{ item * 2 }}'}}"
+#define CALL(path)       "{'id':'h','type':'http','with':{'url':'http://127.0.0.1:%PORT%" path "'}}"
+
+static void test_foreach_outcomes(void **state)
+{
+    static const struct {
+        const char *definition, *input, *status, *result; /* output, or the error's code */
+    } rows[] = {
+        { "{'steps':[" EACH("'items':'{{ input.list }}'", TWICE) "]}", "{'list':[3,1,2]}", "completed",
+          "{'e':[{'x':{'y':6}},{'x':{'y':2}},{'x':{'y':4}}]}" },
+        { "{'steps':[" EACH("'items':[],'concurrency':100", TWICE) "]}", "{}", "completed", "{'e':[]}" },
+        { "{'steps':[" EACH("'items':[1,null,{'a':[2]}],'concurrency':2",
+                            "{'id':'x','type':'transform','with':{'y':'{{ item }}'}}") "]}",
+          "{}", "completed", "{'e':[{'x':{'y':1}},{'x':{'y':null}},{'x':{'y':{'a':[2]}}}]}" },
+        /* its steps wait for each other, and see those around them; what follows sees its list */
+        { "{'steps':[{'id':'a','type':'transform','with':{'f':10}},"
+          "{'id':'e','type':'foreach','with':{'items':'{{ input }}','steps':{'steps':[" TWICE
+          ",{'id':'z','type':'transform','with':{'v':'{{ steps.x.output.y + steps.a.output.f }}'}}],"
+          "'dependencies':{'z':['x']},'conditions':{'z':'item ~= 2'}}}},"
+          "{'id':'l','type':'transform','with':{'n':'{{ #steps.e.output }}','last':'{{ steps.e.output[3].z.v }}'}}],"
+          "'dependencies':{'e':['a'],'l':['e']}}",
+          "[1,2,3]", "completed", "{'l':{'n':3,'last':16}}" },
+        /* one in another */
+        { "{'steps':[" EACH("'items':[[1,2],[],[3]],'concurrency':3",
+                            "{'id':'i','type':'foreach','with':{'items':'{{ item }}','steps':{'steps':[" TWICE
+                            "]}}}") "]}",
+          "{}", "completed", "{'e':[{'i':[{'x':{'y':2}},{'x':{'y':4}}]},{'i':[]},{'i':[{'x':{'y':6}}]}]}" },
+        { "{'steps':[" EACH("'items':'{{ 5 }}'", TWICE) "]}", "{}", "failed", "step.input" },
+        { "{'steps':[" EACH("'items':[1],'concurrency':'{{ 101 }}'", TWICE) "]}", "{}", "failed", "step.input" },
+        /* one failure ends it, with the cause; or gives an error in its place */
+        { "{'steps':[" EACH("'items':[1,'a',3]", TWICE) "]}", "{}", "failed", "expr.runtime" },
+        { "{'steps':[" EACH(
+              "'items':[1,2],'on_error':'continue'",
+              "{'id':'f','type':'fail','with':{'code':'shop.closed','message':'no'}},{'id':'t','type':'transform'}") "]}",
+          "{}", "completed",
+          "{'e':[{'error':{'code':'shop.closed','message':'no','step_id':'f'}},{'error':{'code':'shop.closed','message':'no','step_id':'f'}}]}" },
+        { "{'steps':[" EACH("'items':[1]", "{'id':'f','type':'fail','on_error':'continue'}") "]}", "{}", "completed",
+          "{'e':[{}]}" },
+        /* 10,000 × 6 steps would be too many */
+        { "{'steps':[" EACH(
+              "'items':'{{ input.list }}'",
+              "{'id':'a','type':'transform'},{'id':'b','type':'transform'},{'id':'c','type':'transform'},"
+              "{'id':'d','type':'transform'},{'id':'f','type':'transform'},{'id':'g','type':'transform'}") "]}",
+          "many", "failed", "foreach.steps" },
+    };
+    struct buf many = { .arena = house.arena };
+    for (int i = 0; i < 10000; i++)
+        buf_f(&many, "%s%d", i == 0 ? "{\"list\":[" : ",", i);
+    BUF_LIT(&many, "]}");
+    buf_char(&many, '\0');
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        bool large = strcmp(rows[i].input, "many") == 0;
+        struct outcome *o = run(quoted(rows[i].definition), large ? many.p : quoted(rows[i].input));
+        assert_str(o->execution.status, rows[i].status);
+        if (strcmp(rows[i].status, "failed") == 0)
+            assert_error(&o->execution, rows[i].result);
+        else
+            assert_str(o->execution.output_data, quoted(rows[i].result));
+        outcome_release(o);
+    }
+}
+
+static void test_an_iteration_that_fails_says_which(void **state)
+{
+    struct outcome *o = run(quoted("{'steps':[" EACH("'items':[1,true]", TWICE) "]}"), "{}");
+    assert_true(str_find(o->execution.error, S("Iteration 1, step x: "), 0) >= 0);
+    assert_true(str_find(o->execution.error, S("\"step_id\":\"e\""), 0) >= 0);
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"x\",\"iteration\":[1],\"type\":\"transform\",\"status\":\"failed\""),
+                         0) >= 0);
+    outcome_release(o);
+}
+
+/* As many as it may have, in one transaction, and in memory that has a bound. */
+static void test_ten_thousand_iterations(void **state)
+{
+    struct buf input = { .arena = house.arena };
+    for (int i = 0; i < FOREACH_ITEMS_MAX; i++)
+        buf_f(&input, "%s%d", i == 0 ? "{\"list\":[" : ",", i);
+    BUF_LIT(&input, "]}");
+    buf_char(&input, '\0');
+    u64 before = db_stats(house.db).jobs;
+    struct outcome *o =
+        run(quoted("{'steps':[" EACH("'items':'{{ input.list }}','concurrency':7", TWICE) "]}"), input.p);
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(db_stats(house.db).jobs - before, 1);
+    assert_true(str_find(o->execution.output_data, S("{\"x\":{\"y\":19998}}]}"), 0) > 0);
+    assert_true(str_find(o->execution.step_executions, S("\"iteration\":[9999]"), 0) > 0);
+    outcome_release(o);
+    input.n -= 3; /* one more than may be */
+    BUF_LIT(&input, ",1]}");
+    buf_char(&input, '\0');
+    o = run(quoted("{'steps':[" EACH("'items':'{{ input.list }}'", TWICE) "]}"), input.p);
+    assert_error(&o->execution, "step.input");
+    outcome_release(o);
+}
+
+/* How many steps of a history were at work at the same moment. */
+static u32 most_at_once(const struct execution *x, const char *step_id)
+{
+    struct json *steps;
+    struct json_error where;
+    u32 most = 0;
+    assert_int_equal(json_parse(house.arena, x->step_executions, &steps, &where), OK);
+    for (u32 i = 0; i < steps->n; i++) {
+        str from = json_str(json_get(&steps->items[i], S("started_at")));
+        u32 n = 0;
+        for (u32 k = 0; k < steps->n && str_eq(json_str(json_get(&steps->items[i], S("step_id"))), str_of(step_id));
+             k++)
+            n += str_eq(json_str(json_get(&steps->items[k], S("step_id"))), str_of(step_id)) &&
+                 str_cmp(json_str(json_get(&steps->items[k], S("started_at"))), from) <= 0 &&
+                 str_cmp(json_str(json_get(&steps->items[k], S("completed_at"))), from) > 0;
+        most = MAX(most, n);
+    }
+    return most;
+}
+
+static void test_iterations_at_the_same_time(void **state)
+{
+    static const u32 rows[] = { 1, 3, 7, 100 };
+    const char *definition =
+        quoted("{'steps':[" EACH("'items':[1,2,3,4,5,6,7],'concurrency':'{{ input.n }}'", CALL("/c{{ item }}")) "]}");
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct outcome *o = run(definition, strf(house.arena, "{\"n\":%u}", rows[i]).p);
+        assert_str(o->execution.status, "completed");
+        assert_int_equal(most_at_once(&o->execution, "h"), MIN(rows[i], 7u));
+        outcome_release(o);
+    }
+    assert_int_equal(calls_of("/c7"), 4);
+}
+
+static void test_each_iteration_has_a_key_of_its_own(void **state)
+{
+    struct outcome *o =
+        run(quoted("{'steps':[" EACH(
+                "'items':[[0,1],[2,3]]",
+                "{'id':'i','type':'foreach','with':{'items':'{{ item }}','steps':{'steps':[" CALL("/k") "]}}}") "]}"),
+            "{}");
+    assert_str(o->execution.status, "completed");
+    assert_str(str_of(house.upstream.last_key),
+               strf(house.arena, "%.*s-h-10001", STR_FMT(o->execution.execution_id)).p);
+    assert_true(str_find(o->execution.step_executions, S("\"step_id\":\"h\",\"iteration\":[1,1]"), 0) > 0);
+    outcome_release(o);
+}
+
+/* Some wait whenever the process stops; what was done is not done again, and the list is in order. */
+static void test_iterations_outlive_a_stop(void **state)
+{
+    struct caller c;
+    const char *definition = quoted(
+        "{'steps':[{'id':'e','type':'foreach','with':{'items':[1,2,3,4,5],'concurrency':2,'steps':{'steps':[" CALL(
+            "/w{{ item }}") ",{'id':'d','type':'delay','with':{'ms':'{{ item % 2 == 1 and 200 or 1 }}'}},{'id':'x','type':'transform','with':{'y':'{{ steps.h.output.body.path }}'}}],"
+                            "'dependencies':{'d':['h'],'x':['d']}}}}]}");
+    assert_int_equal(start(&c, definition, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    for (int stops = 0; stops < 3; stops++) {
+        await_call(stops == 0 ? "/w1" : stops == 1 ? "/w3" : "/w5");
+        close_engine();
+        open_engine();
+    }
+    struct execution *x = await_status(c.id, "completed");
+    assert_str(
+        x->output_data,
+        quoted("{'e':[{'x':{'y':'/w1'}},{'x':{'y':'/w2'}},{'x':{'y':'/w3'}},{'x':{'y':'/w4'}},{'x':{'y':'/w5'}}]}"));
+    assert_true(str_find(x->step_executions, S("\"step_id\":\"x\",\"iteration\":[4]"), 0) > 0);
+}
+
+/* A retry goes on inside of the iteration that failed: what was done in it, and in the others, stands. */
+static void test_retry_of_an_iteration(void **state)
+{
+    const char *definition =
+        quoted("{'steps':[{'id':'e','type':'foreach','with':{'items':['p','q','r'],'steps':{'steps':[" CALL(
+            "/{{ item }}1") ",{'id':'g','type':'http','with':{'url':'http://127.0.0.1:%PORT%/{{ item == [[q]] and [[flaky]] or item .. 2 }}'}}],"
+                            "'dependencies':{'g':['h']}}}},{'id':'z','type':'transform','with':{'n':'{{ #steps.e.output }}'}}],'dependencies':{'z':['e']}}");
+    house.fail_first = 1;
+    struct outcome *first = run(definition, "{}");
+    assert_str(first->execution.status, "failed");
+    assert_int_equal(calls_of("/r1"), 0);
+    struct outcome *o = replay(definition, first->execution.execution_id, NULL, NULL);
+    assert_str(o->execution.status, "completed");
+    assert_str(o->execution.output_data, "{\"z\":{\"n\":3}}");
+    assert_int_equal(calls_of("/p1") + calls_of("/p2") + calls_of("/q1") + calls_of("/r1") + calls_of("/r2"), 5);
+    assert_int_equal(calls_of("/flaky"), 2);
+    outcome_release(o);
+    /* and a replay from one of its steps runs that in every iteration, no more of them at once than it says */
+    o = replay(definition, first->execution.execution_id, "g", NULL);
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(calls_of("/p1"), 1);
+    assert_int_equal(calls_of("/p2"), 2);
+    assert_int_equal(most_at_once(&o->execution, "g"), 1);
+    outcome_release(o);
+    outcome_release(first);
+}
+
+static void test_cancel_reaches_iterations(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c,
+                           quoted("{'steps':[" EACH("'items':[1,2,3],'concurrency':2", CALL("/hang{{ item }}")) "]}"),
+                           "{}", NULL, false),
+                     OK);
+    await_call("/hang2");
+    assert_int_equal(cancel(c.id, &first), OK);
+    engine_cancel(house.engine, c.id);
+    struct outcome *o = wait_for(&c);
+    assert_cancelled(&o->execution, "\"step_id\":\"h\",\"iteration\":[1],\"type\":\"http\",\"status\":\"cancelled\"");
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"e\",\"type\":\"foreach\",\"status\":\"cancelled\""), 0) >= 0);
+    assert_true(str_find(o->execution.step_executions, S("\"iteration\":[2]"), 0) < 0);
+    assert_true(o->execution.execution_time < 30);
+    outcome_release(o);
+}
+
+/* The first that fails ends the calls of the others. */
+static void test_a_failing_iteration_ends_the_others(void **state)
+{
+    struct outcome *o = run(
+        quoted("{'steps':[" EACH("'items':['hang1','gone','hang2'],'concurrency':3", CALL("/{{ item }}")) "]}"), "{}");
+    assert_error(&o->execution, "http.status");
+    assert_true(o->execution.execution_time < 30);
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"iteration\":[0],\"type\":\"http\",\"status\":\"cancelled\""), 0) >= 0);
+    outcome_release(o);
+}
+
+static void test_iterations_have_a_deadline(void **state)
+{
+    struct outcome *o = run(
+        quoted(
+            "{'steps':[{'id':'e','type':'foreach','join':'always','timeout_ms':50,'with':{'items':[1,2],'steps':{'steps':[" CALL(
+                "/hang{{ item }}") "]}}},{'id':'d','type':'foreach','timeout_ms':50,'on_error':'continue','with':{'items':[1],'steps':{'steps':[{'id':'l','type':'delay','with':{'ms':60000}}]}}}],"
+                                   "'dependencies':{'e':['d']}}"),
+        "{}");
+    assert_error(&o->execution, "foreach.timeout");
+    assert_true(str_find(o->execution.step_executions,
+                         S("\"step_id\":\"l\",\"iteration\":[0],\"type\":\"delay\",\"status\":\"cancelled\""), 0) >= 0);
+    outcome_release(o);
+}
+
 /* --- children ------------------------------------------------------------------------------------------------------- */
 
 struct id_row {
@@ -1108,6 +1393,34 @@ static void test_children_outlive_a_stop(void **state)
     assert_int_equal(calls_of("/second/1"), 1);
 }
 
+/* Each iteration has a child; when one fails, nobody wants the others any more. */
+static void test_children_of_iterations(void **state)
+{
+    str ids[4];
+    house.child = adds_one;
+    struct outcome *o = run(
+        quoted("{'steps':[" EACH(
+            "'items':[1,2,3],'concurrency':3",
+            "{'id':'w','type':'workflow','with':{'workflow_id':'workflow_child','input':{'n':'{{ item }}'}}}") "]}"),
+        "{}");
+    assert_str(o->execution.status, "completed");
+    assert_int_equal(children(o->execution.execution_id, ids), 3);
+    assert_true(str_find(o->execution.output_data, S("{\"w\":{\"status\":200,\"headers\":{},\"body\":4}}]}"), 0) > 0);
+    outcome_release(o);
+    close_engine(); /* the plan of workflow_child is cached */
+    open_engine();
+    house.child = sleeping;
+    o = run(
+        quoted("{'steps':[" EACH(
+            "'items':[1,0],'concurrency':2",
+            "{'id':'w','type':'workflow','with':{'workflow_id':'{{ item == 1 and [[workflow_child]] or [[workflow_none]] }}'}}") "]}"),
+        "{}");
+    assert_error(&o->execution, "workflow.not_found");
+    assert_int_equal(children(o->execution.execution_id, ids), 1);
+    await_status(ids[0], "cancelled");
+    outcome_release(o);
+}
+
 /* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static void test_goes_on_after_a_stop(void **state)
@@ -1211,6 +1524,17 @@ int main(void)
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),
         TEST(test_events_of_the_history),
+        TEST(test_foreach_outcomes),
+        TEST(test_an_iteration_that_fails_says_which),
+        TEST(test_ten_thousand_iterations),
+        TEST(test_iterations_at_the_same_time),
+        TEST(test_each_iteration_has_a_key_of_its_own),
+        TEST(test_iterations_outlive_a_stop),
+        TEST(test_retry_of_an_iteration),
+        TEST(test_cancel_reaches_iterations),
+        TEST(test_a_failing_iteration_ends_the_others),
+        TEST(test_iterations_have_a_deadline),
+        TEST(test_children_of_iterations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

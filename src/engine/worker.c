@@ -331,10 +331,9 @@ static void on_answer(struct worker *w, struct worker_message *m);
 
 static void send_calls(struct worker *w, struct run *r)
 {
-    assert(r->steps != NULL);
-    for (u32 i = 0; i < r->plan->count && r->in_flight < CALLS_PER_RUN; i++) {
-        struct run_step *s = &r->steps[i];
-        if (!s->launch || s->dirty || atomic_load(&w->engine->closing))
+    assert(r->root != NULL);
+    STEPS (r, s) {
+        if (!s->launch || s->dirty || r->in_flight >= CALLS_PER_RUN || atomic_load(&w->engine->closing))
             continue;
         s->launch = false;
         if (call_send(w->engine, r, s, on_answer) == OK)
@@ -366,8 +365,6 @@ static void children_written(struct worker *w, struct run *r)
         if (!c->started || !run_child_awaited(c->step))
             run_child_ended(r, c->step, &(struct child_end){ .status = c->started ? S("queued") : STR_NONE });
     }
-    for (u32 i = 0; wr->abandoned_count > 0 && i < r->plan->count; i++)
-        r->steps[i].abandoned = STR_NONE;
 }
 
 static void written(struct worker *w, struct run *r)
@@ -375,13 +372,12 @@ static void written(struct worker *w, struct run *r)
     bool final = r->write->final, parked = r->write->row.due_at != 0;
     r->recorded = true;
     r->write_failures = 0;
-    for (u32 i = 0; r->steps != NULL && i < r->plan->count; i++)
-        r->steps[i].dirty = false;
     run_publish(r);
     if (final) {
         finish(w, r);
         return;
     }
+    run_recorded(r);
     tell_relatives(w, r);
     if (parked) {
         park(w, r);
@@ -455,10 +451,10 @@ static void write_down(struct worker *w, struct run *r, bool final, i64 due_at)
 static bool has_news(const struct run *r)
 {
     bool launches = false, dirty = false;
-    assert(r->steps != NULL); /* what is unready is put back, and never comes here */
-    for (u32 i = 0; i < r->plan->count; i++) {
-        launches |= r->steps[i].launch || r->steps[i].spawn;
-        dirty |= r->steps[i].dirty;
+    assert(r->root != NULL); /* what is unready is put back, and never comes here */
+    STEPS (r, s) {
+        launches |= s->launch || s->spawn;
+        dirty |= s->dirty;
     }
     return r->recorded ? dirty : launches || r->detached || r->tell_now != NULL;
 }
@@ -496,8 +492,7 @@ static void pump_final(struct worker *w, struct run *r)
 /* Of each step that waits for a child, how that ended if it did. */
 static err look_at_children(struct run *r, struct tx *tx)
 {
-    for (u32 i = 0; i < r->plan->count; i++) {
-        struct run_step *s = &r->steps[i];
+    STEPS (r, s) {
         str id = s->spawn ? STR_NONE : run_child_of(s);
         struct child_end end = { .status = STR_NONE };
         struct arena_mark mark = arena_mark(r->arena);
@@ -536,7 +531,7 @@ static void pump(struct worker *w, struct run *r)
 {
     if (r->writing || r->continuing || r->joins.p != NULL)
         return;
-    if (r->poked && !r->lost && !run_state_final(r->state) && r->steps != NULL && !obey_poke(w, r))
+    if (r->poked && !r->lost && !run_state_final(r->state) && r->root != NULL && !obey_poke(w, r))
         return;
     if (r->lost || run_state_final(r->state)) {
         pump_final(w, r);
@@ -594,8 +589,7 @@ static err hydrate(struct worker *w, struct run *r)
     TRY(e);
     TRY(run_prepare(r));
     r->deadline_at = MIN(r->deadline_at, r->created_at + r->plan->timeout_us); /* a child's row has its parent's */
-    for (u32 i = 0; i < r->restored_count; i++)
-        run_restore(r, &r->restored[i]);
+    TRY(run_restore(r, r->restored, r->restored_count));
     r->poked = r->plan->spawns;
     run_resume(r, clock_now_us());
     return OK;
@@ -628,7 +622,7 @@ static void not_hydrated(struct worker *w, struct run *r, err why)
     LOG(LOG_ERROR, "engine.not_resumed", LOG_STR("execution", r->id), LOG_STR("cause", str_of(err_name(why))));
     plan_release(r->plan);
     r->plan = plan_keep(&nothing);
-    r->steps = NULL;
+    r->root = r->frames = NULL;
     r->unready = true;
     if (why == ERR_INVALID || why == ERR_NOT_FOUND || why == ERR_DECODE) {
         r->unready = false;
@@ -860,9 +854,9 @@ static void cancel_calls(struct worker *w)
     for (u32 i = 0; (e = map_next(&w->live, &i)) != NULL;) {
         struct run *r = e->value;
         r->lost = r->in_flight > 0;
-        for (u32 k = 0; r->steps != NULL && k < r->plan->count; k++)
-            if (r->steps[k].call != NULL)
-                call_cancel(r->steps[k].call);
+        STEPS (r, s)
+            if (s->call != NULL)
+                call_cancel(s->call);
     }
 }
 

@@ -39,6 +39,7 @@ const struct step_kind kind_respond = {
     .type = "respond",
     .doc = "Answers the webhook that started the execution",
     .with = &kind_respond_with,
+    .outermost = true,
     .output_doc = "{status, headers, body}: the answer",
     .start = respond_start,
 };

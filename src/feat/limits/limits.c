@@ -8,12 +8,17 @@
 struct limits {
     struct presence has;
     i64 steps, definition_bytes, value_bytes, value_nesting, execution_bytes, expression_bytes, expression_instructions;
+    i64 foreach_items, foreach_concurrency, foreach_nesting, execution_steps;
     i64 expression_memory_bytes, expression_ms, json_nesting, request_body_bytes, webhook_body_bytes, triggers;
 };
 #define LIMIT(member, doc_) \
     FIELD(struct limits, member, F_I64, .flags = F_OUTPUT, .min = 1, .max = INT64_MAX, .doc = doc_)
 static const struct field fields[] = {
     LIMIT(steps, "Steps of a definition"),
+    LIMIT(foreach_items, "Items of a foreach"),
+    LIMIT(foreach_concurrency, "Iterations of a foreach that run at the same time"),
+    LIMIT(foreach_nesting, "Foreach steps inside of each other"),
+    LIMIT(execution_steps, "Steps of one execution, those of each iteration counted"),
     LIMIT(definition_bytes, "Bytes of a definition as JSON"),
     LIMIT(value_bytes,
           "Bytes of a value as JSON: the result of an expression, the output of a step, the answer to an http step"),
@@ -33,6 +38,10 @@ static const struct table limits_table =
 
 static const struct limits published = {
     .steps = DEFINITION_STEPS_MAX,
+    .foreach_items = FOREACH_ITEMS_MAX,
+    .foreach_concurrency = FOREACH_CONCURRENCY_MAX,
+    .foreach_nesting = FOREACH_DEPTH_MAX,
+    .execution_steps = EXECUTION_STEPS_MAX,
     .definition_bytes = DEFINITION_BYTES_MAX,
     .value_bytes = EXPR_VALUE_BYTES,
     .value_nesting = VALUE_DEPTH_MAX,
