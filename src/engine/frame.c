@@ -197,7 +197,8 @@ void frame_cancel(struct frame *f)
         s->launch = s->spawn = false;
         if (s->call != NULL)
             call_cancel(s->call);
-        if (s->record.state != STEP_RUNNING && s->record.state != STEP_WAITING && s->record.state != STEP_UNKNOWN)
+        bool untouched = s->record.state == STEP_PENDING && f->owner == NULL; /* the execution's own end says enough */
+        if (run_step_ended(s) || untouched)
             continue;
         if (child.p != NULL)
             s->abandoned = child;

@@ -173,7 +173,7 @@ static err keep_frame(struct replay *p, struct frame *f)
 {
     for (u32 i = 0; i < f->block->count; i++) {
         const struct step_record *record = recorded(p, f->steps[i].plan->id, f->iteration);
-        if (record != NULL)
+        if (record != NULL && record->state != STEP_PENDING)
             TRY(keep_step(p, &f->steps[i], record));
     }
     return OK;

@@ -15,7 +15,7 @@ static const i64 slice_us = 10000, overload_us = SECOND_US / 10;
 /* Which state may follow which: bit 1 << to. An illegal move is a bug, never an input. */
 #define TO(state) (1u << (state))
 static const u32 moves[STEP_STATES] = {
-    [STEP_PENDING] = TO(STEP_RUNNING) | TO(STEP_SKIPPED) | TO(STEP_FAILED),
+    [STEP_PENDING] = TO(STEP_RUNNING) | TO(STEP_SKIPPED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
     [STEP_RUNNING] = TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_WAITING) | TO(STEP_CANCELLED) | TO(STEP_UNKNOWN),
     [STEP_WAITING] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_CANCELLED),
     [STEP_UNKNOWN] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),

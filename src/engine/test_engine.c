@@ -1176,6 +1176,25 @@ static void test_retry_of_an_iteration(void **state)
     outcome_release(first);
 }
 
+/* A loop that went on after a failure keeps all of that when something behind it runs again. */
+static void test_replay_behind_a_loop(void **state)
+{
+    const char *definition = quoted(
+        "{'steps':[{'id':'e','type':'foreach','with':{'items':['one','gone'],'on_error':'continue','steps':{'steps':[" CALL(
+            "/{{ item }}") ",{'id':'x','type':'transform'}],'dependencies':{'x':['h']}}}},{'id':'d','type':'delay','with':{'ms':1}},"
+                           "{'id':'n','type':'transform','with':{'c':'{{ steps.e.output[2].error.code }}'}}],'dependencies':{'d':['e'],'n':['d']}}");
+    struct outcome *first = run(definition, "{}");
+    assert_str(first->execution.output_data, "{\"n\":{\"c\":\"http.status\"}}");
+    assert_true(str_find(first->execution.step_executions,
+                         S("\"step_id\":\"x\",\"iteration\":[1],\"type\":\"transform\",\"status\":\"cancelled\""),
+                         0) >= 0);
+    struct outcome *o = replay(definition, first->execution.execution_id, "d", NULL);
+    assert_str(o->execution.output_data, "{\"n\":{\"c\":\"http.status\"}}");
+    assert_int_equal(calls_of("/one") + calls_of("/gone"), 2);
+    outcome_release(o);
+    outcome_release(first);
+}
+
 static void test_cancel_reaches_iterations(void **state)
 {
     struct caller c;
@@ -1531,6 +1550,7 @@ int main(void)
         TEST(test_each_iteration_has_a_key_of_its_own),
         TEST(test_iterations_outlive_a_stop),
         TEST(test_retry_of_an_iteration),
+        TEST(test_replay_behind_a_loop),
         TEST(test_cancel_reaches_iterations),
         TEST(test_a_failing_iteration_ends_the_others),
         TEST(test_iterations_have_a_deadline),

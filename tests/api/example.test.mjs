@@ -1,4 +1,4 @@
-// The worked example of README.md is what the server really says: run again here, and compared with what is printed there.
+// The worked examples of README.md are what the server really says: run again here, and compared with what is printed there.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -9,7 +9,7 @@ import { PASSWORD, Weir } from '../lib/server.mjs';
 import { bounded } from '../lib/wait.mjs';
 
 const file = (path) => new URL(`../../${path}`, import.meta.url);
-const printed = readFileSync(file('examples/score.out'), 'utf8');
+const printed = (name) => readFileSync(file(`examples/${name}.out`), 'utf8');
 
 let weir;
 before(async () => {
@@ -25,8 +25,8 @@ const masked = (text) =>
         .replace(/\bin \d[\d.e-]* s$/gm, 'in SECONDS s')
         .replace(/127\.0\.0\.1:\d+/g, 'SERVER');
 
-async function run(...args) {
-    const child = spawn('sh', [fileURLToPath(file('examples/score.sh')), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+async function run(name, ...args) {
+    const child = spawn('sh', [fileURLToPath(file(`examples/${name}.sh`)), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
     let [out, complaint] = ['', ''];
     child.stdout.setEncoding('utf8').on('data', (text) => (out += text));
     child.stderr.setEncoding('utf8').on('data', (text) => (complaint += text));
@@ -35,12 +35,14 @@ async function run(...args) {
     return out;
 }
 
-test('examples/score.sh says what examples/score.out shows', async () => {
-    const out = await run('owner@acme.test', PASSWORD, weir.base);
-    assert.equal(masked(out.trimStart()), masked(printed), 'if the change is meant: run the example on a fresh server and keep its output');
-});
+for (const name of ['score', 'basket']) {
+    test(`examples/${name}.sh says what examples/${name}.out shows`, async () => {
+        const out = await run(name, 'owner@acme.test', PASSWORD, weir.base);
+        assert.equal(masked(out.trimStart()), masked(printed(name)), 'if the change is meant: run the example on a fresh server and keep its output');
+    });
 
-test('README.md shows the whole of examples/score.out', () => {
-    const shown = /<!-- example: examples\/score\.out -->\n```\n(.*?)```\n/s.exec(readFileSync(file('README.md'), 'utf8'));
-    assert.equal(shown?.[1], printed);
-});
+    test(`README.md shows the whole of examples/${name}.out`, () => {
+        const shown = new RegExp(`<!-- example: examples/${name}\\.out -->\\n\`\`\`\\n(.*?)\`\`\`\\n`, 's').exec(readFileSync(file('README.md'), 'utf8'));
+        assert.equal(shown?.[1], printed(name));
+    });
+}
