@@ -30,6 +30,24 @@ i64 clock_mono_us(void)
     return read_us(CLOCK_MONOTONIC);
 }
 
+int clock_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    int rc = pthread_condattr_init(&attr);
+    if (rc != 0)
+        return rc;
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    rc = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return rc;
+}
+
+struct timespec clock_in(i64 us)
+{
+    i64 at = clock_mono_us() + MAX(us, 0);
+    return (struct timespec){ .tv_sec = at / SECOND_US, .tv_nsec = at % SECOND_US * 1000 };
+}
+
 /* Years begin in March here, so that the leap day is the last of its year and months have a regular length:
  * (153 * m + 2) / 5 days lie before month m. */
 struct clock_date clock_date_of(i64 days)

@@ -3,10 +3,16 @@
 
 #include "base/base.h"
 
+#include <pthread.h>
+#include <time.h>
+
 /* Microseconds since 1970-01-01T00:00:00Z. Never goes backwards within the process (a step back is absorbed). */
 i64 clock_now_us(void);
 /* Microseconds of a clock that no one sets; for durations and deadlines in memory. */
 i64 clock_mono_us(void);
+/* A condition that waits by that clock (0, or an errno), and a moment so many microseconds from now for pthread_cond_timedwait on it; a time in the past is now. */
+int clock_cond_init(pthread_cond_t *cond);
+struct timespec clock_in(i64 us);
 
 /* A day of the proleptic Gregorian calendar and its number (1970-01-01 is 0). Pure; years 1 to 9999. */
 struct clock_date {

@@ -390,9 +390,7 @@ static bool dispatch(struct arena *a, bool sure)
 /* Until somebody wakes it, or the next poll. True when a row was just added. */
 static bool wait_for_work(void)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += POLL_S;
+    struct timespec until = clock_in(POLL_S * SECOND_US);
     pthread_mutex_lock(&jobs.lock);
     int rc = 0;
     while (!jobs.woken && !atomic_load(&jobs.stopping) && rc == 0)
@@ -444,12 +442,7 @@ static err seed(void *ctx, struct tx *tx)
 
 static err start_thread(struct arena *a)
 {
-    pthread_condattr_t attr;
-    if (pthread_condattr_init(&attr) != 0)
-        return ERR_MEMORY;
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    int rc = pthread_cond_init(&jobs.wake, &attr);
-    pthread_condattr_destroy(&attr);
+    int rc = clock_cond_init(&jobs.wake);
     if (rc != 0)
         return ERR_MEMORY;
     atomic_store(&jobs.stopping, false);

@@ -89,6 +89,7 @@ struct db {
     enum checkpoint checkpoint;
     struct db_stats stats;
 
+    bool rests;                   /* it has given its memory back; the writer's */
     i64 background_us;            /* when a background slice last ended; the writer's */
     u32 wal_pages, checkpoint_at; /* the writer's */
     atomic_ullong statements;

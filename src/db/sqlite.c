@@ -689,7 +689,8 @@ static err db_new(const struct db_options *options, struct db **out)
     o->queue_max = o->queue_max != 0 ? o->queue_max : QUEUE_MAX;
     o->read_budget_us = o->read_budget_us != 0 ? o->read_budget_us : READ_BUDGET_US;
     db->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    db->work = db->wal = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    db->wal = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    clock_cond_init(&db->work);
     queue_init(&db->interactive);
     queue_init(&db->background);
     *out = db;

@@ -7,6 +7,11 @@
 #include "base/log.h"
 #include "db/db_internal.h"
 
+#include <errno.h>
+#include <malloc.h>
+
+static const i64 rest_after_us = 2 * SECOND_US;
+
 static _Thread_local bool on_writer; /* asked by code that must not run here */
 
 bool db_on_writer(void)
@@ -263,7 +268,7 @@ static void finish_checkpoint(struct db *db)
 
 /* ---- the thread ---- */
 
-enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_END };
+enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_REST, WORK_END };
 
 /* Whether background jobs have waited so long that they go before interactive ones. */
 static bool is_overdue(const struct db *db)
@@ -274,13 +279,33 @@ static bool is_overdue(const struct db *db)
     return clock_mono_us() - since_us >= BACKGROUND_WAIT_US;
 }
 
+/* Until there is work. False: there was none for a while, and it does not rest yet. */
+static bool wait_for_work(struct db *db)
+{
+    struct timespec until = clock_in(rest_after_us);
+    while (db->interactive.n == 0 && db->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !db->closing)
+        if (db->rests)
+            pthread_cond_wait(&db->work, &db->mutex);
+        else if (pthread_cond_timedwait(&db->work, &db->mutex, &until) == ETIMEDOUT)
+            return false;
+    return true;
+}
+
+/* Pages that a burst of writes left in the cache, tens of megabytes, are of no use to a quiet server; the kernel has them still. */
+static void rest(struct db *db)
+{
+    sqlite3_db_release_memory(db->writer.sqlite);
+    malloc_trim(0);
+    db->rests = true;
+}
+
 static enum work next_work(struct db *db)
 {
     enum work work = WORK_END;
     pthread_mutex_lock(&db->mutex);
-    while (db->interactive.n == 0 && db->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !db->closing)
-        pthread_cond_wait(&db->work, &db->mutex);
-    if (db->checkpoint == CHECKPOINT_COPIED)
+    if (!wait_for_work(db))
+        work = WORK_REST;
+    else if (db->checkpoint == CHECKPOINT_COPIED)
         work = WORK_CHECKPOINT;
     else if (is_overdue(db))
         work = WORK_OVERDUE;
@@ -298,7 +323,10 @@ static void *run_writer(void *ctx)
     on_writer = true;
     sqlite3_wal_hook(db->writer.sqlite, see_wal, db);
     for (enum work work; (work = next_work(db)) != WORK_END;) {
-        if (work == WORK_CHECKPOINT)
+        db->rests = false;
+        if (work == WORK_REST)
+            rest(db);
+        else if (work == WORK_CHECKPOINT)
             finish_checkpoint(db);
         else
             write_batch(db, work != WORK_INTERACTIVE, work == WORK_BACKGROUND);

@@ -196,7 +196,7 @@ void engine_due(struct engine *e, i64 due_us)
         pthread_cond_signal(&e->scheduler.wake);
 }
 
-static void release_run_plan(void *run)
+static void release_run_plan(void *run) /* it is known later than its arena */
 {
     plan_release(((struct run *)run)->plan);
 }
@@ -282,12 +282,7 @@ static bool sleep_until_due(struct engine *e)
         i64 wait = e->scheduler.next_us - clock_now_us();
         if (wait <= 0)
             break;
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        wait = MIN(wait, poll_us); /* the wall clock may have been set */
-        i64 ns = t.tv_nsec + wait % SECOND_US * 1000;
-        t.tv_sec += wait / SECOND_US + ns / 1000000000;
-        t.tv_nsec = ns % 1000000000;
+        struct timespec t = clock_in(MIN(wait, poll_us)); /* the wall clock may have been set */
         pthread_cond_timedwait(&e->scheduler.wake, &e->scheduler.lock, &t);
     }
     e->scheduler.next_us = INT64_MAX; /* from now on engine_due tells what comes in while we look */
@@ -309,12 +304,8 @@ static void *scheduler_main(void *arg)
 
 static err open_scheduler(struct engine *e)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&e->scheduler.lock, NULL);
-    pthread_cond_init(&e->scheduler.wake, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&e->scheduler.wake);
     if (pthread_create(&e->scheduler.thread, NULL, scheduler_main, e) != 0)
         return ERR_BUSY;
     pthread_setname_np(e->scheduler.thread, "scheduler");

@@ -9,8 +9,6 @@
 #include "core/app.h"
 #include "core/metrics.h"
 
-#include <time.h>
-
 enum { TELL_BYTES = 4096, PARKED_BYTES = 4096 };
 
 static const i64 retry_write_us = SECOND_US / 10, retry_write_max_us = 10 * SECOND_US;
@@ -808,16 +806,6 @@ void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waite
 
 /* --- the thread --------------------------------------------------------------------------------------------------- */
 
-static struct timespec after_us(i64 us)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    i64 ns = t.tv_nsec + MAX(us, 0) % SECOND_US * 1000;
-    t.tv_sec += MAX(us, 0) / SECOND_US + ns / 1000000000;
-    t.tv_nsec = ns % 1000000000;
-    return t;
-}
-
 /* All messages; NULL when it is time for a timed run, or to stop. */
 static struct worker_message *wait_for_messages(struct worker *w, bool *stopping)
 {
@@ -828,7 +816,7 @@ static struct worker_message *wait_for_messages(struct worker *w, bool *stopping
             pthread_cond_wait(&w->wake, &w->lock);
             continue;
         }
-        struct timespec until = after_us(MIN(first - clock_now_us(), SECOND_US)); /* the wall clock may be set */
+        struct timespec until = clock_in(MIN(first - clock_now_us(), SECOND_US)); /* the wall clock may be set */
         if (pthread_cond_timedwait(&w->wake, &w->lock, &until) != 0)
             break;
     }
@@ -862,7 +850,7 @@ static void cancel_calls(struct worker *w)
 
 static struct worker_message *take_messages(struct worker *w, i64 wait_us)
 {
-    struct timespec until = after_us(wait_us);
+    struct timespec until = clock_in(wait_us);
     pthread_mutex_lock(&w->lock);
     while (w->first == NULL && wait_us > 0 && pthread_cond_timedwait(&w->wake, &w->lock, &until) == 0)
         continue;
@@ -928,15 +916,11 @@ static void *worker_main(void *arg)
 
 err worker_open(struct worker *w, struct engine *e, u32 index)
 {
-    pthread_condattr_t attr;
     *w = (struct worker){ .engine = e, .index = index, .machine = machine_new() };
     if (w->machine == NULL)
         return ERR_MEMORY;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&w->wake);
     if (pthread_create(&w->thread, NULL, worker_main, w) == 0) {
         pthread_setname_np(w->thread, "engine");
         return OK;
