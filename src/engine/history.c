@@ -98,7 +98,8 @@ static const struct field execution_fields[] = {
           .doc = "Seconds from start to end, or until now"),
     FIELD(struct execution, parent_id, F_STR, .flags = F_OUTPUT | F_NULLABLE, .doc = "The execution that started it"),
     FIELD(struct execution, step_executions, F_LIST, .flags = F_OUTPUT | F_TEXT, .of = &step_execution_table,
-          .doc = "Its steps, in the order of the definition"),
+          .max = EXECUTION_STEPS_MAX,
+          .doc = "Its steps, in the order of the definition; behind a foreach those of its iterations"),
 };
 const struct table execution_table =
     TABLE("Execution", struct execution, execution_fields, .doc = "One run of a workflow");

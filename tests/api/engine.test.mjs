@@ -263,6 +263,61 @@ describe('http', () => {
     });
 });
 
+describe('foreach', () => {
+    const each = (items, steps, more = {}) => ({ id: 'each', type: 'foreach', with: { items, steps, ...more } });
+    const twice = chain(transform('twice', { n: '{{ item * 2 }}' }));
+    const iteration = (execution, id, ...of) => execution.step_executions.find((step) => step.step_id === id && JSON.stringify(step.iteration) === JSON.stringify(of));
+
+    test('its steps run once for each item; the results are in the order of the list', async () => {
+        assert.deepEqual(await output(each('{{ input.list }}', twice, { concurrency: 3 }), { list: [3, 1, 2] }), [{ twice: { n: 6 } }, { twice: { n: 2 } }, { twice: { n: 4 } }]);
+        assert.deepEqual(await output(each([], twice)), []);
+    });
+
+    test('the history has an entry for each step of each iteration, and says which', async () => {
+        const done = await run({ steps: [each([1, 2], twice)] });
+        assert.deepEqual(done.step_executions.map(({ step_id, iteration: of }) => [step_id, of]), [['each', undefined], ['twice', [0]], ['twice', [1]]]);
+        assert.deepEqual(iteration(done, 'twice', 1).output_data, { n: 4 });
+    });
+
+    test('each call carries an Idempotency-Key of its iteration', async () => {
+        const done = await run({ steps: [each(['a', 'b'], { steps: [http('call', `${upstream.base}/each/{{ item }}`)] }, { concurrency: 2 })] });
+        assert.equal(done.status, 'completed', JSON.stringify(done));
+        const keys = upstream.calls.filter(({ path }) => path.startsWith('/each/')).map(({ headers }) => headers['idempotency-key']);
+        assert.deepEqual(keys.sort(), [`${done.execution_id}-call-0`, `${done.execution_id}-call-1`]);
+    });
+
+    test('an iteration that fails fails the step, or gives {error} and lets the others go on', async () => {
+        const calls = { steps: [http('call', `${upstream.base}/{{ item }}`)] };
+        const strict = await run({ steps: [each(['json', 'missing', 'json'], calls)] });
+        assert.equal(strict.status, 'failed');
+        assert.deepEqual({ code: strict.error.code, step_id: strict.error.step_id }, { code: 'http.status', step_id: 'each' });
+        assert.equal(iteration(strict, 'call', 2), undefined);
+        const lenient = await output(each(['json', 'missing', 'json'], calls, { on_error: 'continue' }));
+        assert.deepEqual(lenient.map((one) => one.error?.code ?? one.call.status), [200, 'http.status', 200]);
+    });
+
+    test('10,000 items are one list, 10,001 are too many', async () => {
+        const list = Array.from({ length: 10_000 }, (_, i) => i);
+        assert.equal((await output(each('{{ input.list }}', twice), { list })).length, 10_000);
+        const done = await run({ steps: [each('{{ input.list }}', twice)] }, { list: [...list, 1] });
+        assert.equal(done.error.code, 'step.input');
+    });
+
+    test('a definition inside of one is checked as the one around it', async () => {
+        const nested = (steps, more = {}) => editor.post('/api/v1/workflows/validate', { definition: { steps: [transform('a'), each([], { steps, ...more })] } }, { expect: 200 });
+        const inside = '/definition/steps/1/with/steps';
+        for (const [pointer, code, answer] of [
+            [`${inside}/steps/0/id`, 'definition.duplicate_step', await nested([transform('a')])],
+            [`${inside}/steps/0/type`, 'definition.outermost', await nested([respond('r', {})])],
+            [`${inside}/dependencies/x/0`, 'definition.unknown_step', await nested([transform('x')], { dependencies: { x: ['a'] } })],
+            [`${inside}/steps/0/with/n`, 'expr.syntax', await nested([transform('x', { n: '{{ 1 + }}' })])],
+        ]) {
+            assert.equal(answer.body.valid, false);
+            assert.deepEqual(answer.body.errors.map(({ pointer: at, code: why }) => [at, why]), [[pointer, code]]);
+        }
+    });
+});
+
 describe('delay and deadlines', () => {
     test('a delay waits as long as it says, and not much longer', async () => {
         const began = performance.now();
