@@ -12,7 +12,7 @@ struct token {
     enum token_type type;
     str user_id, tenant_id, session_id, jti; /* sub tid sid jti */
     str role;                                /* of access tokens */
-    i64 issued_s, expires_s;                 /* iat exp, whole seconds; nbf is iat */
+    i64 issued_s, not_before_s, expires_s;   /* iat nbf exp, whole seconds; we write nbf as iat */
 };
 /* {NULL, 0} at the cap. The same token gives the same text. Ids and role are ours, so nothing in them needs
  * escaping. */

@@ -1,4 +1,4 @@
-/* tokens.c - the claims of our tokens: written one way, read strictly. Pure.
+/* tokens.c - the claims of our tokens: written one way, read strictly. Pure, but for a memory of texts that were verified.
  *
  * `type` is checked before anything is believed: an access token never refreshes, a refresh token never opens a
  * route. Times are integers in the token and compared as integers; there is no leeway, because the clock that wrote
@@ -8,10 +8,15 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "codec/typeid.h"
+#include "core/cache.h"
 
 #define ISSUER   "weir"
 #define AUDIENCE "weir-api"
-enum { KID_BYTES = 8 };
+enum { KID_BYTES = 8, VERIFIED_BYTES = 16 * KIB };
+
+/* Access tokens that a signature was checked of: whoever sends one sends it with every request. What a token says never changes, so nothing is ever forgotten but for
+ * room; its times, its session and its role are looked at each time. */
+static struct cache verified = { .name = "tokens", .capacity = 1024 };
 
 static const str type_names[] = { [TOKEN_ACCESS] = S_INIT("access"), [TOKEN_REFRESH] = S_INIT("refresh") };
 
@@ -53,20 +58,19 @@ static bool has_text(const struct json *claims, str name, str value)
 }
 
 /* The word of the first claim that is wrong; NULL when all are right. */
-static const char *wrong_claim(const struct json *claims, enum token_type type, i64 now_s, struct token *t)
+static const char *wrong_claim(const struct json *claims, enum token_type type, struct token *t)
 {
-    i64 not_before_s;
     if (!has_text(claims, S("iss"), S(ISSUER)))
         return "iss";
     if (!has_text(claims, S("aud"), S(AUDIENCE)))
         return "aud";
     if (!has_text(claims, S("type"), type_names[type]))
         return "type";
-    if (!read_time(claims, S("exp"), &t->expires_s) || now_s >= t->expires_s)
+    if (!read_time(claims, S("exp"), &t->expires_s))
         return "expired";
-    if (!read_time(claims, S("nbf"), &not_before_s) || now_s < not_before_s)
+    if (!read_time(claims, S("nbf"), &t->not_before_s))
         return "nbf";
-    if (!read_time(claims, S("iat"), &t->issued_s) || now_s < t->issued_s)
+    if (!read_time(claims, S("iat"), &t->issued_s))
         return "iat";
     if (!read_id(claims, S("sub"), "user", &t->user_id) || !read_id(claims, S("tid"), "tenant", &t->tenant_id) ||
         !read_id(claims, S("sid"), "session", &t->session_id) || !read_id(claims, S("jti"), "token", &t->jti))
@@ -75,13 +79,71 @@ static const char *wrong_claim(const struct json *claims, enum token_type type, 
     return type == TOKEN_ACCESS && t->role.p == NULL ? "role" : NULL;
 }
 
-err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us,
-               struct token *out, const char **reason)
+static const char *wrong_time(const struct token *t, i64 now_s)
+{
+    return now_s >= t->expires_s ? "expired" : now_s < t->not_before_s ? "nbf" : now_s < t->issued_s ? "iat" : NULL;
+}
+
+static err token_verify(struct arena *a, const struct jwt_key *key, str text, enum token_type type, struct token *out,
+                        const char **reason)
 {
     struct json *claims;
     struct token t = { .type = type };
     TRY(jwt_verify(a, key, 1, text, &claims, reason));
-    const char *wrong = wrong_claim(claims, type, now_us / SECOND_US, &t);
+    const char *wrong = wrong_claim(claims, type, &t);
+    if (wrong != NULL) {
+        *reason = wrong;
+        return ERR_UNAUTHORIZED;
+    }
+    *out = t;
+    return OK;
+}
+
+struct seen {
+    struct token token;
+    str kid, secret;
+};
+
+static err token_copy(struct arena *a, const struct token *from, struct token *out)
+{
+    struct token t = *from;
+    t.user_id = str_dup(a, t.user_id);
+    t.tenant_id = str_dup(a, t.tenant_id);
+    t.session_id = str_dup(a, t.session_id);
+    t.jti = str_dup(a, t.jti);
+    t.role = str_dup(a, t.role);
+    if (t.user_id.p == NULL || t.tenant_id.p == NULL || t.session_id.p == NULL || t.jti.p == NULL || t.role.p == NULL)
+        return ERR_MEMORY;
+    *out = t;
+    return OK;
+}
+
+/* On an arena of its own; that there is no memory for it changes nothing. */
+static void remember(const struct jwt_key *key, str text, const struct token *t, i64 now_us)
+{
+    struct arena *a = arena_new(VERIFIED_BYTES);
+    struct seen *s = a != NULL ? NEW(a, struct seen) : NULL;
+    if (s == NULL || token_copy(a, t, &s->token) != OK || (s->kid = str_dup(a, key->kid)).p == NULL ||
+        (s->secret = str_dup(a, key->secret)).p == NULL) {
+        arena_free(a);
+        return;
+    }
+    cache_put(&verified, text, s, a, cache_epoch(&verified), now_us);
+}
+
+err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us,
+               struct token *out, const char **reason)
+{
+    struct token t;
+    const struct seen *s = type == TOKEN_ACCESS ? cache_get(&verified, text, now_us) : NULL;
+    if (s != NULL && str_eq(s->kid, key->kid) && str_eq_secret(s->secret, key->secret)) {
+        TRY(token_copy(a, &s->token, &t)); /* an entry may leave the cache while the request still runs */
+    } else {
+        TRY(token_verify(a, key, text, type, &t, reason));
+        if (type == TOKEN_ACCESS)
+            remember(key, text, &t, now_us);
+    }
+    const char *wrong = wrong_time(&t, now_us / SECOND_US);
     if (wrong != NULL) {
         *reason = wrong;
         return ERR_UNAUTHORIZED;
