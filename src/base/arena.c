@@ -81,7 +81,7 @@ struct arena *arena_new(size_t cap_bytes)
     if (a == NULL)
         return NULL;
     a->cap = cap_bytes;
-    a->next_size = FIRST_CHUNK;
+    a->next_size = MIN(cap_bytes, (size_t)FIRST_CHUNK); /* a small one stays small */
     return a;
 }
 

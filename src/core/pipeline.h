@@ -64,7 +64,8 @@ struct request_core {
     handler_fn *next;      /* what the pool runs */
     void (*then)(struct request_core *c, err outcome); /* where the pool's outcome goes, on the loop */
     err outcome;
-    u32 kept_headers;       /* of prepare: they stay when handle runs again */
+    struct answer
+        kept; /* the headers of prepare: they stay when handle runs again, and what that adds goes elsewhere */
     struct arena_mark mark; /* before the handler */
     struct caller who;      /* known at the mark */
     struct after *after, **after_tail;
@@ -112,7 +113,7 @@ bool route_masks(const struct route *r);
 enum {
     HEADERS_STANDING = 8,
     HEADERS_OWN = 24,
-    HEADERS_MAX = COUNT(((struct answer *)NULL)->headers) + HEADERS_OWN,
+    HEADERS_MAX = ANSWER_HEADERS_MAX + HEADERS_OWN,
     ALLOW_BYTES = 64,
 };
 struct headers {

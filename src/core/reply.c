@@ -50,10 +50,17 @@ err reply_raw(struct req *rq, int status, str content_type, str body)
 void reply_header(struct req *rq, const char *name, str value)
 {
     struct answer *a = &rq->answer;
-    if (!http_field_ok(str_of(name), value))
+    if (!http_field_ok(str_of(name), value) || a->header_count == ANSWER_HEADERS_MAX)
         return;
-    if (a->header_count < COUNT(a->headers))
-        a->headers[a->header_count++] = (struct pair){ str_of(name), value };
+    if (a->header_count == a->header_room) {
+        u32 room = MIN(MAX(a->header_count * 2, 4u), (u32)ANSWER_HEADERS_MAX);
+        struct pair *list = arena_grow(rq->arena, a->headers, a->header_count * sizeof *list, room * sizeof *list);
+        if (list == NULL)
+            return;
+        a->headers = list;
+        a->header_room = room;
+    }
+    a->headers[a->header_count++] = (struct pair){ str_of(name), value };
 }
 
 static str format(struct arena *a, const char *f, va_list args)

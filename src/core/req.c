@@ -341,9 +341,7 @@ err req_after(struct req *rq, void (*fn)(void *arg), void *arg)
 /* What prepare put into the headers stays; everything else of an earlier run is forgotten. */
 static void write_reset(struct request_core *c)
 {
-    struct answer fresh = { .header_count = c->kept_headers };
-    memcpy(fresh.headers, c->rq.answer.headers, c->kept_headers * sizeof fresh.headers[0]);
-    c->rq.answer = fresh;
+    c->rq.answer = c->kept;
     c->rq.errors = (struct problems){ .arena = c->rq.arena };
     c->after = NULL;
     c->after_tail = &c->after;
@@ -389,7 +387,8 @@ static void write_done(struct db_job *job, err outcome)
 /* From here to write_finish the request is the writer's. A full queue refuses at once: waiting behind it would only add to it. */
 static void write_submit(struct request_core *c)
 {
-    c->kept_headers = c->rq.answer.header_count;
+    const struct answer *a = &c->rq.answer;
+    c->kept = (struct answer){ .headers = a->headers, .header_count = a->header_count, .header_room = a->header_count };
     c->job = (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena };
     err e = db_submit(app.db, &c->job);
     if (e == OK)

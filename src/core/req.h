@@ -24,6 +24,7 @@ struct page { /* the common part of every list's query; see LIST_QUERY in list.h
     bool count;
 };
 
+enum { ANSWER_HEADERS_MAX = 32 }; /* what handlers set; further ones are left out */
 struct answer {
     int status; /* 0 = none yet */
     const struct table *table;
@@ -33,8 +34,8 @@ struct answer {
     size_t cut;       /* see field_encode_cut */
     str content_type; /* of raw */
     str raw;
-    struct pair headers[32];
-    u32 header_count;
+    struct pair *headers; /* grows on demand: most answers have two or three, and a stream keeps what it has for days */
+    u32 header_count, header_room;
     const struct problem *problem;
     str problem_detail;
 };

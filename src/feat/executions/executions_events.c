@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { STREAMS_MAX = 4096, EVENT_ID_BYTES = 32 };
+enum { STREAMS_MAX = 20000, EVENT_ID_BYTES = 32 };
 
 struct watch {
     struct req *rq;
