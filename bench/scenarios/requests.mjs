@@ -51,7 +51,7 @@ export async function requests() {
         { what: 'GET /api/v1/limits, token checked', of: 'raw epoll', ...load(server, '/api/v1/limits', signedIn) },
         { what: 'GET /api/v1/workflows/{id}, token checked', of: 'raw epoll', aim: 0.4, ...load(server, flow.path, signedIn) },
         { what: 'bare SQLite group commit', rate: commits, ratio: 1, of: 'itself' },
-        { what: 'POST /api/v1/workflows, durable', of: 'group commit', aim: 0.4, ...load(server, '/api/v1/workflows', { ...json, headers: { ...json.headers, ...signedIn.headers }, body: '{"name":"made by the bench"}' }) },
+        { what: 'POST /api/v1/workflows, durable', of: 'group commit', aim: 0.4, ...load(server, '/api/v1/workflows', { ...json, headers: { ...json.headers, ...signedIn.headers }, body: JSON.stringify({ name: 'made by the bench', definition: { steps: [{ id: 'a', type: 'transform', with: { x: '{{ input.n }}' } }] } }) }) },
         { what: 'POST webhook, three steps, durable', of: 'group commit', aim: 0.25, ...load(server, flow.webhook, { ...json, body: '{"amount":100}' }) },
     ];
     for (const row of rows) row.ratio ??= row.rate / (row.of === 'raw epoll' ? raw.rate : commits);

@@ -7,8 +7,13 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 enum { STACK_BYTES = 1 << 20, NAME_BYTES = 16 /* of a Linux thread, with NUL */ };
+
+/* What is slow anyway gives way to the loops where processors are few: a storm of logins must not be felt by those who are signed in. */
+enum { NICE = 5 };
 
 /* Made before the arenas' owner threads exist and ended after them, so it is malloc's. */
 struct pool {
@@ -41,6 +46,8 @@ static void *work(void *arg)
 {
     struct pool *p = arg;
     pthread_setname_np(pthread_self(), p->name);
+    setpriority(PRIO_PROCESS, (id_t)gettid(),
+                NICE); /* of this thread alone, on Linux; that it fails costs nothing but the courtesy */
     for (struct task *t; (t = take(p)) != NULL;)
         t->run(t); /* may free t */
     if (app.db != NULL)
