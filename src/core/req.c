@@ -70,7 +70,10 @@ static struct request_core *core_new(const struct listener *listener, struct htt
     rq->now_us = clock_now_us();
     str id = http_header(http, S("x-request-id"));
     rq->request_id = request_id_sane(id) ? id : typeid_new(rq->arena, "req", rq->now_us);
-    rq->trace = trace_next(rq->arena, http_header(http, S("traceparent")), http_header_count(http, S("traceparent")));
+    u32 given = http_header_count(http, S("traceparent"));
+    rq->trace = trace_next(rq->arena, http_header(http, S("traceparent")), given);
+    if (given == 1 && trace_valid(http_header(http, S("traceparent"))))
+        rq->trace_state = trace_state(rq->arena, http->headers, http->header_count);
     c->mark = arena_mark(rq->arena);
     rq->errors.arena = rq->arena;
     return rq->request_id.p != NULL && rq->trace.p != NULL ? c : NULL;

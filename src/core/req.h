@@ -54,6 +54,7 @@ struct req {
     i64 now_us;
     str request_id;         /* of X-Request-Id when sane, else made */
     str trace;              /* traceparent of this request (trace.h): what it causes elsewhere passes it on */
+    str trace_state;        /* tracestate that came with it; STR_NONE for none, and for a trace that begins here */
     struct problems errors; /* entries of a 422 */
     struct answer answer;
     void (*resume)(struct req *rq); /* of a parked request */

@@ -87,6 +87,35 @@ static void test_a_wrong_trace_begins_anew(void **state)
     arena_free(small);
 }
 
+static void test_a_span_is_that_of_its_seed(void **state)
+{
+    str given = S("00-" ID "-" SPAN "-01"), one = trace_span(a, given, S("x-a-0/1"));
+    assert_true(trace_valid(one) && str_eq(trace_id(one), S(ID)) && str_ends(one, S("-01")));
+    assert_true(str_eq(one, trace_span(a, given, S("x-a-0/1"))));
+    assert_false(str_eq(one, trace_span(a, given, S("x-a-0/2"))) || str_eq(one, given));
+}
+
+static str state_of(str first, str second)
+{
+    const struct pair headers[] = { { S("tracestate"), first }, { S("x"), S("y") }, { S("tracestate"), second } };
+    return trace_state(a, headers, second.p != NULL ? 3 : 2);
+}
+
+static void test_which_trace_state_is_handed_on(void **state)
+{
+    assert_string_equal(str_z(a, state_of(S(" a=1 ,, b=2"), S("c=3"))), "a=1,b=2,c=3");
+    assert_string_equal(str_z(a, state_of(S("a=1,b=\x7f,c=\xc3\xa9,d=4"), STR_NONE)), "a=1,d=4");
+    assert_null(state_of(S(" , "), STR_NONE).p);
+    char text[TRACE_STATE_MAX + 1];
+    for (size_t n = TRACE_STATE_MAX - 1; n <= TRACE_STATE_MAX + 1; n++) {
+        memset(text, 'x', n);
+        memcpy(text, "a=1,b=", 6);
+        assert_int_equal(state_of((str){ text, n }, STR_NONE).n, n <= TRACE_STATE_MAX ? n : 3);
+        memcpy(text, "a=1234", 6);
+        assert_int_equal(state_of((str){ text, n }, STR_NONE).n, n <= TRACE_STATE_MAX ? n : 0);
+    }
+}
+
 /* -- codings ------------------------------------------------------------------------------------------------------- */
 
 static void test_negotiation(void **state)
@@ -373,6 +402,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_which_traceparent_is_valid),
         cmocka_unit_test(test_a_trace_goes_on_with_a_span_of_its_own),
+        cmocka_unit_test(test_a_span_is_that_of_its_seed),
+        cmocka_unit_test(test_which_trace_state_is_handed_on),
         cmocka_unit_test(test_a_wrong_trace_begins_anew),
         cmocka_unit_test(test_negotiation),
         cmocka_unit_test(test_which_types_shrink),

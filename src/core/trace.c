@@ -4,7 +4,9 @@
  * flag is handed on as it came; a trace that begins here is not sampled, because whoever samples decides at the edge. */
 #include "core/trace.h"
 
+#include "base/buf.h"
 #include "base/rng.h"
+#include "codec/hash.h"
 
 #include <string.h>
 
@@ -75,6 +77,49 @@ str trace_next(struct arena *a, str given, u32 count)
     put_hex(p + SPAN_AT, random + TRACE_ID / 2, SPAN_ID / 2);
     memcpy(p + FLAGS_AT - 1, known && is_sampled(given) ? "-01" : "-00", 3);
     return (str){ p, TRACE_TEXT };
+}
+
+str trace_span(struct arena *a, str traceparent, str seed)
+{
+    u8 hash[SHA256_BYTES];
+    char *p = arena_alloc(a, TRACE_TEXT);
+    if (p == NULL)
+        return STR_NONE;
+    hash_sha256(seed, hash);
+    hash[0] |= 1; /* never zero, so never invalid */
+    memcpy(p, traceparent.p, TRACE_TEXT);
+    put_hex(p + SPAN_AT, hash, SPAN_ID / 2);
+    return (str){ p, TRACE_TEXT };
+}
+
+static bool is_printable(str s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if ((s.p[i] < ' ' && s.p[i] != '\t') || s.p[i] > '~')
+            return false;
+    return true;
+}
+
+str trace_state(struct arena *a, const struct pair *headers, u32 count)
+{
+    struct buf b = { .arena = a };
+    for (u32 i = 0; i < count; i++) {
+        str value = str_trim(headers[i].value), member;
+        if (!str_eq(headers[i].name, S("tracestate")))
+            continue;
+        while (str_cut(&value, ',', &member)) {
+            member = str_trim(member);
+            size_t joined = b.n + (b.n > 0) + member.n;
+            if (member.n == 0 || !is_printable(member))
+                continue;
+            if (joined > TRACE_STATE_MAX)
+                return b.n > 0 ? buf_view(&b) : STR_NONE; /* the newest stand first */
+            if (b.n > 0)
+                buf_char(&b, ',');
+            buf_str(&b, member);
+        }
+    }
+    return b.fail == OK && b.n > 0 ? buf_view(&b) : STR_NONE;
 }
 
 str trace_id(str t)

@@ -139,6 +139,7 @@ static struct run *run_new(struct engine *e, const struct start *s, struct waite
         good = r->id.p != NULL && copy(a, &r->tenant_id, s->plan->tenant_id) && copy(a, &r->parent_id, s->parent_id) &&
                copy(a, &r->replays, s->replays) && copy(a, &r->replay_from, s->replay_from) &&
                copy(a, &r->dedup_key, s->dedup_key) && copy(a, &r->dedup_body, s->dedup_body) &&
+               copy(a, &r->traceparent, s->traceparent) && copy(a, &r->tracestate, s->tracestate) &&
                copy(a, &r->input_text, s->input_data) && copy(a, &r->trigger_text, s->trigger);
     }
     if (good)

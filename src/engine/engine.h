@@ -80,6 +80,7 @@ struct start {
     str dedup_key;  /* STR_NONE, or hash of tenant + caller + route + Idempotency-Key */
     str dedup_body; /* hash of the body that came with it */
     str traceparent; /* trace of the request that began it (core/trace.h), STR_NONE for none: what its steps send out goes on with it */
+    str tracestate; /* what came with it, STR_NONE for nothing */
     i64 now_us;
     bool detached; /* tell as soon as it is on disk (queued), not at its end */
     /* An earlier execution of the same plan that has ended, to be played again: what ended there well (completed, skipped, or failed where the definition goes on

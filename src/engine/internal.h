@@ -130,6 +130,7 @@ struct run {
     struct plan *plan;
     struct worker_message message; /* its start; later: its write came back */
     str id, tenant_id, workflow_id, parent_id, parent_step, dedup_key, dedup_body, replays, replay_from;
+    str traceparent, tracestate; /* STR_NONE: nobody traces it */
     i64 version, depth;
     str input_text, trigger_text;
     i64 created_at, started_at, completed_at, deadline_at, fence;
@@ -299,8 +300,8 @@ err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct cl
 err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
 /* The next time something is due; INT64_MAX when nothing is. */
 err journal_next_due(struct db *db, struct arena *a, i64 *due_at) MUST;
-/* What an execution was given; texts on the transaction's arena. *cancelling is set when somebody asked for its end, which may be after it was claimed. */
-err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger, bool *cancelling) MUST;
+/* What a claimed run was given, and whether somebody asked for its end, which may be after it was claimed. Texts on the transaction's arena. */
+err journal_given(struct tx *tx, struct run *r) MUST;
 /* The steps of an execution that the journal knows. */
 err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;

@@ -18,8 +18,9 @@ static const i64 dedup_life_us = DAY_US;
 STMT(
     execution_insert,
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, started_at, completed_at, deadline_at, due_at,"
-    " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)");
+    " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded,"
+    " traceparent, tracestate)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)");
 STMT(
     execution_update,
     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
@@ -87,16 +88,20 @@ STMT(aside_select, "SELECT dedup_body, responded FROM executions WHERE tenant_id
 
 struct given_row {
     struct presence has;
-    str input_data, trigger_data;
+    str input_data, trigger_data, traceparent, tracestate;
     i64 cancel_at;
 };
 static const struct field given_fields[] = {
     FIELD(struct given_row, input_data, F_JSON, .doc = "What it was given"),
     FIELD(struct given_row, trigger_data, F_JSON, .doc = "What started it"),
+    FIELD(struct given_row, traceparent, F_STR, .flags = F_NULLABLE, .doc = "The trace that it belongs to"),
+    FIELD(struct given_row, tracestate, F_STR, .flags = F_NULLABLE, .doc = "What came with that"),
     FIELD(struct given_row, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
 };
 static const struct table given_table = TABLE("GivenRow", struct given_row, given_fields);
-STMT(given_select, "SELECT input_data, trigger_data, cancel_at FROM executions WHERE tenant_id = $1 AND id = $2",
+STMT(given_select,
+     "SELECT input_data, trigger_data, traceparent, tracestate, cancel_at FROM executions"
+     " WHERE tenant_id = $1 AND id = $2",
      .row = &given_table);
 
 static const struct field claim_fields[] = {
@@ -139,7 +144,8 @@ STMT(next_due, "SELECT due_at FROM executions WHERE due_at IS NOT NULL ORDER BY 
 STMT(
     child_insert,
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, due_at, fence, parent_id, parent_step,"
-    " depth, trigger_data, input_data) VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11)");
+    " depth, trigger_data, input_data, traceparent, tracestate)"
+    " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11, $12, $13)");
 STMT(parent_wake, "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
                   " WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
 STMT(child_abandon,
@@ -184,7 +190,8 @@ static err insert_row(struct write *w, struct tx *tx)
                         I64(r->created_at), time_arg(r->started_at), time_arg(r->completed_at), I64(r->deadline_at),
                         time_arg(w->row.due_at), I64(r->fence), STR(r->parent_id), STR(r->dedup_key),
                         STR(r->dedup_body), STR(r->trigger_text), STR(r->input_text), STR(w->row.output_data),
-                        STR(w->row.error), STR(w->row.step_executions), BOOL(w->responded)));
+                        STR(w->row.error), STR(w->row.step_executions), BOOL(w->responded), STR(r->traceparent),
+                        STR(r->tracestate)));
 }
 
 static err update_row(struct write *w, struct tx *tx)
@@ -211,7 +218,7 @@ static err insert_child(struct write *w, struct tx *tx, struct child_row *c)
     return db_exec(tx, &child_insert, NULL,
                    ARGS(STR(c->id), STR(r->tenant_id), STR(c->workflow_id), I64(version), I64(c->created_at),
                         I64(c->deadline_at), STR(r->id), STR(c->step_id), I64(r->depth + 1), STR(c->trigger),
-                        STR(c->input)));
+                        STR(c->input), STR(r->traceparent), STR(r->tracestate)));
 }
 
 static err write_children(struct write *w, struct tx *tx)
@@ -563,12 +570,14 @@ err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup
     return OK;
 }
 
-err journal_given(struct tx *tx, str tenant_id, str execution_id, str *input, str *trigger, bool *cancelling)
+err journal_given(struct tx *tx, struct run *r)
 {
     struct given_row row;
-    TRY(db_row(tx, &given_select, &row, ARGS(STR(tenant_id), STR(execution_id))));
-    *input = row.input_data;
-    *trigger = row.trigger_data;
-    *cancelling |= row.cancel_at != 0;
+    TRY(db_row(tx, &given_select, &row, ARGS(STR(r->tenant_id), STR(r->id))));
+    r->input_text = row.input_data;
+    r->trigger_text = row.trigger_data;
+    r->traceparent = row.traceparent;
+    r->tracestate = row.tracestate;
+    r->cancelling |= row.cancel_at != 0;
     return OK;
 }

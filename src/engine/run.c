@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "codec/time.h"
 #include "codec/typeid.h"
+#include "core/trace.h"
 
 /* How long one execution keeps its worker before others get their turn, and how long a call waits that its loop had no room for. */
 static const i64 slice_us = 10000, overload_us = SECOND_US / 10;
@@ -534,6 +535,16 @@ static void take_result(struct run *r, struct run_step *s)
     }
 }
 
+/* Without memory for it the call goes untraced. */
+static void trace_attempt(const struct run *r, struct step_attempt *a)
+{
+    if (r->traceparent.p == NULL)
+        return;
+    str seed = strf(a->arena, "%.*s/%u", STR_FMT(a->idempotency_key), a->number);
+    a->traceparent = trace_span(a->arena, r->traceparent, seed);
+    a->tracestate = r->tracestate;
+}
+
 static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
 {
     run_move(s, STEP_RUNNING);
@@ -553,6 +564,7 @@ static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
                                 .number = (u32)s->record.attempt };
     a->idempotency_key =
         strf(r->arena, "%.*s-%.*s-%lld", STR_FMT(r->id), STR_FMT(s->plan->id), (long long)s->frame->iteration);
+    trace_attempt(r, a);
     s->record.deadline_at = r->last_us + a->timeout_us;
     if (!evaluate(r, s, m, a) || !check_input(r, s))
         return;

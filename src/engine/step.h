@@ -24,7 +24,9 @@ struct step_attempt {
     struct json special;     /* evaluated */
     i64 now_us, timeout_us;
     str idempotency_key; /* <execution>-<step>-<iteration> */
-    u32 number;          /* 1 = first */
+    str traceparent;     /* a span of this attempt alone, STR_NONE for none: goes with what it sends */
+    str tracestate;
+    u32 number; /* 1 = first */
     struct step_result result;
 };
 

@@ -29,7 +29,7 @@ struct upstream {
         char path[32];
         int calls;
     } seen[PATHS];
-    char last_key[128];
+    char last_key[128], last_trace[128];
     pthread_mutex_t lock;
 };
 
@@ -76,9 +76,13 @@ static int count_call(str path)
 static void upstream_request(void *ctx, struct http_request *rq)
 {
     struct pair json = { S("content-type"), S("application/json") };
-    int n = count_call(rq->path);
     str key = http_header(rq, S("idempotency-key"));
+    str parent = http_header(rq, S("traceparent")), trace = http_header(rq, S("tracestate"));
+    pthread_mutex_lock(&house.upstream.lock);
     snprintf(house.upstream.last_key, sizeof house.upstream.last_key, "%.*s", STR_FMT(key));
+    snprintf(house.upstream.last_trace, sizeof house.upstream.last_trace, "%.*s %.*s", STR_FMT(parent), STR_FMT(trace));
+    pthread_mutex_unlock(&house.upstream.lock);
+    int n = count_call(rq->path); /* last: whoever sees the count sees the above */
     if (str_eq(rq->path, S("/flaky")) && n <= house.fail_first)
         http_reply(rq, 503, &json, 1, S("{}"));
     else if (str_eq(rq->path, S("/gone")))
@@ -599,6 +603,75 @@ static void test_retries_are_used_up(void **state)
     assert_str(o->execution.status, "failed");
     assert_int_equal(calls_of("/drop"), 2);
     outcome_release(o);
+}
+
+/* --- traces ------------------------------------------------------------------------------------------------------- */
+
+#define TRACE "4bf92f3577b34da6a3ce929d0e0e4736"
+static const char traceparent[] = "00-" TRACE "-00f067aa0ba902b7-01";
+
+/* The trace goes on, in a span that is neither the caller's nor that of another call. */
+static void assert_traced(char seen[128])
+{
+    char span[17] = "", got[128];
+    pthread_mutex_lock(&house.upstream.lock);
+    memcpy(got, house.upstream.last_trace, sizeof got);
+    pthread_mutex_unlock(&house.upstream.lock);
+    assert_true(str_starts(str_of(got), S("00-" TRACE "-")));
+    assert_true(str_ends(str_of(got), S("-01 a=1")));
+    memcpy(span, got + 36, 16);
+    assert_string_not_equal(span, "00f067aa0ba902b7");
+    assert_null(strstr(seen, span));
+    snprintf(seen + strlen(seen), 128 - strlen(seen), "%s", span);
+}
+
+static void start_traced(struct caller *c, const char *definition)
+{
+    struct start s = { .input_data = S("{}"), .traceparent = str_of(traceparent), .tracestate = S("a=1") };
+    assert_int_equal(start_as(c, definition, &s), OK);
+}
+
+static void test_calls_go_on_with_the_trace(void **state)
+{
+    static const struct {
+        const char *headers, *sent;
+    } rows[] = {
+        { "{\"traceparent\":\"mine\"}", "mine " },
+        { "{\"TraceState\":\"b=2\",\"traceparent\":\"mine\"}", "mine b=2" },
+    };
+    struct caller c;
+    char seen[128] = "", definition[512];
+    start_traced(&c, "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/x\"}}]}");
+    outcome_release(wait_for(&c));
+    assert_traced(seen);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        snprintf(
+            definition, sizeof definition,
+            "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%%PORT%%/x\",\"headers\":%s}}]}",
+            rows[i].headers);
+        start_traced(&c, definition);
+        outcome_release(wait_for(&c));
+        assert_string_equal(house.upstream.last_trace, rows[i].sent);
+    }
+    outcome_release(
+        run("{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/x\"}}]}", "{}"));
+    assert_string_equal(house.upstream.last_trace, " ");
+}
+
+/* Each attempt is a span of its own. */
+static void test_retries_are_spans_of_their_own(void **state)
+{
+    struct caller c;
+    char seen[128] = "";
+    house.fail_first = 1;
+    start_traced(
+        &c,
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"retry\":{\"max_attempts\":2,\"initial_ms\":300},\"with\":{\"url\":\"http://127.0.0.1:%PORT%/flaky\"}}]}");
+    while (calls_of("/flaky") < 1)
+        sched_yield();
+    assert_traced(seen);
+    outcome_release(wait_for(&c));
+    assert_traced(seen);
 }
 
 /* A failing branch ends the execution at once, although another branch is in the middle of a call. */
@@ -1394,6 +1467,18 @@ static void test_cancel_reaches_children(void **state)
     }
 }
 
+/* Parked and claimed again in between, and through a child. */
+static void test_the_trace_outlives_a_wait(void **state)
+{
+    struct caller c;
+    char seen[128] = "";
+    house.child = with_port(two_calls);
+    start_traced(&c, calls_child);
+    outcome_release(wait_for(&c));
+    assert_int_equal(calls_of("/second/1"), 1);
+    assert_traced(seen);
+}
+
 /* The parent's, the child's, and whatever else is done: each exactly once, wherever the process stops. */
 static void test_children_outlive_a_stop(void **state)
 {
@@ -1513,6 +1598,9 @@ int main(void)
         TEST(test_retries),
         TEST(test_final_errors_are_not_retried),
         TEST(test_retries_are_used_up),
+        TEST(test_calls_go_on_with_the_trace),
+        TEST(test_retries_are_spans_of_their_own),
+        TEST(test_the_trace_outlives_a_wait),
         TEST(test_failure_cancels_the_rest),
         TEST(test_idempotency_key),
         TEST(test_joining_a_waiting_execution),

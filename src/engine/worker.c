@@ -573,7 +573,7 @@ static void on_answer(struct worker *w, struct worker_message *m)
 
 static err read_run(struct worker *w, struct run *r, struct tx *tx)
 {
-    TRY(journal_given(tx, r->tenant_id, r->id, &r->input_text, &r->trigger_text, &r->cancelling));
+    TRY(journal_given(tx, r));
     TRY(journal_read(tx, r->tenant_id, r->id, &r->restored, &r->restored_count));
     return engine_plan(w->engine, tx, r->tenant_id, r->workflow_id, r->version, &r->plan);
 }

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { chain, createWorkflow, finalExecution, getExecution, http, runDefinition, statuses, stepOf, transform } from '../lib/flows.mjs';
+import { chain, createTrigger, createWorkflow, finalExecution, getExecution, http, runDefinition, statuses, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { Weir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
@@ -150,6 +150,43 @@ describe('children', () => {
 });
 
 const again = (id, verb, body, more) => editor.post(`/api/v1/executions/${id}/${verb}`, body, body === undefined ? { type: null, ...more } : more);
+
+describe('traces', () => {
+    const id = '4bf92f3577b34da6a3ce929d0e0e4736', span = '00f067aa0ba902b7';
+    const headers = { traceparent: `00-${id}-${span}-01`, tracestate: 'vendor=1,other=2' };
+    const traceOf = (call) => call.headers.traceparent.split('-');
+
+    test('what a webhook causes elsewhere goes on with its trace, each call in a span of its own, also behind a wait', async () => {
+        const workflow = await createWorkflow(editor, chain(http('a', `${upstream.base}/trace-a`), { id: 'd', type: 'delay', with: { ms: 20 } }, http('b', `${upstream.base}/trace-b`)));
+        const trigger = await createTrigger(editor, workflow.id);
+        const answer = await editor.post(trigger.webhook_url, {}, { headers, expect: 200 });
+        assert.equal(answer.headers.get('traceparent').split('-')[1], id);
+        const calls = [await upstream.called('/trace-a'), await upstream.called('/trace-b')];
+        for (const call of calls) {
+            assert.deepEqual([traceOf(call)[1], traceOf(call)[3]], [id, '01']);
+            assert.equal(call.headers.tracestate, headers.tracestate);
+        }
+        assert.equal(new Set([span, answer.headers.get('traceparent').split('-')[2], ...calls.map((call) => traceOf(call)[2])]).size, 4);
+    });
+
+    test('a replay belongs to the request that asked for it; a traceparent that is none begins a trace without state', async () => {
+        const { id: workflowId } = await createWorkflow(editor, chain(http('a', `${upstream.base}/trace-r`)));
+        const first = await editor.post(`/api/v1/workflows/${workflowId}/execute`, {}, { headers, expect: 200 });
+        await editor.post(`/api/v1/executions/${first.body.execution_id}/replay`, {}, { headers: { traceparent: 'nonsense', tracestate: 'vendor=1' }, expect: 200 });
+        const [one, two] = [await upstream.called('/trace-r', 1), await upstream.called('/trace-r', 2)];
+        assert.equal(traceOf(one)[1], id);
+        assert.match(two.headers.traceparent, /^00-[0-9a-f]{32}-[0-9a-f]{16}-00$/);
+        assert.notEqual(traceOf(two)[1], id);
+        assert.equal(two.headers.tracestate, undefined);
+    });
+
+    test('a step that names a traceparent itself keeps it', async () => {
+        const { id: workflowId } = await createWorkflow(editor, { steps: [{ id: 'a', type: 'http', with: { url: `${upstream.base}/trace-own`, headers: { Traceparent: '{{ input.t }}' } } }] });
+        await editor.post(`/api/v1/workflows/${workflowId}/execute`, { input_data: { t: 'mine' } }, { headers, expect: 200 });
+        const call = await upstream.called('/trace-own');
+        assert.deepEqual([call.headers.traceparent, call.headers.tracestate], ['mine', undefined]);
+    });
+});
 
 describe('replay', () => {
     const calls = (name) => ['a', 'b', 'c'].map((id) => upstream.count(`/${name}-${id}`));

@@ -131,11 +131,21 @@ static bool has_header(const struct client_request *r, str name)
     return false;
 }
 
+/* A trace that the step names itself is another one than ours, and our state would be wrong beside it. */
+static void add_trace(const struct step_attempt *s, struct client_request *r, struct pair *list)
+{
+    if (s->traceparent.p == NULL || has_header(r, S("traceparent")))
+        return;
+    list[r->header_count++] = (struct pair){ S("traceparent"), s->traceparent };
+    if (s->tracestate.p != NULL && !has_header(r, S("tracestate")))
+        list[r->header_count++] = (struct pair){ S("tracestate"), s->tracestate };
+}
+
 static bool build_headers(struct step_attempt *s, struct client_request *r, bool json_body)
 {
     const struct json *given = json_get(s->with, S("headers"));
     u32 count = given != NULL ? given->n : 0;
-    struct pair *list = NEW_N(s->arena, struct pair, count + 2);
+    struct pair *list = NEW_N(s->arena, struct pair, count + 4);
     if (list == NULL)
         return false;
     r->headers = list;
@@ -145,6 +155,7 @@ static bool build_headers(struct step_attempt *s, struct client_request *r, bool
         list[r->header_count++] = (struct pair){ S("Content-Type"), S("application/json") };
     if (!has_header(r, S("idempotency-key")))
         list[r->header_count++] = (struct pair){ S("Idempotency-Key"), s->idempotency_key };
+    add_trace(s, r, list);
     return true;
 }
 

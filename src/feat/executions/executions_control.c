@@ -184,6 +184,8 @@ static err play_again(struct req *rq, const char *verb, const struct ended *befo
     call->answer = replay_answer;
     call->tenant_id = rq->who.tenant_id;
     start->parent_id = id;
+    start->traceparent = rq->trace; /* whoever asks for it again waits for it */
+    start->tracestate = rq->trace_state;
     start->now_us = req_now(rq);
     start->detached = wait == 0;
     TRY(replay_trigger(rq, id, before, &start->trigger));

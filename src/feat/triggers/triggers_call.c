@@ -340,7 +340,9 @@ static err answer(struct execution_call *run);
 static err run(struct call *c)
 {
     const struct hook *h = c->hook;
-    struct start start = { .traceparent = c->rq->trace, .now_us = req_now(c->rq), .detached = h->accepted };
+    struct start start = {
+        .traceparent = c->rq->trace, .tracestate = c->rq->trace_state, .now_us = req_now(c->rq), .detached = h->accepted
+    };
     TRY(check(c, COUNT(checks)));
     TRY(take_input(c, &start));
     TRY(take_key(c, &start));

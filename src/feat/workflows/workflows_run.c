@@ -162,6 +162,7 @@ err workflow_execute(struct req *rq)
     run->asynchronous = prefers_async(rq);
     struct start start = { .input_data = in->input_data,
                            .traceparent = rq->trace,
+                           .tracestate = rq->trace_state,
                            .now_us = req_now(rq),
                            .detached = run->asynchronous || wait == 0 };
     TRY(trigger_of(rq, &start.trigger));
