@@ -1,7 +1,8 @@
 /* call.c - an outside call: from a worker to a loop, and its answer back. It lives on an arena of its own, because the loop fills it while the run's arena is the
  * worker's; the run keeps that arena until its own end, since results borrow from it.
  *
- * Users of a call: the run, and each message on its way to the loop. */
+ * Users of a call: the run; its way, from being sent until the worker has looked at what it brought; and a cancellation on its way to the loop. A run that is killed does not
+ * wait for its calls, so what comes back is matched by the execution's id and not by a pointer, and on the loop nothing of the run may be touched. */
 #include "engine/internal.h"
 
 #include <stdatomic.h>
@@ -12,8 +13,9 @@ struct call {
     _Atomic u32 users;
     struct arena *arena;
     struct engine *engine;
-    struct run *run;
-    struct run_step *step;
+    struct worker *worker;
+    str execution_id;
+    struct run_step *step; /* the run's: only while that is alive */
     u32 loop;
     struct message send, cancel; /* to the loop */
     bool running, cancelled;     /* the loop's */
@@ -30,9 +32,9 @@ struct call *call_of(struct worker_message *m)
     return CONTAINER(m, struct call, back);
 }
 
-struct run *call_run(struct call *c)
+str call_execution(struct call *c)
 {
-    return c->run;
+    return c->execution_id;
 }
 
 struct run_step *call_step(struct call *c)
@@ -64,7 +66,7 @@ static void on_answer(void *ctx, const struct client_answer *answer)
     struct call *c = ctx;
     c->running = false;
     c->answer = *answer;
-    worker_post(c->run->worker, &c->back);
+    worker_post(c->worker, &c->back);
 }
 
 static void refuse(struct call *c, err e, const char *code, str detail)
@@ -110,8 +112,8 @@ static err copy_request(struct call *c, const struct client_request *from)
         headers[i] =
             (struct pair){ str_dup(c->arena, from->headers[i].name), str_dup(c->arena, from->headers[i].value) };
     c->request.headers = headers;
-    bool good = headers != NULL && c->request.url.p != NULL && c->request.method.p != NULL &&
-                (from->body.p == NULL || c->request.body.p != NULL);
+    bool good = headers != NULL && c->execution_id.p != NULL && c->request.url.p != NULL &&
+                c->request.method.p != NULL && (from->body.p == NULL || c->request.body.p != NULL);
     return good ? OK : ERR_MEMORY;
 }
 
@@ -124,9 +126,13 @@ err call_send(struct engine *e, struct run *r, struct run_step *s,
         arena_free(a);
         return ERR_MEMORY;
     }
-    *c = (struct call){
-        .users = 1, .arena = a, .engine = e, .run = r, .step = s, .loop = r->worker->index % e->options.loop_count
-    };
+    *c = (struct call){ .users = 1,
+                        .arena = a,
+                        .engine = e,
+                        .worker = r->worker,
+                        .execution_id = str_dup(a, r->id),
+                        .step = s,
+                        .loop = r->worker->index % e->options.loop_count };
     c->send.run = on_send;
     c->cancel.run = on_cancel;
     c->back.run = back;
@@ -137,6 +143,7 @@ err call_send(struct engine *e, struct run *r, struct run_step *s,
     }
     if (!arena_defer(r->arena, call_release, c)) /* released already when this fails */
         return ERR_MEMORY;
+    atomic_fetch_add(&c->users, 1);
     s->call = c;
     r->in_flight++;
     loop_post(e->options.loops[c->loop], &c->send);

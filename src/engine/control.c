@@ -5,20 +5,38 @@
 STMT(cancel_ask,
      "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
+STMT(kill_ask, "UPDATE executions SET kill_at = $3, cancel_at = coalesce(cancel_at, $3),"
+               " due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+               " WHERE tenant_id = $1 AND id = $2 AND kill_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 STMT(cancel_find,
      "SELECT 1 FROM executions WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
 
-err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
+static err ask(const struct stmt *what, struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
 {
     i64 changed;
-    TRY(db_exec(tx, &cancel_ask, &changed, ARGS(STR(tenant_id), STR(execution_id), I64(now_us))));
+    TRY(db_exec(tx, what, &changed, ARGS(STR(tenant_id), STR(execution_id), I64(now_us))));
     if (changed == 0) /* asked before, or too late */
         TRY(db_row(tx, &cancel_find, NULL, ARGS(STR(tenant_id), STR(execution_id))));
     *first = changed == 1;
     return OK;
 }
 
+err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
+{
+    return ask(&cancel_ask, tx, tenant_id, execution_id, now_us, first);
+}
+
+err engine_kill_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
+{
+    return ask(&kill_ask, tx, tenant_id, execution_id, now_us, first);
+}
+
 void engine_cancel(struct engine *e, str execution_id)
 {
     worker_cancel(worker_of(e, execution_id), execution_id);
+}
+
+void engine_kill(struct engine *e, str execution_id)
+{
+    worker_kill(worker_of(e, execution_id), execution_id);
 }

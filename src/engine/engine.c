@@ -219,6 +219,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .fence = c->fence,
                        .depth = c->depth,
                        .cancelling = c->cancel_at != 0,
+                       .killing = c->kill_at != 0,
                        .hydrate = true,
                        .recorded = true,
                        .state = RUN_RUNNING,

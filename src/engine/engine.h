@@ -100,6 +100,10 @@ void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct w
  * history stays, those who wait for it are told; an end that is being written at this moment wins. */
 err engine_cancel_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first) MUST;
 void engine_cancel(struct engine *e, str execution_id);
+/* The same, but the end is written at once: nothing waits for outgoing calls to come back, and nothing that they bring is recorded. Also of one whose
+ * cancellation is under way. Children that it waits for are killed too. */
+err engine_kill_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first) MUST;
+void engine_kill(struct engine *e, str execution_id);
 
 struct engine_stats {
     u32 live, queued; /* in memory; of these, waiting for their worker to take them */

@@ -148,6 +148,7 @@ struct run {
     bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
     bool poked;      /* a child may have ended */
     bool cancelling; /* somebody asked for its end: the next time it is not being written */
+    bool killing;    /* and does not want to wait for its calls; then `cancelling` is set too */
     bool unready;    /* could not be read back: nothing is known of its steps */
     bool thin;       /* its history is too large to be written: only states are */
     bool continuing; /* has more to do, and gives others their turn first */
@@ -200,7 +201,7 @@ struct child_end {
     const struct json *output, *error;
 };
 void run_child_ended(struct run *r, struct run_step *s, const struct child_end *end);
-/* Ends it because somebody asked for that. */
+/* Ends it because somebody asked for that; a kill of one whose cancellation is under way changes the reason. */
 void run_cancel(struct run *r);
 /* Nothing is left to do in memory: when to come back; 0 = it is not to be parked. */
 i64 run_due(const struct run *r);
@@ -260,6 +261,7 @@ struct child_row {
 struct ended_child {
     struct presence has;
     str id;
+    i64 kill_at;
 };
 
 /* One transaction of a run: made whole on the worker, executed on the writer, which only binds and steps. */
@@ -290,7 +292,7 @@ struct claim {
     struct presence has;
     str id, tenant_id, workflow_id, parent_id;
     str parent_step;
-    i64 version, created_at, started_at, deadline_at, cancel_at, depth, fence;
+    i64 version, created_at, started_at, deadline_at, cancel_at, kill_at, depth, fence;
 };
 /* Everything that a process before us left running becomes due now. */
 err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
@@ -318,11 +320,12 @@ struct answer_link {
     struct call *call;
     struct answer_link *next;
 };
-/* Sends the prepared attempt of a step; the answer comes back to the run's worker. ERR_MEMORY: it was not sent. */
+/* Sends the prepared attempt of a step; the answer comes back to the run's worker, which releases the call when it has looked at it. ERR_MEMORY: it was not sent. */
 err call_send(struct engine *e, struct run *r, struct run_step *s,
               void (*back)(struct worker *w, struct worker_message *m)) MUST;
 struct call *call_of(struct worker_message *m);
-struct run *call_run(struct call *c);
+/* Whose it was: a run that was killed has gone when its calls come back. */
+str call_execution(struct call *c);
 struct run_step *call_step(struct call *c);
 struct answer_link *call_link(struct call *c);
 const struct client_answer *call_answer(struct call *c);
@@ -355,6 +358,7 @@ struct worker *worker_of(struct engine *e, str execution_id);
 void worker_take(struct run *r);
 /* Somebody asked for its end, or a child of it has ended, and that is on disk. */
 void worker_cancel(struct worker *w, str execution_id);
+void worker_kill(struct worker *w, str execution_id);
 void worker_poke(struct worker *w, str execution_id);
 /* The caller of engine_tell_now. */
 void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);

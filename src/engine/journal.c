@@ -89,7 +89,7 @@ STMT(aside_select, "SELECT dedup_body, responded FROM executions WHERE tenant_id
 struct given_row {
     struct presence has;
     str input_data, trigger_data, traceparent, tracestate;
-    i64 cancel_at;
+    i64 cancel_at, kill_at;
 };
 static const struct field given_fields[] = {
     FIELD(struct given_row, input_data, F_JSON, .doc = "What it was given"),
@@ -97,10 +97,11 @@ static const struct field given_fields[] = {
     FIELD(struct given_row, traceparent, F_STR, .flags = F_NULLABLE, .doc = "The trace that it belongs to"),
     FIELD(struct given_row, tracestate, F_STR, .flags = F_NULLABLE, .doc = "What came with that"),
     FIELD(struct given_row, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
+    FIELD(struct given_row, kill_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for it at once"),
 };
 static const struct table given_table = TABLE("GivenRow", struct given_row, given_fields);
 STMT(given_select,
-     "SELECT input_data, trigger_data, traceparent, tracestate, cancel_at FROM executions"
+     "SELECT input_data, trigger_data, traceparent, tracestate, cancel_at, kill_at FROM executions"
      " WHERE tenant_id = $1 AND id = $2",
      .row = &given_table);
 
@@ -116,6 +117,7 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, started_at, F_I64, .flags = F_NULLABLE, .doc = "Epoch microseconds"),
     FIELD(struct claim, deadline_at, F_I64, .doc = "Epoch microseconds"),
     FIELD(struct claim, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
+    FIELD(struct claim, kill_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for it at once"),
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
@@ -124,7 +126,7 @@ STMT(
     "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
     " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
-    " depth, fence",
+    " kill_at, depth, fence",
     .row = &claim_table, .scope = SCOPE_SYSTEM);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
@@ -151,13 +153,20 @@ STMT(parent_wake, "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at
 STMT(child_abandon,
      "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
-static const struct field ended_child_fields[] = { FIELD(struct ended_child, id, F_STR, .doc = "Execution") };
+static const struct field ended_child_fields[] = {
+    FIELD(struct ended_child, id, F_STR, .doc = "Execution"),
+    FIELD(struct ended_child, kill_at, F_I64, .flags = F_NULLABLE, .doc = "Set when it must not wait for its calls"),
+};
 static const struct table ended_child_table = TABLE("EndedChild", struct ended_child, ended_child_fields);
-STMT(children_cancel,
-     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
-     " WHERE tenant_id = $1 AND parent_id = $2 AND parent_step IS NOT NULL AND cancel_at IS NULL"
-     " AND status IN ('queued', 'running', 'waiting') RETURNING id",
-     .row = &ended_child_table);
+/* Whether they are killed is said by the parent's row: the request may have come when this write was on its way. */
+STMT(
+    children_cancel,
+    "UPDATE executions SET cancel_at = coalesce(cancel_at, $3), due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END,"
+    " kill_at = coalesce(kill_at, (SELECT p.kill_at FROM executions p WHERE p.tenant_id = $1 AND p.id = $2))"
+    " WHERE tenant_id = $1 AND parent_id = $2 AND parent_step IS NOT NULL AND status IN ('queued', 'running', 'waiting')"
+    " AND (cancel_at IS NULL OR kill_at IS NULL)"
+    " RETURNING id, kill_at",
+    .row = &ended_child_table);
 
 struct child_state {
     struct presence has;
@@ -579,5 +588,6 @@ err journal_given(struct tx *tx, struct run *r)
     r->traceparent = row.traceparent;
     r->tracestate = row.tracestate;
     r->cancelling |= row.cancel_at != 0;
+    r->killing |= row.kill_at != 0;
     return OK;
 }

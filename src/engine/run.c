@@ -284,7 +284,11 @@ void run_end(struct run *r, enum run_state state, const char *code, const char *
 
 void run_cancel(struct run *r)
 {
-    run_end(r, RUN_CANCELLED, "execution.cancelled", "Somebody cancelled the execution");
+    static const char *const codes[] = { "execution.cancelled", "execution.killed" };
+    static const char *const texts[] = { "Somebody cancelled the execution", "Somebody killed the execution" };
+    if (r->killing && r->state == RUN_CANCELLED)
+        r->error = run_error_json(r, codes[1], str_of(texts[1]), STR_NONE);
+    run_end(r, RUN_CANCELLED, codes[r->killing], texts[r->killing]);
 }
 
 void run_fail_step(struct run *r, struct run_step *s, const char *code, str message)

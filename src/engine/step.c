@@ -30,6 +30,7 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "expr.memory", "The expression needs more memory than it may have" },
       { "expr.value", "The result is no JSON value" }, { "expr.too_large", "The result has more than 4 MiB" },
       { "execution.cancelled", "Somebody cancelled the execution" },
+      { "execution.killed", "Somebody ended the execution without waiting for its outgoing calls" },
       { "execution.timed_out", "The execution's time is up" }, { "engine.memory", "The execution's memory is used up" },
       { "engine.interrupted", "The server stopped in the middle of this attempt; it was made again" },
       { "engine.crashed", "The server stopped three times in the middle of this step" },

@@ -46,6 +46,7 @@ struct house {
     const char *child;      /* what it gives for workflow_child */
     i64 version;            /* of the last start: each has a plan of its own in the cache */
     int fail_first;         /* upstream: how many calls of /flaky fail */
+    err load_fails;         /* what `load` says instead */
 };
 static struct house house;
 
@@ -112,6 +113,7 @@ static err load(struct tx *tx, str tenant_id, str workflow_id, i64 version, stru
     struct json_error where;
     bool child = str_eq(workflow_id, S("workflow_child"));
     *name = S("Test");
+    TRY(house.load_fails);
     return json_parse(db_arena(tx), str_of(child ? house.child : house.definition), definition, &where);
 }
 
@@ -934,6 +936,163 @@ static void test_cancel_at_any_moment(void **state)
     }
 }
 
+/* --- killed --------------------------------------------------------------------------------------------------------- */
+
+static err ask_kill(void *ctx, struct tx *tx)
+{
+    struct asking *a = ctx;
+    return engine_kill_ask(tx, S("tenant_1"), a->id, clock_now_us(), &a->first);
+}
+
+static err kill_it(str id, bool *first)
+{
+    struct asking a = { .id = id };
+    err e = db_write_wait(house.db, house.arena, ask_kill, &a);
+    *first = a.first;
+    return e;
+}
+
+static void assert_killed(const struct execution *x, const char *step)
+{
+    assert_str(x->status, "cancelled");
+    assert_error(x, "execution.killed");
+    assert_true(str_find(x->step_executions, str_of(step), 0) >= 0);
+}
+
+/* A loop that does nothing, so that no call comes back however it is cancelled. */
+static struct {
+    struct message message;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool blocked, go_on;
+} block = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
+
+static void on_block(struct message *m)
+{
+    pthread_mutex_lock(&block.lock);
+    block.blocked = true;
+    pthread_cond_broadcast(&block.cond);
+    while (!block.go_on)
+        pthread_cond_wait(&block.cond, &block.lock);
+    pthread_mutex_unlock(&block.lock);
+}
+
+static void block_loop(void)
+{
+    block.message.run = on_block;
+    block.blocked = block.go_on = false;
+    loop_post(house.loop, &block.message);
+    pthread_mutex_lock(&block.lock);
+    while (!block.blocked)
+        pthread_cond_wait(&block.cond, &block.lock);
+    pthread_mutex_unlock(&block.lock);
+}
+
+static void unblock_loop(void)
+{
+    pthread_mutex_lock(&block.lock);
+    block.go_on = true;
+    pthread_cond_broadcast(&block.cond);
+    pthread_mutex_unlock(&block.lock);
+}
+
+/* The end is on disk while the call is still out; what it brings later goes nowhere. */
+static void test_kill_does_not_wait_for_calls(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, hanging, "{}", NULL, false), OK);
+    await_call("/hang4");
+    block_loop();
+    assert_int_equal(kill_it(c.id, &first), OK);
+    assert_true(first);
+    assert_int_equal(kill_it(c.id, &first), OK); /* a repeat changes nothing */
+    assert_false(first);
+    engine_kill(house.engine, c.id);
+    struct outcome *o = wait_for(&c);
+    assert_killed(&o->execution, "\"step_id\":\"h\",\"type\":\"http\",\"status\":\"cancelled\"");
+    outcome_release(o);
+    unblock_loop();
+    assert_int_equal(kill_it(c.id, &first), ERR_NOT_FOUND);
+    assert_int_equal(kill_it(S("execution_none"), &first), ERR_NOT_FOUND);
+    engine_kill(house.engine, c.id); /* harmless */
+}
+
+/* A cancellation that does not get on is overtaken. */
+static void test_kill_overtakes_a_cancellation(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, hanging, "{}", NULL, false), OK);
+    await_call("/hang4");
+    block_loop();
+    assert_int_equal(cancel(c.id, &first), OK);
+    engine_cancel(house.engine, c.id);
+    assert_int_equal(kill_it(c.id, &first), OK);
+    assert_true(first);
+    engine_kill(house.engine, c.id);
+    struct outcome *o = wait_for(&c);
+    assert_killed(&o->execution, "\"step_id\":\"h\",\"type\":\"http\",\"status\":\"cancelled\"");
+    outcome_release(o);
+    unblock_loop();
+}
+
+static void test_kill_of_a_parked_execution(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, sleeping, "{}", NULL, false), OK);
+    await_status(c.id, "waiting");
+    assert_int_equal(kill_it(c.id, &first), OK);
+    engine_kill(house.engine, c.id);
+    struct outcome *o = wait_for(&c);
+    assert_killed(&o->execution, "\"step_id\":\"a\",\"type\":\"transform\",\"status\":\"completed\"");
+    outcome_release(o);
+}
+
+/* One whose definition cannot be had at the moment: nothing is known of its steps but what was recorded. */
+static void test_kill_of_one_that_cannot_be_read(void **state)
+{
+    struct caller c;
+    bool first;
+    assert_int_equal(start(&c, sleeping, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    await_status(c.id, "waiting");
+    house.load_fails = ERR_BUSY;
+    assert_int_equal(kill_it(c.id, &first), OK);
+    engine_kill(house.engine, c.id);
+    assert_killed(await_status(c.id, "cancelled"), "\"step_id\":\"a\"");
+}
+
+static void test_kill_outlives_a_crash(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    bool first;
+    leave_behind(
+        id,
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+    assert_int_equal(kill_it(id, &first), OK);
+    open_engine();
+    assert_killed(await_status(id, "cancelled"), "\"status\":\"cancelled\"");
+    assert_int_equal(calls_of("/hang3"), 1);
+}
+
+static void test_kill_at_any_moment(void **state)
+{
+    for (int i = 0; i < 60; i++) {
+        struct caller c;
+        bool first;
+        assert_int_equal(start(&c, i % 2 == 0 ? sleeping : hanging, "{}", NULL, true), OK);
+        outcome_release(wait_for(&c));
+        for (volatile int k = 0; k < i * 2000; k++)
+            continue;
+        assert_int_equal(kill_it(c.id, &first), OK);
+        engine_kill(house.engine, c.id);
+        assert_error(await_status(c.id, "cancelled"), "execution.killed");
+    }
+}
+
 /* --- played again --------------------------------------------------------------------------------------------------- */
 
 /* Four calls: b and c wait for a, d for c; `t` at the end fails unless the input says otherwise. */
@@ -1467,6 +1626,23 @@ static void test_cancel_reaches_children(void **state)
     }
 }
 
+static void test_kill_reaches_children(void **state)
+{
+    struct caller c;
+    bool first;
+    house.child = with_port(hanging);
+    assert_int_equal(start(&c, calls_child, "{}", NULL, false), OK);
+    str id = await_child(c.id);
+    await_call("/hang4");
+    block_loop(); /* neither waits for the call */
+    assert_int_equal(kill_it(c.id, &first), OK);
+    engine_kill(house.engine, c.id);
+    assert_error(&wait_for(&c)->execution, "execution.killed");
+    assert_killed(await_status(id, "cancelled"), "\"step_id\":\"h\"");
+    unblock_loop();
+    outcome_release(c.outcome);
+}
+
 /* Parked and claimed again in between, and through a child. */
 static void test_the_trace_outlives_a_wait(void **state)
 {
@@ -1613,6 +1789,13 @@ int main(void)
         TEST(test_cancel_of_a_parked_execution),
         TEST(test_cancel_outlives_a_crash),
         TEST(test_cancel_at_any_moment),
+        TEST(test_kill_does_not_wait_for_calls),
+        TEST(test_kill_overtakes_a_cancellation),
+        TEST(test_kill_of_a_parked_execution),
+        TEST(test_kill_of_one_that_cannot_be_read),
+        TEST(test_kill_outlives_a_crash),
+        TEST(test_kill_at_any_moment),
+        TEST(test_kill_reaches_children),
         TEST(test_replay_from_a_step),
         TEST(test_replay_with_another_input),
         TEST(test_retry_runs_what_failed),

@@ -228,15 +228,26 @@ static void tell_relatives(struct worker *w, struct run *r)
     if (wr->final && r->parent_step.p != NULL)
         worker_poke(worker_of(w->engine, r->parent_id), r->parent_id);
     for (u32 i = 0; i < wr->cancelled_count; i++)
-        worker_cancel(worker_of(w->engine, wr->cancelled[i].id), wr->cancelled[i].id);
+        (wr->cancelled[i].kill_at != 0 ? worker_kill : worker_cancel)(worker_of(w->engine, wr->cancelled[i].id),
+                                                                      wr->cancelled[i].id);
     for (u32 i = 0; i < wr->abandoned_count; i++)
         worker_cancel(worker_of(w->engine, wr->abandoned[i]), wr->abandoned[i]);
+}
+
+/* What came back while the end of a killed run was being written. */
+static void forget_answers(struct run *r)
+{
+    for (struct answer_link *next; r->answers != NULL; r->answers = next) {
+        next = r->answers->next;
+        call_release(r->answers->call);
+    }
 }
 
 static void finish(struct worker *w, struct run *r)
 {
     struct engine *e = w->engine;
     tell_relatives(w, r);
+    forget_answers(r);
     leave(w, r);
     count_end(r);
     atomic_fetch_add(r->state == RUN_COMPLETED ? &e->completed : &e->failed, 1);
@@ -345,8 +356,13 @@ static void take_answers(struct worker *w, struct run *r)
 {
     struct answer_link *list = r->answers;
     r->answers = NULL;
-    for (; list != NULL; list = list->next)
+    if (r->killing && list != NULL) /* what they bring comes too late */
+        run_cancel(r);
+    for (struct answer_link *next; list != NULL; list = next) {
+        next = list->next;
         run_answer(r, w->machine, call_step(list->call), call_answer(list->call));
+        call_release(list->call);
+    }
 }
 
 /* Children are on disk, or their workflows cannot run; those that nobody waits for are done with. */
@@ -479,7 +495,7 @@ static void continue_later(struct worker *w, struct run *r)
 
 static void pump_final(struct worker *w, struct run *r)
 {
-    if (r->in_flight > 0)
+    if (r->in_flight > 0 && (r->lost || !r->killing))
         return; /* its cancelled calls come back first */
     if (r->lost)
         drop(w, r, ERR_BUSY);
@@ -556,8 +572,12 @@ static void pump(struct worker *w, struct run *r)
 static void on_answer(struct worker *w, struct worker_message *m)
 {
     struct call *c = call_of(m);
-    struct run *r = call_run(c);
+    struct run *r = map_get(&w->live, call_execution(c));
     w->busy--;
+    if (r == NULL) { /* it was killed, and has ended */
+        call_release(c);
+        return;
+    }
     if (r->writing || r->continuing) { /* in order of arrival */
         struct answer_link **last = &r->answers;
         while (*last != NULL)
@@ -566,6 +586,7 @@ static void on_answer(struct worker *w, struct worker_message *m)
         return;
     }
     run_answer(r, w->machine, call_step(c), call_answer(c));
+    call_release(c);
     pump(w, r);
 }
 
@@ -694,7 +715,7 @@ struct nudge {
     struct worker_message message;
     struct arena *arena;
     str execution_id;
-    bool cancel; /* else a child has ended */
+    enum news { NEWS_CANCEL, NEWS_KILL, NEWS_LOOK /* a child has ended */ } news;
 };
 
 /* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. So does the next start, when the engine
@@ -703,7 +724,7 @@ static void on_nudge(struct worker *w, struct worker_message *m)
 {
     struct nudge *n = CONTAINER(m, struct nudge, message);
     struct run *r = map_get(&w->live, n->execution_id);
-    bool cancel = n->cancel;
+    enum news news = n->news;
     arena_free(n->arena);
     if (atomic_load(&w->engine->closing))
         return;
@@ -711,8 +732,9 @@ static void on_nudge(struct worker *w, struct worker_message *m)
         engine_due(w->engine, clock_now_us());
         return;
     }
-    r->cancelling |= cancel;
-    r->poked |= !cancel;
+    r->cancelling |= news != NEWS_LOOK;
+    r->killing |= news == NEWS_KILL;
+    r->poked |= news == NEWS_LOOK;
     if (r->writing || r->continuing || r->lost || r->joins.p != NULL)
         return;
     if (r->unready) {
@@ -723,12 +745,12 @@ static void on_nudge(struct worker *w, struct worker_message *m)
     pump(w, r);
 }
 
-static void nudge(struct worker *w, str execution_id, bool cancel)
+static void nudge(struct worker *w, str execution_id, enum news news)
 {
     struct arena *a = arena_new(TELL_BYTES);
     struct nudge *n = a != NULL ? NEW(a, struct nudge) : NULL;
     if (n != NULL)
-        *n = (struct nudge){ { .run = on_nudge }, a, str_dup(a, execution_id), cancel };
+        *n = (struct nudge){ { .run = on_nudge }, a, str_dup(a, execution_id), news };
     if (n == NULL || n->execution_id.p == NULL) {
         arena_free(a);
         engine_due(w->engine, clock_now_us()); /* a live one goes on until it is next parked: then it is due at once */
@@ -739,12 +761,17 @@ static void nudge(struct worker *w, str execution_id, bool cancel)
 
 void worker_cancel(struct worker *w, str execution_id)
 {
-    nudge(w, execution_id, true);
+    nudge(w, execution_id, NEWS_CANCEL);
+}
+
+void worker_kill(struct worker *w, str execution_id)
+{
+    nudge(w, execution_id, NEWS_KILL);
 }
 
 void worker_poke(struct worker *w, str execution_id)
 {
-    nudge(w, execution_id, false);
+    nudge(w, execution_id, NEWS_LOOK);
 }
 
 /* --- callers who have waited enough ------------------------------------------------------------------------------- */

@@ -108,6 +108,40 @@ describe('cancel', () => {
 
 const child = (id, workflowId, more = {}) => ({ id, type: 'workflow', with: { workflow_id: workflowId, input: { n: '{{ input.n }}' }, ...more } });
 
+const kill = (id, client = editor) => client.post(`/api/v1/executions/${id}/kill`, undefined, { type: null });
+
+describe('kill', () => {
+    test('in the middle of a call: 202, then cancelled with execution.killed; what the call brings later is nowhere; a repeat is 200', async () => {
+        const id = await begin(chain(http('h', `${upstream.base}/hold-kill`), transform('never')));
+        await upstream.called('/hold-kill');
+        const asked = await kill(id);
+        assert.deepEqual([asked.status, asked.body.status, asked.headers.get('location')], [202, 'running', `/api/v1/executions/${id}`]);
+        const done = await finalExecution(editor, id);
+        assert.deepEqual([done.status, done.error.code], ['cancelled', 'execution.killed']);
+        assert.deepEqual(statuses(done), { h: 'cancelled', never: 'pending' });
+        upstream.release();
+        assert.deepEqual([(await kill(id)).status, (await getExecution(editor, id)).error.code], [200, 'execution.killed']);
+    });
+
+    test('children that it waits for are killed too', async () => {
+        const child = await createWorkflow(editor, chain(http('h', `${upstream.base}/hold-kill-child`)));
+        const id = await begin({ steps: [{ id: 'w', type: 'workflow', with: { workflow_id: child.id } }] });
+        await upstream.called('/hold-kill-child');
+        assert.equal((await kill(id)).status, 202);
+        assert.equal((await finalExecution(editor, id)).error.code, 'execution.killed');
+        const [{ execution_id: childId }] = (await editor.get(`/api/v1/workflows/${child.id}/executions`, { expect: 200 })).body;
+        assert.equal((await finalExecution(editor, childId)).error.code, 'execution.killed');
+        upstream.release();
+    });
+
+    test('refusals are those of cancel: ended 409, unknown 404', async () => {
+        const done = await runDefinition(editor, { steps: [transform('t')] });
+        const ended = await kill(done.execution_id), unknown = await kill('execution_01hzzzzzzzzzzzzzzzzzzzzzzz');
+        assert.deepEqual([ended.status, ended.body.code], [409, 'executions.final']);
+        assert.deepEqual([unknown.status, unknown.body.code], [404, 'executions.not_found']);
+    });
+});
+
 describe('children', () => {
     test('the output of a child is the output of the step; the child is an execution of its own', async () => {
         const { id } = await createWorkflow(editor, { steps: [transform('t', { doubled: '{{ input.n * 2 }}' })] });

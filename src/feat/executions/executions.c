@@ -263,12 +263,19 @@ static const struct route routes[] = {
           "Server-sent events: execution.started, step.started, step.retrying, step.completed, step.failed, step.skipped, "
           "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
           "stream ends after the final event." },
-    { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_cancel,
+    { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_end,
       .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,
       .doc = "Cancel an execution",
       .more =
           "The request is on disk when this answers, with the execution as it stands; the end follows at once: outgoing calls are cancelled, the history "
           "stays, and those who wait for the execution are told. A repeat changes nothing." },
+    { ROUTE(POST, "/api/v1/executions/{id}/kill", execution_kill, W_WRITE), .prepare = prepare_end,
+      .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,
+      .doc = "End an execution at once",
+      .more =
+          "A cancellation that waits for nothing: the end is recorded without waiting for outgoing calls to come back, and nothing that they bring is recorded. For an "
+          "execution that hangs, also when its cancellation does. Children that it waits for are killed too. The execution ends cancelled, with the error "
+          "execution.killed. A repeat changes nothing." },
     { ROUTE(POST, "/api/v1/executions/{id}/retry", execution_retry, W_WAIT), .need = &can_control,
       .query = &replay_query_table, .out = &execution_table, .status = 200, .also = replay_also, .problems = retry_list,
       .doc = "Run an execution again from where it failed",

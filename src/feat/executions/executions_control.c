@@ -1,4 +1,4 @@
-/* executions_control.c - what people do to an execution: cancel it while it runs, play it again when it has ended.
+/* executions_control.c - what people do to an execution: cancel or kill it while it runs, play it again when it has ended.
  *
  * A cancellation is a change of the row, audited with it; the engine is told after the commit. A retry or replay is an execution of its own, with the old one as its
  * parent: nothing here changes a row that is final. Its trigger is the old one's, so that expressions see the same, and says who asked for it. */
@@ -79,7 +79,7 @@ STMT(ended_by_id,
 STMT(input_by_id, "SELECT input_data FROM executions WHERE tenant_id = $1 AND id = $2", .row = &input_row_table);
 STMT(workflow_runs, "SELECT 1 FROM workflows WHERE tenant_id = $1 AND id = $2 AND is_active AND deleted_at IS NULL");
 
-/* ---- cancel ---- */
+/* ---- cancel and kill ---- */
 
 static err has_ended(struct req *rq, str id)
 {
@@ -87,7 +87,7 @@ static err has_ended(struct req *rq, str id)
 }
 
 /* A repeat finds it cancelled, which is what was asked for. */
-err prepare_cancel(struct req *rq)
+err prepare_end(struct req *rq)
 {
     str id = req_param(rq, "id");
     struct execution *x = NEW(rq->arena, struct execution);
@@ -100,24 +100,45 @@ err prepare_cancel(struct req *rq)
     return execution_is_final(x->status) ? has_ended(rq, id) : OK;
 }
 
-static void tell_engine(void *execution)
-{
-    engine_cancel(app.engine, ((struct execution *)execution)->execution_id);
-}
+struct ending {
+    err (*ask)(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first);
+    void (*tell)(void *execution); /* after the commit */
+    const char *action;            /* in the audit log */
+};
 
-err execution_cancel(struct req *rq)
+static err ask_end(struct req *rq, const struct ending *how)
 {
     struct execution *x = rq->prepared;
     bool first;
-    err e = engine_cancel_ask(rq->tx, rq->who.tenant_id, x->execution_id, req_now(rq), &first);
+    err e = how->ask(rq->tx, rq->who.tenant_id, x->execution_id, req_now(rq), &first);
     if (e == ERR_NOT_FOUND)
         return has_ended(rq, x->execution_id);
     TRY(e);
     if (first)
-        TRY(audit(rq, "executions.cancel", x->execution_id, STR_NONE));
-    TRY(req_after(rq, tell_engine, x));
+        TRY(audit(rq, how->action, x->execution_id, STR_NONE));
+    TRY(req_after(rq, how->tell, x));
     reply_location(rq, "/api/v1/executions/%.*s", STR_FMT(x->execution_id));
     return reply(rq, 202, &execution_table, x);
+}
+
+static void tell_cancel(void *execution)
+{
+    engine_cancel(app.engine, ((struct execution *)execution)->execution_id);
+}
+
+static void tell_kill(void *execution)
+{
+    engine_kill(app.engine, ((struct execution *)execution)->execution_id);
+}
+
+err execution_cancel(struct req *rq)
+{
+    return ask_end(rq, &(struct ending){ engine_cancel_ask, tell_cancel, "executions.cancel" });
+}
+
+err execution_kill(struct req *rq)
+{
+    return ask_end(rq, &(struct ending){ engine_kill_ask, tell_kill, "executions.kill" });
 }
 
 /* ---- retry and replay ---- */
