@@ -11,6 +11,14 @@ STMT(kill_ask, "UPDATE executions SET kill_at = $3, cancel_at = coalesce(cancel_
 STMT(cancel_find,
      "SELECT 1 FROM executions WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
 
+STMT(
+    resume_ask,
+    "UPDATE execution_journal SET resume = $4 WHERE tenant_id = $1 AND execution_id = $2 AND step_id = $3 AND iteration = $5"
+    " AND status = 'unknown' AND resume IS NULL");
+STMT(resume_wake,
+     "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
+
 static err ask(const struct stmt *what, struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)
 {
     i64 changed;
@@ -39,4 +47,23 @@ void engine_cancel(struct engine *e, str execution_id)
 void engine_kill(struct engine *e, str execution_id)
 {
     worker_kill(worker_of(e, execution_id), execution_id);
+}
+
+err engine_resume_ask(struct tx *tx, str tenant_id, str execution_id, const struct resume_step *step, str answer,
+                      i64 now_us)
+{
+    i64 woken, changed, iteration = 0;
+    for (u32 i = 0; i < step->depth; i++)
+        iteration = iteration * FOREACH_ITEMS_MAX + step->items[i];
+    TRY(db_exec(tx, &resume_wake, &woken, ARGS(STR(tenant_id), STR(execution_id), I64(now_us))));
+    if (woken == 0)
+        return ERR_NOT_FOUND;
+    TRY(db_exec(tx, &resume_ask, &changed,
+                ARGS(STR(tenant_id), STR(execution_id), STR(step->id), STR(answer), I64(iteration))));
+    return changed == 1 ? OK : ERR_CONFLICT;
+}
+
+void engine_resume(struct engine *e, str execution_id)
+{
+    worker_poke(worker_of(e, execution_id), execution_id);
 }

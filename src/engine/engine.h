@@ -105,6 +105,18 @@ void engine_cancel(struct engine *e, str execution_id);
 err engine_kill_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first) MUST;
 void engine_kill(struct engine *e, str execution_id);
 
+/* Answers a step that waits for a person, as cancelling is asked for: in the caller's transaction, and engine_resume after it. `answer` is JSON: {"action": "complete",
+ * "data": …} gives its output, "retry" makes one more attempt, "fail" with a "message" ends it. ERR_NOT_FOUND: no execution, or it has ended or is about to;
+ * ERR_CONFLICT: the step does not wait for a person, or has been answered. */
+struct resume_step {
+    str id;
+    i64 items[FOREACH_DEPTH_MAX]; /* when foreach steps are around it: the indexes of their items, outermost first */
+    u32 depth;
+};
+err engine_resume_ask(struct tx *tx, str tenant_id, str execution_id, const struct resume_step *step, str answer,
+                      i64 now_us) MUST;
+void engine_resume(struct engine *e, str execution_id);
+
 struct engine_stats {
     u32 live, queued; /* in memory; of these, waiting for their worker to take them */
     u64 started, completed, failed;

@@ -146,7 +146,7 @@ struct run {
     bool detached;   /* to be told when queued */
     bool recorded;   /* its row is on disk */
     bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
-    bool poked;      /* a child may have ended */
+    bool poked;      /* a child may have ended, or somebody has answered a step that waits for a person */
     bool cancelling; /* somebody asked for its end: the next time it is not being written */
     bool killing;    /* and does not want to wait for its calls; then `cancelling` is set too */
     bool unready;    /* could not be read back: nothing is known of its steps */
@@ -201,6 +201,9 @@ struct child_end {
     const struct json *output, *error;
 };
 void run_child_ended(struct run *r, struct run_step *s, const struct child_end *end);
+/* Whether a step waits for a person, and what that person said: {action, data, message}. */
+bool run_waits_for_person(const struct run *r);
+void run_answered(struct run *r, str step_id, i64 iteration, const struct json *answer);
 /* Ends it because somebody asked for that; a kill of one whose cancellation is under way changes the reason. */
 void run_cancel(struct run *r);
 /* Nothing is left to do in memory: when to come back; 0 = it is not to be parked. */
@@ -307,6 +310,13 @@ err journal_given(struct tx *tx, struct run *r) MUST;
 /* The steps of an execution that the journal knows. */
 err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;
+/* What people answered and no write has recorded yet. */
+struct resume_row {
+    struct presence has;
+    str step_id, resume;
+    i64 iteration;
+};
+err journal_resumes(struct tx *tx, str tenant_id, str execution_id, struct resume_row **list, u32 *n) MUST;
 /* How a child ended; *ended = false while it runs. */
 err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_end *end, bool *ended) MUST;
 /* The execution that holds an idempotency key. */

@@ -35,7 +35,7 @@ STMT(
     " error, started_at, completed_at, deadline_at, due_at) VALUES ($1, $2, $3, $14, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     " ON CONFLICT (tenant_id, execution_id, step_id, iteration) DO UPDATE SET status = excluded.status, attempt = excluded.attempt,"
     " attempts = excluded.attempts, input_data = excluded.input_data, output_data = excluded.output_data, error = excluded.error,"
-    " started_at = excluded.started_at, completed_at = excluded.completed_at, deadline_at = excluded.deadline_at,"
+    " resume = NULL, started_at = excluded.started_at, completed_at = excluded.completed_at, deadline_at = excluded.deadline_at,"
     " due_at = excluded.due_at");
 STMT(journal_delete, "DELETE FROM execution_journal WHERE tenant_id = $1 AND execution_id = $2");
 
@@ -167,6 +167,17 @@ STMT(
     " AND (cancel_at IS NULL OR kill_at IS NULL)"
     " RETURNING id, kill_at",
     .row = &ended_child_table);
+
+static const struct field resume_fields[] = {
+    FIELD(struct resume_row, step_id, F_STR, .doc = "Which step"),
+    FIELD(struct resume_row, iteration, F_I64, .doc = "Of which items, see struct step_record"),
+    FIELD(struct resume_row, resume, F_JSON, .doc = "What a person answered"),
+};
+static const struct table resume_table = TABLE("ResumeRow", struct resume_row, resume_fields);
+STMT(
+    resume_select,
+    "SELECT step_id, iteration, resume FROM execution_journal WHERE tenant_id = $1 AND execution_id = $2 AND resume IS NOT NULL",
+    .row = &resume_table);
 
 struct child_state {
     struct presence has;
@@ -540,6 +551,11 @@ err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_rec
     *list = records;
     *n = count;
     return OK;
+}
+
+err journal_resumes(struct tx *tx, str tenant_id, str execution_id, struct resume_row **list, u32 *n)
+{
+    return db_list(tx, &resume_select, EXECUTION_STEPS_MAX, (void **)list, n, ARGS(STR(tenant_id), STR(execution_id)));
 }
 
 err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_end *end, bool *ended)

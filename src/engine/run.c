@@ -19,7 +19,7 @@ static const u32 moves[STEP_STATES] = {
     [STEP_PENDING] = TO(STEP_RUNNING) | TO(STEP_SKIPPED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
     [STEP_RUNNING] = TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_WAITING) | TO(STEP_CANCELLED) | TO(STEP_UNKNOWN),
     [STEP_WAITING] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_CANCELLED),
-    [STEP_UNKNOWN] = TO(STEP_RUNNING) | TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
+    [STEP_UNKNOWN] = TO(STEP_WAITING) | TO(STEP_COMPLETED) | TO(STEP_FAILED) | TO(STEP_CANCELLED),
 };
 
 void run_move(struct run_step *s, enum step_state to)
@@ -506,6 +506,58 @@ static void child_late(struct run *r, struct run_step *s)
     s->abandoned = run_child_of(s);
     run_move(s, STEP_RUNNING);
     child_failed(r, s, "workflow.timeout", true, S("The other workflow did not end in time"));
+}
+
+/* --- people ------------------------------------------------------------------------------------------------------- */
+
+bool run_waits_for_person(const struct run *r)
+{
+    STEPS (r, s)
+        if (s->record.state == STEP_UNKNOWN)
+            return true;
+    return false;
+}
+
+static void complete_by_person(struct run *r, struct run_step *s, const struct json *data)
+{
+    const char *code;
+    str why;
+    if (data == NULL)
+        data = &json_null;
+    if (run_fits(r, data, &code, &why))
+        run_complete_step(r, s, *data);
+    else
+        run_fail_step(r, s, code, why);
+}
+
+/* The attempt that was cut off does not use up a retry: whether it was one is what nobody knows. */
+static void retry_by_person(struct run *r, struct run_step *s)
+{
+    s->interruptions++;
+    run_note_attempt(r, s, "engine.interrupted", S("The server stopped in the middle of this attempt"));
+    run_wait_until(s, r->last_us);
+}
+
+static struct run_step *unknown_step(struct run *r, str id, i64 iteration)
+{
+    STEPS (r, s)
+        if (s->record.state == STEP_UNKNOWN && s->record.iteration == iteration && str_eq(s->plan->id, id))
+            return s;
+    return NULL;
+}
+
+void run_answered(struct run *r, str step_id, i64 iteration, const struct json *answer)
+{
+    struct run_step *s = unknown_step(r, step_id, iteration);
+    str action = json_str(json_get(answer, S("action"))), message = json_str(json_get(answer, S("message")));
+    if (s == NULL) /* obeyed already, and not recorded yet */
+        return;
+    if (str_eq(action, S("retry")))
+        retry_by_person(r, s);
+    else if (str_eq(action, S("fail")))
+        run_fail_step(r, s, "step.given_up", message.p != NULL ? message : S("Somebody said that it failed"));
+    else
+        complete_by_person(r, s, json_get(answer, S("data")));
 }
 
 static void take_result(struct run *r, struct run_step *s)

@@ -15,6 +15,7 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "step.too_deep", "The step's output is nested too deeply" },
       { "http.status", "The server answered with a status that counts as failure" },
       { "http.request", "The URL or a header cannot be sent" }, { "http.overloaded", "Too many outgoing calls" },
+      { "step.given_up", "Somebody said that the step, whose outcome was unknown, failed" },
       { "delay.too_long", "A delay of more than 30 days" },
       { "workflow.not_found", "The workflow of a child does not exist, or is not active" },
       { "workflow.child_failed", "The child ended, but did not complete" },

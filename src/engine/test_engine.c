@@ -1732,16 +1732,110 @@ static void test_interrupted_step_runs_again(void **state)
     assert_int_equal(calls_of("/hang3"), 2);
 }
 
+#define ONCE                                                                                                           \
+    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"retry\":{\"max_attempts\":1},"                \
+    "\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}},{\"id\":\"n\",\"type\":\"transform\"," \
+    "\"with\":{\"v\":\"{{ steps.h.output.body }}\"}}],\"dependencies\":{\"n\":[\"h\"]}}"
+
+struct answering {
+    str id, step, answer;
+    i64 item; /* of the foreach around it; -1 = none */
+};
+
+static err ask_answer(void *ctx, struct tx *tx)
+{
+    struct answering *a = ctx;
+    return engine_resume_ask(tx, S("tenant_1"), a->id,
+                             &(struct resume_step){ .id = a->step, .items = { a->item }, .depth = a->item >= 0 },
+                             a->answer, clock_now_us());
+}
+
+static err answer(str id, const char *step, const char *text)
+{
+    return db_write_wait(house.db, house.arena, ask_answer, &(struct answering){ id, str_of(step), str_of(text), -1 });
+}
+
+/* Cut off in the middle of its only call, and taken up again. */
+static void leave_unknown(str id)
+{
+    leave_behind(id, ONCE);
+    assert_int_equal(answer(id, "h", "{\"action\":\"retry\"}"), ERR_CONFLICT); /* nobody knows yet that it is unknown */
+    open_engine();
+    await_status(id, "waiting");
+    assert_int_equal(calls_of("/hang3"), 1);
+}
+
 static void test_at_most_once_waits_for_a_person(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    leave_unknown(id);
+    assert_int_equal(answer(id, "n", "{\"action\":\"complete\"}"), ERR_CONFLICT);
+    assert_int_equal(answer(id, "none", "{\"action\":\"complete\"}"), ERR_CONFLICT);
+    assert_int_equal(answer(S("execution_none"), "h", "{\"action\":\"complete\"}"), ERR_NOT_FOUND);
+    assert_int_equal(answer(id, "h", "{\"action\":\"complete\",\"data\":{\"body\":[7]}}"), OK);
+    assert_int_equal(answer(id, "h", "{\"action\":\"fail\"}"), ERR_CONFLICT); /* answered */
+    engine_resume(house.engine, id);
+    assert_str(await_status(id, "completed")->output_data, "{\"n\":{\"v\":[7]}}");
+    assert_int_equal(calls_of("/hang3"), 1);
+    assert_int_equal(answer(id, "h", "{\"action\":\"complete\"}"), ERR_NOT_FOUND);
+}
+
+/* In a loop the answer is for one iteration; the others go on by themselves. */
+static void test_a_person_answers_for_an_iteration(void **state)
 {
     char text[ID_LENGTH];
     str id = { text, ID_LENGTH };
     leave_behind(
         id,
-        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"retry\":{\"max_attempts\":3},\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
+        "{\"steps\":[{\"id\":\"f\",\"type\":\"foreach\",\"with\":{\"items\":[\"fine\",\"hang3\"],\"concurrency\":2,\"steps\":"
+        "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/{{ item }}\"}}]}}}]}");
     open_engine();
     await_status(id, "waiting");
-    assert_int_equal(calls_of("/hang3"), 1);
+    struct answering first = { id, S("h"), S("{\"action\":\"complete\",\"data\":7}"), 0 }, second = first;
+    second.item = 1;
+    assert_int_equal(db_write_wait(house.db, house.arena, ask_answer, &first), ERR_CONFLICT); /* it has ended */
+    assert_int_equal(db_write_wait(house.db, house.arena, ask_answer, &second), OK);
+    engine_resume(house.engine, id);
+    assert_true(str_find(await_status(id, "completed")->output_data, S(",{\"h\":7}]"), 0) > 0);
+    assert_int_equal(calls_of("/fine"), 1);
+}
+
+/* Answered, and then the process died before any worker heard of it. */
+static void test_an_answer_outlives_a_crash(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    leave_unknown(id);
+    close_engine();
+    assert_int_equal(answer(id, "h", "{\"action\":\"fail\",\"message\":\"not there\"}"), OK);
+    open_engine();
+    const struct execution *x = await_status(id, "failed");
+    assert_error(x, "step.given_up");
+    assert_true(str_find(x->error, S("not there"), 0) >= 0);
+}
+
+/* The call is made once more, in an attempt that counts as the first; cut off again it is unknown again. */
+static void test_a_person_asks_for_another_attempt(void **state)
+{
+    char text[ID_LENGTH];
+    str id = { text, ID_LENGTH };
+    leave_unknown(id);
+    for (int calls = 2; calls <= 3; calls++) {
+        assert_int_equal(answer(id, "h", "{\"action\":\"retry\"}"), OK);
+        engine_resume(house.engine, id);
+        i64 until = clock_mono_us() + 10 * SECOND_US;
+        while (calls_of("/hang3") < calls)
+            assert_true(clock_mono_us() < until);
+        close_engine();
+        open_engine();
+        await_status(id, "waiting");
+    }
+    bool first;
+    assert_int_equal(cancel(id, &first), OK);
+    assert_int_equal(answer(id, "h", "{\"action\":\"retry\"}"), ERR_NOT_FOUND); /* its end is on the way */
+    engine_cancel(house.engine, id);
+    assert_cancelled(await_status(id, "cancelled"), "\"attempt\":3");
 }
 
 /* --- events ------------------------------------------------------------------------------------------------------- */
@@ -1813,6 +1907,9 @@ int main(void)
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),
+        TEST(test_a_person_answers_for_an_iteration),
+        TEST(test_an_answer_outlives_a_crash),
+        TEST(test_a_person_asks_for_another_attempt),
         TEST(test_events_of_the_history),
         TEST(test_foreach_outcomes),
         TEST(test_an_iteration_that_fails_says_which),

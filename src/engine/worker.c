@@ -522,6 +522,22 @@ static err look_at_children(struct run *r, struct tx *tx)
     return OK;
 }
 
+/* What people answered. A run that fails by it takes no further answers: it has ended. */
+static err look_at_people(struct run *r, struct tx *tx)
+{
+    struct resume_row *list;
+    u32 n;
+    if (!run_waits_for_person(r))
+        return OK;
+    TRY(journal_resumes(tx, r->tenant_id, r->id, &list, &n));
+    for (u32 i = 0; i < n && !run_state_final(r->state); i++) {
+        struct json *answer;
+        TRY(json_parse(r->arena, list[i].resume, &answer, NULL));
+        run_answered(r, list[i].step_id, list[i].iteration, answer);
+    }
+    return OK;
+}
+
 /* False: not now, it is tried again soon. */
 static bool obey_poke(struct worker *w, struct run *r)
 {
@@ -529,6 +545,8 @@ static bool obey_poke(struct worker *w, struct run *r)
     err e = db_read_begin(w->engine->options.db, r->arena, false, &tx);
     if (e == OK) {
         e = look_at_children(r, tx);
+        if (e == OK)
+            e = look_at_people(r, tx);
         db_read_end(tx);
     }
     if (e != OK) {
@@ -536,6 +554,7 @@ static bool obey_poke(struct worker *w, struct run *r)
         return false;
     }
     r->poked = false;
+    run_wake(r, r->last_us);
     run_advance(r, w->machine);
     return true;
 }
@@ -609,8 +628,8 @@ static err hydrate(struct worker *w, struct run *r)
     TRY(run_prepare(r));
     r->deadline_at = MIN(r->deadline_at, r->created_at + r->plan->timeout_us); /* a child's row has its parent's */
     TRY(run_restore(r, r->restored, r->restored_count));
-    r->poked = r->plan->spawns;
     run_resume(r, clock_now_us());
+    r->poked = r->plan->spawns || run_waits_for_person(r);
     return OK;
 }
 
@@ -715,7 +734,7 @@ struct nudge {
     struct worker_message message;
     struct arena *arena;
     str execution_id;
-    enum news { NEWS_CANCEL, NEWS_KILL, NEWS_LOOK /* a child has ended */ } news;
+    enum news { NEWS_CANCEL, NEWS_KILL, NEWS_LOOK /* a child has ended, or a person answered */ } news;
 };
 
 /* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. So does the next start, when the engine

@@ -142,6 +142,37 @@ describe('kill', () => {
     });
 });
 
+describe('resume', () => {
+    const resume = (id, body) => editor.post(`/api/v1/executions/${id}/resume`, body);
+
+    test('a step that does not wait for a person is 409, one that is not there 422, an execution that has ended 409', async () => {
+        const id = await begin(sleeping);
+        await until('it waits', async () => (await getExecution(editor, id)).status === 'waiting');
+        const wrong = await resume(id, { step: 'd', data: {} });
+        assert.deepEqual([wrong.status, wrong.body.code], [409, 'executions.step_not_waiting']);
+        const unknown = await resume(id, { step: 'ghost' });
+        assert.deepEqual([unknown.status, unknown.body.errors[0].pointer, unknown.body.errors[0].code], [422, '/step', 'definition.unknown_step']);
+        const nowhere = await resume(id, { step: 'd', iteration: [0] });
+        assert.deepEqual([nowhere.status, nowhere.body.errors[0].pointer, nowhere.body.errors[0].code], [422, '/iteration', 'executions.resume_iteration']);
+        await cancel(id);
+        await finalExecution(editor, id);
+        assert.equal((await resume(id, { step: 'd' })).body.code, 'executions.final');
+        assert.equal((await resume('execution_01hzzzzzzzzzzzzzzzzzzzzzzz', { step: 'd' })).body.code, 'executions.not_found');
+    });
+
+    for (const [body, pointer, code] of [
+        [{}, '/step', 'field.required'],
+        [{ step: 'd', action: 'explode' }, '/action', 'field.one_of'],
+        [{ step: 'd', action: 'retry', data: null }, '/data', 'executions.resume_member'],
+        [{ step: 'd', message: 'x' }, '/message', 'executions.resume_member'],
+        [{ step: 'd', action: 'fail', message: 'x'.repeat(501) }, '/message', 'field.length'],
+    ])
+        test(`${JSON.stringify(body).slice(0, 60)} is refused at ${pointer}`, async () => {
+            const answer = await resume('execution_01hzzzzzzzzzzzzzzzzzzzzzzz', body);
+            assert.deepEqual([answer.status, answer.body.errors[0].pointer, answer.body.errors[0].code], [422, pointer, code]);
+        });
+});
+
 describe('children', () => {
     test('the output of a child is the output of the step; the child is an execution of its own', async () => {
         const { id } = await createWorkflow(editor, { steps: [transform('t', { doubled: '{{ input.n * 2 }}' })] });

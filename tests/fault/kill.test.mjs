@@ -115,9 +115,11 @@ describe('what waits', () => {
         assert.equal(upstream.count('/one'), 3);
     });
 
-    test('a step that says at_most_once is not called again: it is unknown, and waits for a person', async () => {
+    /** An execution whose only call was cut off and may not be made again by itself. */
+    const cutOff = async () => {
         script = (path, n) => ({ hold: n === 1 });
-        const { id } = await createWorkflow(editor, { steps: [http('one', `${upstream.base}/one`, { at_most_once: true })] });
+        upstream.calls.length = 0;
+        const { id } = await createWorkflow(editor, chain(http('one', `${upstream.base}/one`, { at_most_once: true }), transform('two', { seen: '{{ steps.one.output.body }}' })));
         const executionId = await begin(id);
         await upstream.called('/one');
         await weir.kill();
@@ -125,6 +127,33 @@ describe('what waits', () => {
         await weir.serve();
         await until('the step is unknown', async () => stepOf(await getExecution(editor, executionId), 'one').status === 'unknown');
         assert.equal(upstream.count('/one'), 1);
+        return executionId;
+    };
+    const resume = (id, body) => editor.post(`/api/v1/executions/${id}/resume`, body);
+
+    test('a step that says at_most_once is unknown: a person completes it, also when the server dies before it hears of that', async () => {
+        const id = await cutOff();
+        const asked = await resume(id, { step: 'one', data: { body: { receipt: 17 } } });
+        assert.deepEqual([asked.status, asked.headers.get('location')], [202, `/api/v1/executions/${id}`]);
+        await weir.kill();
+        await weir.serve();
+        const done = await finalExecution(editor, id);
+        assert.deepEqual([done.status, done.output_data], ['completed', { two: { seen: { receipt: 17 } } }]);
+        assert.equal(upstream.count('/one'), 1);
+        const again = await resume(id, { step: 'one' });
+        assert.deepEqual([again.status, again.body.code], [409, 'executions.final']);
+    });
+
+    test('… has it made once more, or lets it fail', async () => {
+        const first = await cutOff();
+        assert.equal((await resume(first, { step: 'one', action: 'retry' })).status, 202);
+        const done = await finalExecution(editor, first);
+        assert.deepEqual([done.status, stepOf(done, 'one').attempt, upstream.count('/one')], ['completed', 2, 2]);
+        assert.equal(stepOf(done, 'one').attempts[0].error.code, 'engine.interrupted');
+        const second = await cutOff();
+        assert.equal((await resume(second, { step: 'one', action: 'fail', message: 'the bank says no' })).status, 202);
+        const failed = await finalExecution(editor, second);
+        assert.deepEqual([failed.status, failed.error], ['failed', { code: 'step.given_up', message: 'the bank says no', step_id: 'one' }]);
     });
 
     test('a client that asks again with its Idempotency-Key joins the execution that was cut off', async () => {

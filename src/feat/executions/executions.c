@@ -48,7 +48,7 @@ static const struct table count_table =
 /* ---- permissions and problems ---- */
 
 PERMISSION(can_read, "executions.read", ROLES_ALL, "See what ran, with its data");
-PERMISSION(can_control, "executions.control", ROLES_MEMBERS, "Cancel, retry and replay what ran");
+PERMISSION(can_control, "executions.control", ROLES_MEMBERS, "Cancel, kill, resume, retry and replay what ran");
 
 PROBLEM_SHARED(execution_not_found, "executions.not_found", ERR_NOT_FOUND, "There is no such execution");
 PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is no such workflow");
@@ -235,6 +235,8 @@ static const struct problem *const not_found_list[] = { &execution_not_found, NU
 static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
 
 static const struct problem *const cancel_list[] = { &execution_not_found, &execution_final, NULL };
+static const struct problem *const resume_list[] = { &execution_not_found, &execution_final, &execution_not_waiting,
+                                                     NULL };
 static const struct problem *const retry_list[] = { &execution_not_found,
                                                     &execution_not_final,
                                                     &execution_not_failed,
@@ -276,6 +278,13 @@ static const struct route routes[] = {
           "A cancellation that waits for nothing: the end is recorded without waiting for outgoing calls to come back, and nothing that they bring is recorded. For an "
           "execution that hangs, also when its cancellation does. Children that it waits for are killed too. The execution ends cancelled, with the error "
           "execution.killed. A repeat changes nothing." },
+    { ROUTE(POST, "/api/v1/executions/{id}/resume", execution_resume, W_WRITE), .prepare = prepare_resume,
+      .need = &can_control, .in = &resume_table, .out = &execution_table, .status = 202, .problems = resume_list,
+      .doc = "Answer for a step that waits for a person",
+      .more =
+          "A step with at_most_once that a crash cut off is unknown: whether its call took effect only people can find out. They complete the step with its output, ask for one more "
+          "attempt, or let it fail. The answer is on disk when this answers, with the execution as it stands; it goes on at once.",
+      .example = "{\"step\":\"charge\",\"data\":{\"status\":200,\"headers\":{},\"body\":{\"receipt\":\"r-17\"}}}" },
     { ROUTE(POST, "/api/v1/executions/{id}/retry", execution_retry, W_WAIT), .need = &can_control,
       .query = &replay_query_table, .out = &execution_table, .status = 200, .also = replay_also, .problems = retry_list,
       .doc = "Run an execution again from where it failed",

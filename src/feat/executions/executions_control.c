@@ -1,9 +1,10 @@
-/* executions_control.c - what people do to an execution: cancel or kill it while it runs, play it again when it has ended.
+/* executions_control.c - what people do to an execution: cancel or kill it while it runs, answer for a step that waits for a person, play it again when it has ended.
  *
  * A cancellation is a change of the row, audited with it; the engine is told after the commit. A retry or replay is an execution of its own, with the old one as its
  * parent: nothing here changes a row that is final. Its trigger is the old one's, so that expressions see the same, and says who asked for it. */
 #include "feat/executions/executions_parts.h"
 
+#include "base/code.h"
 #include "base/map.h"
 #include "core/app.h"
 #include "core/audit.h"
@@ -37,6 +38,51 @@ static const struct field replay_query_fields[] = {
 const struct table replay_query_table =
     TABLE("ReplayQuery", struct replay_query, replay_query_fields, .doc = "How long to wait");
 
+enum { MESSAGE_MAX = 500 };
+static const char *const resume_actions[] = { "complete", "retry", "fail", NULL };
+
+struct resume {
+    struct presence has;
+    str step, action, data, message;
+    struct list iteration;
+};
+static const struct field item_field =
+    SHAPE_FIELD("item", F_I64, .min = 0, .max = FOREACH_ITEMS_MAX - 1, .doc = "Position of an item, from 0");
+static const struct field resume_fields[] = {
+    FIELD(struct resume, iteration, F_LIST, .each = &item_field, .max = FOREACH_DEPTH_MAX,
+          .doc = "Of a step inside of a foreach: which iteration, as the history shows it"),
+    FIELD(struct resume, step, F_STR, .flags = F_REQUIRED, .min = 1, .max = 64,
+          .doc = "A step that is unknown: it was cut off and may not be made again without being asked"),
+    FIELD(struct resume, action, F_STR, .one_of = resume_actions, .preset = "\"complete\"",
+          .doc = "complete: `data` is its output; retry: one more attempt; fail: it ends with `message`"),
+    FIELD(struct resume, data, F_JSON, .flags = F_NULLABLE,
+          .doc = "For complete: the step's output, null when left out"),
+    FIELD(struct resume, message, F_STR, .max = MESSAGE_MAX, .doc = "For fail: why, for people"),
+};
+
+CODES(entry_codes, CODE_ENTRY, { "executions.resume_member", "This action takes no such member" },
+      { "executions.resume_iteration", "A step inside of foreach steps is named with the positions of their items" });
+
+static err check_member(const struct json *body, const char *member, const char *action, str pointer,
+                        struct problems *problems)
+{
+    const struct json *given = json_get(body, S("action"));
+    bool right = str_eq(given != NULL ? json_str(given) : S("complete"), str_of(action));
+    if (right || json_get(body, str_of(member)) == NULL)
+        return OK;
+    return problems_add(problems, json_pointer_key(problems->arena, pointer, str_of(member)),
+                        "executions.resume_member", "Only the action '%s' takes it", action);
+}
+
+/* What would be ignored is refused: whoever sends data with a retry means something else. */
+static err check_resume(const struct json *body, str pointer, struct problems *problems)
+{
+    TRY(check_member(body, "data", "complete", pointer, problems));
+    return check_member(body, "message", "fail", pointer, problems);
+}
+const struct table resume_table = TABLE("Resume", struct resume, resume_fields,
+                                        .doc = "What becomes of a step that waits for a person", .check = check_resume);
+
 /* What playing an execution again needs to know of it. */
 struct ended {
     struct presence has;
@@ -66,6 +112,8 @@ static const struct table input_row_table =
 
 PROBLEM_SHARED(execution_final, "executions.final", ERR_CONFLICT, "The execution has ended");
 
+PROBLEM_SHARED(execution_not_waiting, "executions.step_not_waiting", ERR_CONFLICT,
+               "The step does not wait for a person");
 PROBLEM_SHARED(execution_not_final, "executions.not_final", ERR_CONFLICT, "The execution has not ended yet");
 PROBLEM_SHARED(execution_not_failed, "executions.not_failed", ERR_CONFLICT, "The execution did not fail");
 PROBLEM_SHARED(execution_no_history, "executions.no_history", ERR_CONFLICT, "The execution's history was not kept");
@@ -139,6 +187,105 @@ err execution_cancel(struct req *rq)
 err execution_kill(struct req *rq)
 {
     return ask_end(rq, &(struct ending){ engine_kill_ask, tell_kill, "executions.kill" });
+}
+
+/* ---- resume ---- */
+
+struct resuming {
+    struct execution execution;
+    str answer; /* JSON */
+};
+
+static u32 depth_of(const struct plan_step *p)
+{
+    u32 depth = 0;
+    for (; p->outer != NULL; p = p->outer)
+        depth++;
+    return depth;
+}
+
+static err wrong_step(struct req *rq, const struct plan_step *p, const struct resume *in)
+{
+    if (p == NULL)
+        return problem_at(rq, &problem_body_invalid, S("/step"), "definition.unknown_step",
+                          "There is no step of this name in the version that runs");
+    if (depth_of(p) == in->iteration.n)
+        return OK;
+    return problem_at(rq, &problem_body_invalid, S("/iteration"), "executions.resume_iteration",
+                      "The step stands inside of %u foreach steps: give as many positions", depth_of(p));
+}
+
+/* A version whose plan cannot be had has steps all the same: then only the journal says which. */
+static err check_step(struct req *rq, const struct execution *x, const struct resume *in)
+{
+    struct plan *plan;
+    err e = engine_plan(app.engine, rq->tx, rq->who.tenant_id, x->workflow_id, x->version, &plan);
+    if (e == ERR_INVALID || e == ERR_NOT_FOUND)
+        return OK;
+    TRY(e);
+    e = wrong_step(rq, map_get(&plan->by_id, in->step), in);
+    plan_release(plan);
+    return e;
+}
+
+static err answer_text(struct arena *a, const struct resume *in, str *out)
+{
+    struct buf b = { .arena = a };
+    struct json_writer w = { .b = &b };
+    jw_begin(&w, '{');
+    jw_key(&w, S("action"));
+    jw_str(&w, in->action);
+    jw_key(&w, S("data"));
+    jw_raw(&w, in->data);
+    jw_key(&w, S("message"));
+    if (in->message.p != NULL)
+        jw_str(&w, in->message);
+    else
+        jw_null(&w);
+    jw_end(&w, '}');
+    *out = buf_view(&b);
+    return b.fail;
+}
+
+err prepare_resume(struct req *rq)
+{
+    const struct resume *in = rq->body;
+    str id = req_param(rq, "id");
+    struct resuming *r = NEW(rq->arena, struct resuming);
+    if (r == NULL)
+        return ERR_MEMORY;
+    TRY(execution_find(rq, rq->tx, id, &r->execution));
+    rq->prepared = r;
+    if (execution_is_final(r->execution.status))
+        return has_ended(rq, id);
+    TRY(check_step(rq, &r->execution, in));
+    return answer_text(rq->arena, in, &r->answer);
+}
+
+static void tell_resume(void *resuming)
+{
+    engine_resume(app.engine, ((struct resuming *)resuming)->execution.execution_id);
+}
+
+err execution_resume(struct req *rq)
+{
+    const struct resume *in = rq->body;
+    struct resuming *r = rq->prepared;
+    str id = r->execution.execution_id, what = strf(rq->arena, "%.*s: %.*s", STR_FMT(in->step), STR_FMT(in->action));
+    struct resume_step step = { .id = in->step, .depth = in->iteration.n };
+    for (u32 i = 0; i < step.depth; i++)
+        step.items[i] = ((const i64 *)in->iteration.items)[i];
+    err e = engine_resume_ask(rq->tx, rq->who.tenant_id, id, &step, r->answer, req_now(rq));
+    if (e == ERR_NOT_FOUND)
+        return has_ended(rq, id);
+    if (e == ERR_CONFLICT)
+        return problem(rq, &execution_not_waiting, "The step %.*s is not unknown, or has been answered",
+                       STR_FMT(in->step));
+    TRY(e);
+    TRY(audit(rq, "executions.resume", id, what));
+    TRY(req_after(rq, tell_resume, r));
+    reply_location(rq, "/api/v1/executions/%.*s", STR_FMT(id));
+    return reply(rq, 202, &execution_table, &r->execution);
 }
 
 /* ---- retry and replay ---- */

@@ -12,8 +12,9 @@ err execution_exists(struct req *rq, str id) MUST;
 handler_fn execution_stream; /* executions_events.c */
 
 /* executions_control.c */
-handler_fn prepare_end, execution_cancel, execution_kill, execution_retry, execution_replay;
-extern const struct table replay_table, replay_query_table;
-extern const struct problem execution_final, execution_not_final, execution_not_failed, execution_no_history,
-    execution_inactive;
+handler_fn prepare_end, execution_cancel, execution_kill, prepare_resume, execution_resume, execution_retry,
+    execution_replay;
+extern const struct table resume_table, replay_table, replay_query_table;
+extern const struct problem execution_final, execution_not_waiting, execution_not_final, execution_not_failed,
+    execution_no_history, execution_inactive;
 extern const struct problem execution_not_found; /* executions.c */
