@@ -24,7 +24,7 @@ struct execution {
     str step_executions;
 };
 extern const struct table execution_table;
-extern const struct table step_execution_table;
+extern const struct table step_execution_table, execution_error_table;
 bool execution_is_final(str status);
 
 /* Fills step_executions of a row that is not final from its journal, and execution_time; for a final row only the latter. On a read snapshot. `definition` is that of the row's version. */

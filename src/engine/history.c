@@ -47,12 +47,12 @@ static const struct field error_fields[] = {
     SHAPE_FIELD("message", F_STR, .doc = "Why, for people"),
     SHAPE_FIELD("step_id", F_STR, .flags = F_SPARSE, .doc = "The step that failed"),
 };
-static const struct table error_table =
+const struct table execution_error_table =
     SHAPE("ExecutionError", error_fields, .doc = "Why a step or an execution failed");
 
 static const struct field attempt_fields[] = {
     SHAPE_FIELD("n", F_I64, .doc = "Number of the attempt, from 1"),
-    SHAPE_FIELD("error", F_OBJECT, .of = &error_table, .doc = "Why it failed"),
+    SHAPE_FIELD("error", F_OBJECT, .of = &execution_error_table, .doc = "Why it failed"),
     SHAPE_FIELD("started_at", F_TIME, .doc = "When it began"),
     SHAPE_FIELD("completed_at", F_TIME, .doc = "When it failed"),
 };
@@ -69,7 +69,7 @@ static const struct field step_fields[] = {
     SHAPE_FIELD("attempts", F_LIST, .of = &attempt_table, .doc = "The earlier, failed ones"),
     SHAPE_FIELD("input_data", F_JSON, .flags = F_NULLABLE, .doc = "Its configuration, evaluated"),
     SHAPE_FIELD("output_data", F_JSON, .flags = F_NULLABLE, .doc = "Its result"),
-    SHAPE_FIELD("error", F_OBJECT, .flags = F_NULLABLE, .of = &error_table, .doc = "Why it failed"),
+    SHAPE_FIELD("error", F_OBJECT, .flags = F_NULLABLE, .of = &execution_error_table, .doc = "Why it failed"),
     SHAPE_FIELD("started_at", F_TIME, .flags = F_NULLABLE, .doc = "When its first attempt began"),
     SHAPE_FIELD("completed_at", F_TIME, .flags = F_NULLABLE, .doc = "When it ended"),
     SHAPE_FIELD("execution_time", F_F64, .flags = F_NULLABLE, .doc = "Seconds between the two"),
@@ -88,7 +88,7 @@ static const struct field execution_fields[] = {
     FIELD(struct execution, input_data, F_JSON, .flags = F_OUTPUT, .doc = "What it was given"),
     FIELD(struct execution, output_data, F_JSON, .flags = F_OUTPUT | F_NULLABLE,
           .doc = "Output of the last respond step, else of the last steps by their ids"),
-    FIELD(struct execution, error, F_OBJECT, .flags = F_OUTPUT | F_NULLABLE | F_TEXT, .of = &error_table,
+    FIELD(struct execution, error, F_OBJECT, .flags = F_OUTPUT | F_NULLABLE | F_TEXT, .of = &execution_error_table,
           .doc = "Why it failed"),
     FIELD(struct execution, created_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was accepted"),
     FIELD(struct execution, started_at, F_TIME, .flags = F_OUTPUT | F_NULLABLE,

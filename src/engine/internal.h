@@ -5,6 +5,7 @@
  *   frame.c    its blocks at work: the root, and iterations         history.c  the published shapes, and events
  *   resume.c   a run put together again from what was recorded      outcome.c  what those who wait are told
  *   call.c     an outside call on its way to a loop and back        control.c  what callers ask of an execution that runs
+ *   trial.c    one step by itself: a run that no worker owns
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -137,6 +138,8 @@ struct run {
     i64 last_us; /* of run_tick */
     enum run_state state;
     struct json *input, *trigger, *execution, *workflow;
+    const struct json
+        *given; /* of a step that is tried by itself: {steps, item, vars} in place of its own; else NULL */
     struct json output, error;   /* of the execution */
     struct frame *root, *frames; /* those at work: the root, and iterations until their end is on disk */
     struct run_step *ready, *last_ready;

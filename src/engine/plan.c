@@ -17,6 +17,7 @@ struct planner {
     const struct json *definition, *steps;
     str pointer;
     struct problems *problems;
+    bool alone; /* see plan_compile_alone */
 };
 
 static str at(struct planner *pl, str base, const char *key)
@@ -348,7 +349,7 @@ static err read_block(struct planner *pl)
     TRY(read_entries(pl, "dependencies", link_needs));
     TRY(read_entries(pl, "conditions", compile_condition));
     for (u32 i = 0; i < b->count; i++)
-        if (b->steps[i].kind != NULL && b->steps[i].kind->branches)
+        if (b->steps[i].kind != NULL && b->steps[i].kind->branches && !pl->alone)
             TRY(read_branches(pl, &b->steps[i]));
     if (pl->problems->n > 0)
         return OK;
@@ -393,7 +394,7 @@ static err plan_read(struct planner *pl)
     return OK;
 }
 
-err plan_compile(const struct json *definition, str pointer, struct problems *problems, struct plan **out)
+static err compile(const struct json *definition, str pointer, bool alone, struct problems *problems, struct plan **out)
 {
     struct arena *a = arena_new(PLAN_ARENA_BYTES);
     struct plan *p = a != NULL ? NEW(a, struct plan) : NULL;
@@ -405,9 +406,13 @@ err plan_compile(const struct json *definition, str pointer, struct problems *pr
     p->arena = a;
     p->by_id.arena = a;
     p->users = 1;
-    struct planner pl = {
-        .arena = a, .plan = p, .block = &p->root, .definition = copy, .pointer = pointer, .problems = problems
-    };
+    struct planner pl = { .arena = a,
+                          .plan = p,
+                          .block = &p->root,
+                          .definition = copy,
+                          .pointer = pointer,
+                          .problems = problems,
+                          .alone = alone };
     /* Pointers of problems must outlive the plan's arena when it fails, so they are copied to the problems' own. */
     u32 before = problems->n;
     err e = plan_read(&pl);
@@ -419,6 +424,19 @@ err plan_compile(const struct json *definition, str pointer, struct problems *pr
     }
     *out = p;
     return OK;
+}
+
+err plan_compile(const struct json *definition, str pointer, struct problems *problems, struct plan **out)
+{
+    return compile(definition, pointer, false, problems, out);
+}
+
+err plan_compile_alone(const struct json *step, struct problems *problems, struct plan **out)
+{
+    struct json items[] = { *step };
+    struct json steps = { .type = JSON_ARRAY, .n = 1, .items = items };
+    struct json_member members[] = { { S("steps"), steps } };
+    return compile(&(struct json){ .type = JSON_OBJECT, .n = 1, .members = members }, S(""), true, problems, out);
 }
 
 str plan_levels(struct arena *a, const struct plan *p)

@@ -65,6 +65,8 @@ struct plan {
 /* Checks and compiles. All problems are collected with pointers below `pointer` ("/definition"). `definition` must be shaped (field_decode against
  * definition_table went well) and is copied. On success the plan has one user. */
 err plan_compile(const struct json *definition, str pointer, struct problems *problems, struct plan **out) MUST;
+/* One step, {id, type, with}, by itself: the other steps that it names are not looked for. Pointers begin with "/steps/0". */
+err plan_compile_alone(const struct json *step, struct problems *problems, struct plan **out) MUST;
 /* The levels for /workflows/validate: a list of lists of step ids, as JSON. */
 str plan_levels(struct arena *a, const struct plan *p);
 struct plan *plan_keep(struct plan *p);

@@ -122,6 +122,8 @@ static const struct json *step_view(void *ctx, str id)
     const struct frame *f = ctx;
     struct run *r = f->run;
     struct run_step *s = step_seen(f, id);
+    if (r->given != NULL)
+        return json_get(json_get(r->given, S("steps")), id);
     if (s == NULL || !run_step_ended(s))
         return NULL;
     if (s->view.type == JSON_OBJECT)
@@ -135,6 +137,11 @@ static const struct json *step_view(void *ctx, str id)
     return &s->view;
 }
 
+static const struct json *item_of(const struct frame *f)
+{
+    return f->owner != NULL ? &f->owner->each->items->items[f->item] : json_get(f->run->given, S("item"));
+}
+
 /* `what` is evaluated: each has ids of its own from uuid(). */
 static struct expr_scope scope_of(struct run *r, struct run_step *s, const char *what)
 {
@@ -146,8 +153,8 @@ static struct expr_scope scope_of(struct run *r, struct run_step *s, const char 
         .trigger = r->trigger,
         .execution = r->execution,
         .workflow = r->workflow,
-        .item = f->owner != NULL ? &f->owner->each->items->items[f->item] : NULL,
-        .vars = &no_vars,
+        .item = item_of(f),
+        .vars = r->given != NULL ? json_get(r->given, S("vars")) : &no_vars,
         .step = step_view,
         .ctx = s->frame,
         .now_us = r->last_us,

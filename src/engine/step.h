@@ -40,12 +40,13 @@ struct step_kind {
     const char *special; /* a member of `with` that is compiled by `special_use`; NULL = none */
     enum expr_use special_use;
     const char
-        *nested;    /* a member of `with` that is a definition, run for each of its `items` (foreach.c); NULL = none */
-    bool outermost; /* cannot stand inside of another step */
-    bool branches;  /* `with` names steps in `cases` and `default`, and the output's `case` says which of them run */
-    bool spawns;    /* its attempts are executions of other workflows: `with` has workflow_id, input and wait */
-    bool outside;   /* its attempts leave the process (or wait): journalled before and after */
-    i64 timeout_us; /* of one attempt, when the step says nothing */
+        *nested;     /* a member of `with` that is a definition, run for each of its `items` (foreach.c); NULL = none */
+    bool outermost;  /* cannot stand inside of another step */
+    bool branches;   /* `with` names steps in `cases` and `default`, and the output's `case` says which of them run */
+    bool spawns;     /* its attempts are executions of other workflows: `with` has workflow_id, input and wait */
+    bool untestable; /* cannot be tried by itself (trial.h): it waits, or runs other steps */
+    bool outside;    /* its attempts leave the process (or wait): journalled before and after */
+    i64 timeout_us;  /* of one attempt, when the step says nothing */
     const char *output_doc;
     /* Starts the attempt: completes, fails, delays, or asks for an outside call. On an engine worker; must not block. */
     void (*start)(struct step_attempt *s);

@@ -39,6 +39,7 @@ function fill(method, path) {
     const words = { workflows: own.workflow, executions: own.execution, webhooks: own.workflow };
     let first = words[/\/(workflows|executions|webhooks)\/\{/.exec(path)?.[1]];
     return path.replace(/\{([^}]+)\}/g, (_, name) => {
+        if (name === 'type') return 'transform';
         const id = name === 'n' ? '1' : (first ?? own.triggers[name === 'trigger_id' ? method : 'POST']);
         first = undefined;
         return id;

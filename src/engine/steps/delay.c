@@ -41,6 +41,7 @@ const struct step_kind kind_delay = {
     .doc = "Waits for a while or until a time",
     .with = &kind_delay_with,
     .outside = true,
+    .untestable = true,
     .output_doc = "{}",
     .start = delay_start,
 };

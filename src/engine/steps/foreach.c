@@ -38,6 +38,7 @@ const struct step_kind kind_foreach = {
     .doc = "Runs steps once for each item of a list",
     .with = &kind_foreach_with,
     .nested = "steps",
+    .untestable = true,
     .timeout_us = 30 * DAY_US,
     .output_doc =
         "A list of results in the order of the items: what the last steps of the iteration gave, by their ids, "

@@ -21,6 +21,7 @@ const struct step_kind kind_workflow = {
     .doc = "Runs another workflow",
     .with = &kind_workflow_with,
     .outside = true,
+    .untestable = true,
     .spawns = true,
     .timeout_us = 30 * DAY_US,
     .output_doc = "The child's output; {execution_id} when it does not wait",

@@ -10,7 +10,7 @@
 struct step_type {
     struct presence has;
     str type, doc, output, with;
-    bool outside;
+    bool outside, testable;
     i64 timeout_ms;
 };
 static const struct field fields[] = {
@@ -19,6 +19,8 @@ static const struct field fields[] = {
     FIELD(struct step_type, output, F_STR, .flags = F_OUTPUT, .doc = "What its output looks like"),
     FIELD(struct step_type, outside, F_BOOL, .flags = F_OUTPUT,
           .doc = "Whether it reaches outside or waits, so that it is recorded before and after"),
+    FIELD(struct step_type, testable, F_BOOL, .flags = F_OUTPUT,
+          .doc = "Whether one can be tried by itself (POST /workflows/steps/{type}/test)"),
     FIELD(struct step_type, timeout_ms, F_I64, .flags = F_OUTPUT | F_NULLABLE, .min = 1, .max = INT64_MAX,
           .doc = "Time of one attempt when the step says nothing, in milliseconds"),
     FIELD(struct step_type, with, F_JSON, .flags = F_OUTPUT, .doc = "JSON Schema (2020-12) of its `with`"),
@@ -87,12 +89,14 @@ static err row_of(struct arena *a, const struct step_kind *k, struct step_type *
                                .doc = str_of(k->doc),
                                .output = str_of(k->output_doc),
                                .outside = k->outside,
+                               .testable = !k->untestable,
                                .timeout_ms = k->timeout_us / 1000 };
     TRY(schema_of(a, k->with, &out->with));
     SET(step_type_table, out, type);
     SET(step_type_table, out, doc);
     SET(step_type_table, out, output);
     SET(step_type_table, out, outside);
+    SET(step_type_table, out, testable);
     SET(step_type_table, out, with);
     if (out->timeout_ms > 0)
         SET(step_type_table, out, timeout_ms);

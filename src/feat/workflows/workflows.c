@@ -463,6 +463,7 @@ static err workflow_list(struct req *rq)
 static const struct problem *const not_found_list[] = { &workflow_not_found, NULL };
 static const struct problem *const save_list[] = { &workflow_not_found, &trigger_changed, NULL };
 static const struct problem *const no_version_list[] = { &workflow_not_found, &version_not_found, NULL };
+static const struct problem *const step_test_list[] = { &step_type_not_found, &step_untestable, NULL };
 static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive,
                                                       &problem_idempotency_mismatch, NULL };
 static const struct route_status execute_also[] = {
@@ -483,6 +484,14 @@ static const struct route routes[] = {
     { ROUTE(POST, WORKFLOWS "/validate", workflow_validate, W_SLOW), .need = &can_read, .in = &validate_table,
       .out = &validation_table, .status = 200, .doc = "Check a definition without keeping it",
       .more = "A wrong definition is a good answer: 200 with valid false and every problem with its pointer." },
+    { ROUTE(POST, WORKFLOWS "/steps/{type}/test", step_test, W_SLOW), .need = &can_write,
+      .flags = R_NO_STORE | R_OPTIONAL_BODY, .in = &trial_table, .out = &trial_result_table, .status = 200,
+      .problems = step_test_list, .doc = "Try one step by itself",
+      .more =
+          "One attempt with what its expressions would see, without a workflow or an execution; nothing is recorded. What it does outside is real: a request is sent, within the same "
+          "bounds as always and 30 seconds at most. A step that fails is a good answer: 200 with status failed. Types that wait or run other steps cannot be tried "
+          "(GET /step-types says testable).",
+      .example = "{\"with\":{\"code\":\"return input.n * 2\"},\"input\":{\"n\":21}}" },
     { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .need = &can_read, .out = &workflow_table,
       .problems = not_found_list, .doc = "Read a workflow" },
     { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_replace,

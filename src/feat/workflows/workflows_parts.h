@@ -53,6 +53,11 @@ err definition_load(struct tx *tx, str tenant_id, str workflow_id, i64 version, 
 /* The version that runs now; ERR_NOT_FOUND: there is none, it is deleted or not active. */
 err definition_present(struct tx *tx, str tenant_id, str workflow_id, i64 *version) MUST;
 
+/* workflows_trial.c */
+handler_fn step_test;
+extern const struct table trial_table, trial_result_table;
+extern const struct problem step_type_not_found, step_untestable;
+
 /* workflows_run.c */
 handler_fn workflow_execute, workflow_validate;
 extern const struct table execute_table, execute_query_table, validate_table, validation_table;
