@@ -130,3 +130,15 @@ err compress_body(struct arena *a, enum coding c, str body, str *out)
     *out = (str){ to, n };
     return OK;
 }
+
+err packed_make(struct arena *a, str body, struct packed *out)
+{
+    struct packed made = { .bodies[CODING_NONE] = body };
+    for (enum coding c = CODING_GZIP; c < CODINGS; c++) {
+        err e = compress_body(a, c, body, &made.bodies[c]);
+        if (e != OK && e != ERR_TOO_LARGE)
+            return e;
+    }
+    *out = made;
+    return OK;
+}

@@ -3,7 +3,7 @@
 
 #include "base/str.h"
 
-enum coding { CODING_NONE, CODING_GZIP, CODING_BROTLI };
+enum coding { CODING_NONE, CODING_GZIP, CODING_BROTLI, CODINGS };
 enum { COMPRESS_MIN = 1024 /* below, the head outweighs what is saved */ };
 
 /* "gzip"; static. STR_NONE for CODING_NONE. */
@@ -14,3 +14,9 @@ enum coding coding_choose(str accept_encoding);
 bool compress_type(str content_type);
 /* The body in the coding. ERR_TOO_LARGE when it did not get smaller, ERR_MEMORY; the plain body then serves as well. */
 err compress_body(struct arena *a, enum coding c, str body, str *out) MUST;
+
+/* A body that never changes, in every coding. */
+struct packed {
+    str bodies[CODINGS]; /* STR_NONE: this coding makes it no smaller */
+};
+err packed_make(struct arena *a, str body, struct packed *out) MUST;

@@ -3,6 +3,8 @@
  *     STMT(thing_state, "SELECT version || '.' || updated_at AS state FROM things WHERE tenant_id = $1 AND id = $2", .row = &etag_table);
  *     { ROUTE(GET, "/api/v1/things/{id}", …), .etag = &thing_state },
  *
+ * A POST that changes an object and answers it (200) is like a PUT of it.
+ *
  * `state` is any text that differs whenever an answer would; the statement is given the tenant and then the path's parameters, in order. GET answers
  * 304 without running the handler; PUT, PATCH and DELETE compare inside their transaction; what a POST made carries the ETag of the GET route that its
  * Location leads to. */

@@ -259,8 +259,8 @@ static bool storeless_write(const struct route *r)
 }
 static bool stray_etag(const struct route *r)
 {
-    return r->etag != NULL &&
-           (r->method == POST || r->flags & (R_LIST | R_ANY_METHOD | R_NO_STORE) || r->etag->row != &etag_table);
+    return r->etag != NULL && ((r->method == POST && (r->work != W_WRITE || r->status != 200)) ||
+                               r->flags & (R_LIST | R_ANY_METHOD | R_NO_STORE) || r->etag->row != &etag_table);
 }
 static bool need_nothing(const struct route *r)
 {
@@ -293,7 +293,8 @@ static const struct rule rules[] = {
     { text_untyped, "answers something else than JSON without .produces" },
     { get_with_body, "a GET takes no body (.in)" },
     { storeless_write, "W_WRITE with R_NO_STORE" },
-    { stray_etag, ".etag is for GET, PUT, PATCH and DELETE of one object, by a statement whose .row is etag_table" },
+    { stray_etag,
+      ".etag is for GET, PUT, PATCH and DELETE of one object, and a POST that changes one (200), by a statement whose .row is etag_table" },
     { need_nothing, "R_NEED_MATCH without .etag, or on a read" },
     { no_answer, "has neither .out nor .produces nor a status without body (202, 204)" },
     { no_status_doc, "an entry of .also has no .doc" },

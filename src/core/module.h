@@ -4,6 +4,7 @@
 #include "core/route.h"
 
 struct job_kind;
+struct packed;
 struct module {
     const char *name; /* the word: "triggers" */
     const char *doc;  /* the tag's description in the OpenAPI document */
@@ -33,3 +34,4 @@ err routes_build(void) MUST; /* makes the trie from `modules`; once, at start */
 /* The OpenAPI 3.1 document of all modules: made once, at start, on the arena; then served from memory. ERR_CONFLICT (logged): two tables of one name. */
 err openapi_build(struct arena *a) MUST;
 str openapi_text(void);
+const struct packed *openapi_packed(void);

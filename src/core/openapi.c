@@ -14,7 +14,7 @@ enum { SCRATCH_BYTES = 32 << 20, CODES_MAX = 32 };
 static const struct problem body_size = { "http.body_size", ERR_TOO_LARGE, "The body is larger than allowed here" };
 
 /* Made at start, constant afterwards. */
-static str document;
+static struct packed document;
 
 struct component {
     const struct table *table;
@@ -683,8 +683,7 @@ static err build(struct arena *a, struct arena *scratch)
     str kept = str_dup(a, buf_view(&b));
     if (kept.p == NULL)
         return ERR_MEMORY;
-    document = kept;
-    return OK;
+    return packed_make(a, kept, &document);
 }
 
 err openapi_build(struct arena *a)
@@ -697,5 +696,10 @@ err openapi_build(struct arena *a)
 
 str openapi_text(void)
 {
-    return document;
+    return document.bodies[CODING_NONE];
+}
+
+const struct packed *openapi_packed(void)
+{
+    return &document;
 }

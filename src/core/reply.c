@@ -47,6 +47,13 @@ err reply_raw(struct req *rq, int status, str content_type, str body)
     return OK;
 }
 
+err reply_packed(struct req *rq, int status, str content_type, const struct packed *packed)
+{
+    TRY(reply_raw(rq, status, content_type, packed->bodies[CODING_NONE]));
+    rq->answer.packed = packed;
+    return OK;
+}
+
 void reply_header(struct req *rq, const char *name, str value)
 {
     struct answer *a = &rq->answer;
@@ -353,12 +360,29 @@ static bool may_press(const struct request_core *c)
     return true;
 }
 
+/* A problem in place of the handler's answer is no part of it. */
+static bool take_packed(struct request_core *c)
+{
+    const struct packed *packed = c->rq.answer.packed;
+    struct letter *l = &c->letter;
+    if (packed == NULL || l->body.p != packed->bodies[CODING_NONE].p)
+        return false;
+    if (packed->bodies[l->coding].p == NULL)
+        l->coding = CODING_NONE;
+    l->body = packed->bodies[l->coding];
+    return true;
+}
+
 static void send_letter(struct request_core *c)
 {
     struct letter *l = &c->letter;
     l->varies = may_press(c);
     if (l->varies)
         l->coding = coding_choose(http_header(c->rq.http, S("accept-encoding")));
+    if (take_packed(c)) {
+        deliver(c);
+        return;
+    }
     c->task.run = press_in_pool;
     if (l->coding != CODING_NONE && l->body.n > COMPRESS_ON_LOOP_MAX && pool_submit(app.slow, &c->task) == OK)
         return;

@@ -34,6 +34,7 @@ struct answer {
     size_t cut;       /* see field_encode_cut */
     str content_type; /* of raw */
     str raw;
+    const struct packed *packed; /* of raw: its codings, made before */
     struct pair *headers; /* grows on demand: most answers have two or three, and a stream keeps what it has for days */
     u32 header_count, header_room;
     const struct problem *problem;
@@ -74,6 +75,8 @@ str req_header(const struct req *rq, const char *lower_name);
 err reply(struct req *rq, int status, const struct table *t, const void *row) MUST;
 err reply_empty(struct req *rq, int status) MUST; /* 204, 202 … */
 err reply_raw(struct req *rq, int status, str content_type, str body) MUST;
+/* The same of a body that never changes (compress.h): nothing is compressed for the answer. */
+err reply_packed(struct req *rq, int status, str content_type, const struct packed *packed) MUST;
 /* Adds a header; name in any case. CR, LF or NUL in the value drop the header. At most 32. */
 void reply_header(struct req *rq, const char *name, str value);
 /* Location: of a created object. */

@@ -245,6 +245,25 @@ static void test_entity_tags(void **state)
     }
 }
 
+/* What does not shrink stands for itself in every coding. */
+static void test_a_body_is_packed_once(void **state)
+{
+    struct packed p;
+    char text[4096], random[64];
+    memset(text, 'x', sizeof text);
+    for (size_t i = 0; i < sizeof random; i++)
+        random[i] = (char)(i * 97 + 13);
+    assert_int_equal(packed_make(a, (str){ text, sizeof text }, &p), OK);
+    for (enum coding c = CODING_GZIP; c < CODINGS; c++)
+        assert_true(p.bodies[c].p != NULL && p.bodies[c].n < 100);
+    assert_int_equal(packed_make(a, (str){ random, sizeof random }, &p), OK);
+    assert_true(p.bodies[CODING_NONE].p == random && p.bodies[CODING_GZIP].p == NULL &&
+                p.bodies[CODING_BROTLI].p == NULL);
+    struct arena *small = arena_new(16);
+    assert_int_equal(packed_make(small, (str){ text, sizeof text }, &p), ERR_MEMORY);
+    arena_free(small);
+}
+
 /* -- origins ------------------------------------------------------------------------------------------------------- */
 
 static void test_which_origin_is_valid(void **state)
@@ -409,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_which_types_shrink),
         cmocka_unit_test(test_bytes_come_back),
         cmocka_unit_test(test_bytes_that_stay),
+        cmocka_unit_test(test_a_body_is_packed_once),
         cmocka_unit_test(test_entity_tags),
         cmocka_unit_test(test_which_origin_is_valid),
         cmocka_unit_test(test_an_origin_that_is_listed),

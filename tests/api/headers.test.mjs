@@ -134,6 +134,15 @@ describe('content codings', () => {
         assert.deepEqual(both.statuses.filter(Boolean), [200, 200]);
     });
 
+    test('the OpenAPI document, which is compressed once', async () => {
+        const plain = await rawGet('/openapi.json');
+        for (const [coding, unpack] of [['gzip', gunzipSync], ['br', brotliDecompressSync], ['gzip', gunzipSync]]) {
+            const packed = await rawGet('/openapi.json', { 'accept-encoding': coding });
+            assert.equal(packed.field('content-encoding'), coding);
+            assert.deepEqual(unpack(packed.bytes), plain.bytes);
+        }
+    });
+
     test('HEAD says what GET would', async () => {
         const [get, head] = [await rawGet(path(), { 'accept-encoding': 'gzip' }), await rawGet(path(), { 'accept-encoding': 'gzip' }, 'HEAD')];
         assert.deepEqual(['content-encoding', 'content-length', 'vary'].map(head.field), ['content-encoding', 'content-length', 'vary'].map(get.field));

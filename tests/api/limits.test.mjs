@@ -26,6 +26,18 @@ test('steps', async () => {
     assert.equal((await validate(steps(limits.steps + 1))).valid, false);
 });
 
+test('execution_depth', async () => {
+    const { id } = await createWorkflow(editor, { steps: [transform('t')] });
+    const itself = { steps: [{ id: 'w', type: 'workflow', with: { workflow_id: id, input: { n: '{{ input.n + 1 }}' } } }], conditions: { w: 'input.n < input.most' } };
+    const down = (most) => ({ ...itself, steps: [{ ...itself.steps[0], with: { workflow_id: id, input: { n: '{{ input.n + 1 }}', most } } }] });
+    const run = async (most) => {
+        await editor.put(`/api/v1/workflows/${id}`, { name: 'deep', definition: down(most) }, { expect: 200 });
+        return (await editor.post(`/api/v1/workflows/${id}/execute`, { input_data: { n: 0, most } }, { expect: 200 })).body;
+    };
+    assert.equal((await run(limits.execution_depth)).status, 'completed');
+    assert.match((await run(limits.execution_depth + 1)).error.message, /levels deep/);
+});
+
 test('json_nesting', async () => {
     const send = (levels) => editor.post('/api/v1/workflows/validate', `{"definition":${nested(levels - 1)}}`);
     assert.notEqual((await send(limits.json_nesting)).body.code, 'request.json');

@@ -90,8 +90,18 @@ describe('change', () => {
         await editor.put(path, { name: 'r', definition: { steps: [transform('other')] } }, { expect: 200 });
         const restored = await editor.post(`${path}/versions/1/restore`, undefined, { type: null });
         assert.ok([200, 201].includes(restored.status), restored.text);
-        const now = (await editor.get(path)).body;
-        assert.deepEqual([now.version, now.definition.steps], [3, simple.steps]);
+        const now = await editor.get(path);
+        assert.deepEqual([now.body.version, now.body.definition.steps], [3, simple.steps]);
+        assert.equal(restored.headers.get('etag'), now.headers.get('etag'));
+    });
+
+    test('a restore is compared with If-Match like any change', async () => {
+        const { id } = await createWorkflow(editor, simple);
+        const path = `/api/v1/workflows/${id}`, etag = (await editor.get(path)).headers.get('etag');
+        await editor.patch(path, { name: 'meanwhile' }, { type: 'application/json', expect: 200 });
+        const restore = (tag) => editor.post(`${path}/versions/1/restore`, undefined, { type: null, headers: { 'if-match': tag } });
+        assert.equal((await restore(etag)).status, 412);
+        assert.equal((await restore((await editor.get(path)).headers.get('etag'))).status, 200);
     });
 });
 

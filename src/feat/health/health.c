@@ -148,7 +148,7 @@ static err health_show(struct req *rq)
 static err health_openapi(struct req *rq)
 {
     reply_header(rq, "Cache-Control", S("public, max-age=60"));
-    return reply_raw(rq, 200, S("application/json"), openapi_text());
+    return reply_packed(rq, 200, S("application/json"), openapi_packed());
 }
 
 /* -- routes -------------------------------------------------------------------------------------------------------- */

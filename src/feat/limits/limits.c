@@ -8,7 +8,7 @@
 struct limits {
     struct presence has;
     i64 steps, definition_bytes, value_bytes, value_nesting, execution_bytes, expression_bytes, expression_instructions;
-    i64 foreach_items, foreach_concurrency, foreach_nesting, execution_steps;
+    i64 foreach_items, foreach_concurrency, foreach_nesting, execution_steps, execution_depth;
     i64 expression_memory_bytes, expression_ms, json_nesting, request_body_bytes, webhook_body_bytes, triggers;
 };
 #define LIMIT(member, doc_) \
@@ -24,6 +24,7 @@ static const struct field fields[] = {
           "Bytes of a value as JSON: the result of an expression, the output of a step, the answer to an http step"),
     LIMIT(value_nesting, "Levels of a step's input and output"),
     LIMIT(execution_bytes, "Memory of one execution while it runs"),
+    LIMIT(execution_depth, "Executions above one that a workflow step started"),
     LIMIT(expression_bytes, "Bytes of one expression or script"),
     LIMIT(expression_instructions, "Instructions of one evaluation; the work of helpers counts too"),
     LIMIT(expression_memory_bytes, "Memory of one evaluation"),
@@ -46,6 +47,7 @@ static const struct limits published = {
     .value_bytes = EXPR_VALUE_BYTES,
     .value_nesting = VALUE_DEPTH_MAX,
     .execution_bytes = EXECUTION_BYTES_MAX,
+    .execution_depth = EXECUTION_DEPTH_MAX,
     .expression_bytes = EXPR_CODE_BYTES,
     .expression_instructions = EXPR_INSTRUCTIONS,
     .expression_memory_bytes = EXPR_MEMORY_BYTES,

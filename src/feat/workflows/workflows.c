@@ -128,11 +128,13 @@ static const struct lister workflow_lister = { &workflow_table, sorts,          
                                                filters,         COUNT(filters), &workflow_count };
 
 /* Its triggers show in its definition: each change of one has a time of its own, so their number and sum tell all states apart. */
-STMT(workflow_state,
-     "SELECT w.version || '.' || w.updated_at || '.' || (SELECT count(*) || '.' || coalesce(sum(t.updated_at), 0) "
-     "FROM triggers t WHERE t.tenant_id = w.tenant_id AND t.workflow_id = w.id) AS state "
-     "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL",
-     .row = &etag_table);
+#define WORKFLOW_STATE                                                                                             \
+    "SELECT w.version || '.' || w.updated_at || '.' || (SELECT count(*) || '.' || coalesce(sum(t.updated_at), 0) " \
+    "FROM triggers t WHERE t.tenant_id = w.tenant_id AND t.workflow_id = w.id) AS state "                          \
+    "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL"
+STMT(workflow_state, WORKFLOW_STATE, .row = &etag_table);
+/* The path of a restore names a version as well; what it answers is the workflow. */
+STMT(restored_state, WORKFLOW_STATE " AND $3 IS NOT NULL", .row = &etag_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
      .row = &number_table);
 STMT(
@@ -512,9 +514,9 @@ static const struct route routes[] = {
       .more = "Definitions longer than 8 KiB are cut to {\"truncated\": true, \"size\": bytes}." },
     { ROUTE(GET, VERSIONS "/{n}", version_get, W_READ), .need = &can_read, .out = &version_table,
       .problems = no_version_list, .doc = "Read a version of a workflow" },
-    { ROUTE(POST, VERSIONS "/{n}/restore", version_restore, W_WRITE), .prepare = prepare_restore,
-      .flags = R_SLOW_PREPARE, .need = &can_write, .out = &workflow_table, .status = 200, .problems = no_version_list,
-      .doc = "Make an earlier definition the present one",
+    { ROUTE(POST, VERSIONS "/{n}/restore", version_restore, W_WRITE), .etag = &restored_state,
+      .prepare = prepare_restore, .flags = R_SLOW_PREPARE, .need = &can_write, .out = &workflow_table, .status = 200,
+      .problems = no_version_list, .doc = "Make an earlier definition the present one",
       .more = "It becomes a new version, so nothing is lost. Triggers stay as they are." },
     { ROUTE(POST, WORKFLOW "/execute", workflow_execute, W_WAIT), .need = &can_execute, .flags = R_OPTIONAL_BODY,
       .in = &execute_table, .query = &execute_query_table, .out = &execution_table, .status = 200, .also = execute_also,
