@@ -216,6 +216,23 @@ describe('children', () => {
 
 const again = (id, verb, body, more) => editor.post(`/api/v1/executions/${id}/${verb}`, body, body === undefined ? { type: null, ...more } : more);
 
+describe('the history of a workflow', () => {
+    test('sort=execution_id is oldest first, and pages; status filters either way; another order is 422', async () => {
+        const { id } = await createWorkflow(editor, { steps: [{ id: 'f', type: 'fail', with: { message: 'no' } }], conditions: { f: 'input.n == 2' } });
+        const ids = [];
+        for (const n of [1, 2, 3]) ids.push((await editor.post(`/api/v1/workflows/${id}/execute`, { input_data: { n } }, { expect: 200 })).body.execution_id);
+        const list = async (query) => editor.get(`/api/v1/workflows/${id}/executions?${query}`, { expect: 200 });
+        const seen = async (query) => (await list(query)).body.map((row) => row.execution_id);
+        assert.deepEqual(await seen(''), [...ids].reverse());
+        assert.deepEqual(await seen('sort=execution_id'), ids);
+        assert.deepEqual(await seen('sort=execution_id&status=completed'), [ids[0], ids[2]]);
+        const first = await list('sort=execution_id&limit=2&count=true'), next = /<([^>]+)>/.exec(first.headers.get('link'))[1];
+        assert.equal(first.headers.get('x-total-count'), '3');
+        assert.deepEqual((await editor.get(next, { expect: 200 })).body.map((row) => row.execution_id), [ids[2]]);
+        for (const query of ['sort=input_data', 'status=odd']) await editor.get(`/api/v1/workflows/${id}/executions?${query}`, { expect: 422 });
+    });
+});
+
 describe('traces', () => {
     const id = '4bf92f3577b34da6a3ce929d0e0e4736', span = '00f067aa0ba902b7';
     const headers = { traceparent: `00-${id}-${span}-01`, tracestate: 'vendor=1,other=2' };

@@ -19,31 +19,18 @@ enum {
 
 /* ---- fields ---- */
 
-static const char *const statuses[] = { "queued", "running",   "waiting",   "completed",
-                                        "failed", "cancelled", "timed_out", NULL };
-
 struct list_query {
     struct presence has;
     struct page page;
-    str status;
     i64 since, until;
 };
 static const struct field query_fields[] = {
     LIST_QUERY(struct list_query),
-    FIELD(struct list_query, status, F_STR, .one_of = statuses, .doc = "Only executions with this status"),
     FIELD(struct list_query, since, F_TIME, .doc = "Only executions accepted at this time or later"),
     FIELD(struct list_query, until, F_TIME, .doc = "Only executions accepted before this time"),
 };
 static const struct table query_table =
     TABLE("ExecutionQuery", struct list_query, query_fields, .doc = "Filters of a workflow's history");
-
-struct count_row {
-    struct presence has;
-    i64 n;
-};
-static const struct field count_fields[] = { FIELD(struct count_row, n, F_I64, .doc = "How many") };
-static const struct table count_table =
-    TABLE("ExecutionCount", struct count_row, count_fields, .doc = "A number of rows");
 
 /* ---- permissions and problems ---- */
 
@@ -65,17 +52,22 @@ PROBLEM(no_workflow, "executions.workflow_not_found", ERR_NOT_FOUND, "There is n
     "id AS execution_id, workflow_id, version, status, " CUT_TRIGGER ", " CUT_INPUT ", " CUT_OUTPUT ", error, " \
     "created_at, started_at, completed_at, parent_id, "                                                         \
     "CASE WHEN length(step_executions) > 65536 THEN '[]' ELSE step_executions END AS step_executions "
-#define HISTORY                                                                                  \
-    "FROM executions WHERE tenant_id = $1 AND workflow_id = $2 AND ($3 IS NULL OR status = $3) " \
-    "AND created_at >= $4 AND created_at < $5 "
+#define HISTORY                                                                                                       \
+    "FROM executions WHERE tenant_id = $1 AND workflow_id = $2 AND created_at >= $3 AND created_at < $4" LIST_FILTER( \
+        "status", "$5")
+#define HISTORY_ROWS "SELECT " LISTED_COLUMNS HISTORY
 
 STMT(execution_by_id, "SELECT " EXECUTION_COLUMNS " FROM executions WHERE tenant_id = $1 AND id = $2",
      .row = &execution_table);
 /* Also of a deleted workflow: its history stays. */
 STMT(execution_workflow, "SELECT 1 FROM workflows WHERE tenant_id = $1 AND id = $2");
-STMT(execution_page, "SELECT " LISTED_COLUMNS HISTORY "AND id < $6 ORDER BY id DESC LIMIT $7 OFFSET $8",
-     .row = &execution_table);
-STMT(execution_count, "SELECT count(*) AS n " HISTORY, .row = &count_table);
+/* Ids rise with time, so they are the order of history; a sort by any other column would read all of it. */
+LIST_BY_ID(executions, execution_id, &execution_table, HISTORY_ROWS, "id", LIST_AFTER_5);
+STMT(execution_count, "SELECT count(*) AS n " HISTORY, .row = &list_count_table);
+static const struct list_sort sorts[] = { LIST_SORT(executions, execution_id) };
+static const char *const filters[] = { "status" };
+static const struct lister history_lister = { &execution_table, sorts,          COUNT(sorts),
+                                              filters,          COUNT(filters), &execution_count };
 STMT(execution_forget_keys,
      "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE id IN "
      "(SELECT id FROM executions WHERE dedup_key IS NOT NULL AND created_at < $1 ORDER BY created_at LIMIT $2)",
@@ -191,21 +183,17 @@ static err history(struct req *rq)
     str workflow_id = req_param(rq, "id");
     struct arg since = I64(HAS(query_table, q, since) ? q->since : INT64_MIN),
                until = I64(HAS(query_table, q, until) ? q->until : INT64_MAX);
-    struct count_row count = { .n = -1 };
     void *rows = NULL;
     u32 n = 0;
+    i64 total;
     err e = db_row(rq->tx, &execution_workflow, NULL, ARGS(TENANT(rq), STR(workflow_id)));
     if (e == ERR_NOT_FOUND)
         return problem(rq, &no_workflow, "There is no workflow %.*s", STR_FMT(workflow_id));
     TRY(e);
-    TRY(db_list(rq->tx, &execution_page, (u32)page->limit + 1, &rows, &n,
-                ARGS(TENANT(rq), STR(workflow_id), STR(q->status), since, until, list_before(page), list_limit(page),
-                     I64(page->skip))));
-    if (page->count)
-        TRY(db_row(rq->tx, &execution_count, &count, ARGS(TENANT(rq), STR(workflow_id), STR(q->status), since, until)));
+    TRY(list_read(rq, page, ARGS(TENANT(rq), STR(workflow_id), since, until), &rows, &n, &total));
     for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
         TRY(complete_listed(rq, (struct execution *)rows + i));
-    return reply_list(rq, &execution_table, rows, n, page, offsetof(struct execution, execution_id), count.n, LIST_CUT);
+    return list_reply(rq, rows, n, page, total, LIST_CUT);
 }
 
 /* ---- cleaning ---- */
@@ -299,7 +287,7 @@ static const struct route routes[] = {
           "results, as in a retry. Without a step everything runs anew.",
       .example = "{\"from_step\":\"score\"}" },
     { ROUTE(GET, "/api/v1/workflows/{id}/executions", history, W_SLOW), .need = &can_read, .query = &query_table,
-      .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
+      .list = &history_lister, .out = &execution_table, .flags = R_LIST, .problems = no_workflow_list,
       .doc = "List what a workflow ran, newest first",
       .more =
           "Values longer than 8 KiB are cut to {\"truncated\": true, \"size\": …}, and steps whose history is longer than 64 KiB are left out; the "
