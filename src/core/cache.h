@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/map.h"
+#include "core/metrics.h"
 #include <stdatomic.h>
 
 struct cache {
@@ -13,6 +14,24 @@ struct cache {
     i64 life_us;      /* 0 = until forgotten */
     _Atomic u64 epoch, hits, misses;
 };
+/* Whatever remembers what was read or made has these two counters in /metrics, by its name: how often it knew, how often it did not. */
+#define CACHE_METRICS(id, name_, hits_, misses_)                                                                 \
+    static i64 id##_read_hits(void)                                                                              \
+    {                                                                                                            \
+        return (i64)atomic_load_explicit(&(hits_), memory_order_relaxed);                                        \
+    }                                                                                                            \
+    static i64 id##_read_misses(void)                                                                            \
+    {                                                                                                            \
+        return (i64)atomic_load_explicit(&(misses_), memory_order_relaxed);                                      \
+    }                                                                                                            \
+    METRIC(id##_hits_total, "weir_cache_hits_total", METRIC_COUNTER, "Look-ups that a cache answered, by cache", \
+           .labels = "cache=\"" name_ "\"", .read = id##_read_hits);                                             \
+    METRIC(id##_misses_total, "weir_cache_misses_total", METRIC_COUNTER,                                         \
+           "Look-ups that a cache could not answer, by cache", .labels = "cache=\"" name_ "\"",                  \
+           .read = id##_read_misses)
+#define CACHE(id, name_, ...)                                  \
+    static struct cache id = { .name = (name_), __VA_ARGS__ }; \
+    CACHE_METRICS(id, name_, id.hits, id.misses)
 /* The entry of this thread for key, NULL when there is none. Valid until the next cache_put on this thread, or the end of the request that keeps it with
  * cache_keep. */
 const void *cache_get(struct cache *c, str key, i64 now_us);

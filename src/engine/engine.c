@@ -1,4 +1,4 @@
-/* engine.c - opening and closing, starting executions, the cache of plans, and the scheduler that brings due executions back from the database.
+/* engine.c - opening and closing, starting executions, loading plans, and the scheduler that brings due executions back from the database.
  *
  * The queue is the database: `due_at` says when an execution must be looked at. The scheduler sleeps until the first one is due, claims a batch (which raises their fences) and
  * hands them to their workers. Nothing else keeps timers for executions, so ten thousand waiting ones cost an index entry each. */
@@ -23,41 +23,6 @@ enum {
 static const i64 poll_us = SECOND_US, crowded_us = SECOND_US / 20;
 
 /* --- plans -------------------------------------------------------------------------------------------------------- */
-
-static void forget_plans(struct engine *e)
-{
-    struct map_entry *entry;
-    for (u32 i = 0; (entry = map_next(&e->plans.by_version, &i)) != NULL;)
-        plan_release(entry->value);
-    map_free(&e->plans.by_version);
-    e->plans.bytes = 0;
-}
-
-static struct plan *cached_plan(struct engine *e, str key)
-{
-    pthread_mutex_lock(&e->plans.lock);
-    struct plan *p = map_get(&e->plans.by_version, key);
-    if (p != NULL)
-        plan_keep(p);
-    pthread_mutex_unlock(&e->plans.lock);
-    return p;
-}
-
-/* Keeps it for others; when another thread was faster there are two for a while, which is harmless. A full cache starts anew. */
-static void cache_plan(struct engine *e, str key, struct plan *p)
-{
-    size_t bytes = arena_used(p->arena);
-    pthread_mutex_lock(&e->plans.lock);
-    if (e->plans.by_version.count >= PLANS_MAX || e->plans.bytes + bytes > PLANS_BYTES)
-        forget_plans(e);
-    struct plan *before = map_get(&e->plans.by_version, key);
-    if (map_put(&e->plans.by_version, key, p) == OK) {
-        plan_keep(p);
-        e->plans.bytes += bytes;
-        plan_release(before);
-    }
-    pthread_mutex_unlock(&e->plans.lock);
-}
 
 static err load_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id, i64 version, struct plan **out)
 {
@@ -86,10 +51,10 @@ err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id,
     char text[192]; /* both ids are 40 bytes or fewer */
     int n = snprintf(text, sizeof text, "%.*s/%.*s/%lld", STR_FMT(tenant_id), STR_FMT(workflow_id), (long long)version);
     str key = { text, MIN((size_t)n, sizeof text - 1) };
-    struct plan *p = cached_plan(e, key);
+    struct plan *p = plans_get(&e->plans, key);
     if (p == NULL) {
         TRY(load_plan(e, tx, tenant_id, workflow_id, version, &p));
-        cache_plan(e, key, p);
+        plans_put(&e->plans, key, p);
     }
     *out = p;
     return OK;
@@ -348,7 +313,7 @@ err engine_open(const struct engine_options *options, struct engine **out)
     e->options.live_max = options->live_max != 0 ? options->live_max : LIVE_MAX;
     u32 count = options->workers != 0 ? options->workers : (u32)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
     e->workers = NEW_N(a, struct worker, count);
-    pthread_mutex_init(&e->plans.lock, NULL);
+    plans_open(&e->plans, PLANS_MAX, PLANS_BYTES);
     pthread_barrier_init(&e->closing_steps, NULL, count);
     err failed = e->workers != NULL ? take_over(e) : ERR_MEMORY;
     for (u32 i = 0; failed == OK && i < count; i++) {
@@ -374,7 +339,7 @@ void engine_close(struct engine *e)
     pthread_mutex_unlock(&e->scheduler.lock);
     pthread_join(e->scheduler.thread, NULL);
     close_workers(e);
-    forget_plans(e);
+    plans_forget(&e->plans);
 }
 
 void engine_free(struct engine *e)
@@ -383,11 +348,10 @@ void engine_free(struct engine *e)
         pthread_cond_destroy(&e->workers[i].wake);
         pthread_mutex_destroy(&e->workers[i].lock);
     }
-    forget_plans(e);
+    plans_close(&e->plans);
     pthread_barrier_destroy(&e->closing_steps);
     pthread_cond_destroy(&e->scheduler.wake);
     pthread_mutex_destroy(&e->scheduler.lock);
-    pthread_mutex_destroy(&e->plans.lock);
     arena_free(e->arena);
 }
 

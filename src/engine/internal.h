@@ -1,6 +1,6 @@
 /* internal.h - the engine's own: records, runs, workers. Nothing here is seen outside of src/engine.
  *
- *   engine.c   opening, starting, the plan cache, the scheduler     worker.c   a thread with a queue, and the runs it owns
+ *   engine.c   opening, starting, the scheduler; plans.c the cache  worker.c   a thread with a queue, and the runs it owns
  *   run.c      what happens next in one execution (no I/O)          journal.c  rows: admission, records, final commit, claims
  *   frame.c    its blocks at work: the root, and iterations         history.c  the published shapes, and events
  *   resume.c   a run put together again from what was recorded      outcome.c  what those who wait are told
@@ -376,6 +376,24 @@ void worker_poke(struct worker *w, str execution_id);
 /* The caller of engine_tell_now. */
 void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);
 
+/* --- the cache of plans --------------------------------------------------------------------------------------------- */
+
+/* By "<tenant>/<workflow>/<version>". What was used longest ago goes first; one tenant has half of it at most, so nobody empties it for the others. */
+struct plans {
+    pthread_mutex_t lock;
+    struct map by_version; /* struct cached_plan, which lives on its plan's arena */
+    struct cached_plan *newest, *oldest;
+    u32 most;
+    size_t bytes, most_bytes;
+};
+void plans_open(struct plans *p, u32 most, size_t most_bytes);
+void plans_close(struct plans *p);
+/* One user more; NULL: not there. */
+struct plan *plans_get(struct plans *p, str key);
+/* Keeps it for others; a plan of half the cache or more is not kept. `plan` is the caller's alone until now, and its tenant is set. */
+void plans_put(struct plans *p, str key, struct plan *plan);
+void plans_forget(struct plans *p);
+
 struct engine {
     struct engine_options options;
     struct arena *arena;
@@ -385,11 +403,7 @@ struct engine {
     _Atomic bool closing;
     _Atomic u64 started, completed, failed;
     pthread_barrier_t closing_steps; /* the workers close in step: see wind_down */
-    struct {
-        pthread_mutex_t lock;
-        struct map by_version;
-        size_t bytes;
-    } plans;
+    struct plans plans;
     struct {
         pthread_t thread;
         pthread_mutex_t lock;

@@ -39,6 +39,13 @@ test('/api/v1/health tells a stranger the status, and an admin the dependencies'
     assert.match(database.checked_at, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
 });
 
+test('/metrics counts the hits and misses of every cache', async () => {
+    const { text } = await anyone.get('/metrics', { expect: 200 });
+    for (const which of ['hits', 'misses'])
+        for (const cache of ['plans', 'sessions', 'tokens', 'triggers']) assert.match(text, new RegExp(`^weir_cache_${which}_total\\{cache="${cache}"\\} \\d+$`, 'm'));
+    assert.equal(text.match(/^# TYPE weir_cache_hits_total/gm).length, 1);
+});
+
 test('/metrics is Prometheus text: HELP and TYPE for each family, no label of a tenant or user', async () => {
     await anyone.get('/api/v1/info');
     const { text, type } = await anyone.get('/metrics', { expect: 200 });

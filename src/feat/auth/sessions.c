@@ -109,21 +109,7 @@ STMT(sessions_clean_ended,
 
 /* Written once at start, before the threads: every request needs it. */
 static struct jwt_key key;
-static struct cache identities = { .name = "sessions", .capacity = 4096 };
-
-static i64 cache_hits(void)
-{
-    return (i64)atomic_load_explicit(&identities.hits, memory_order_relaxed);
-}
-
-static i64 cache_misses(void)
-{
-    return (i64)atomic_load_explicit(&identities.misses, memory_order_relaxed);
-}
-
-METRIC(session_hits, "weir_auth_cache_hits_total", METRIC_COUNTER, "Sessions found in memory", .read = cache_hits);
-METRIC(session_misses, "weir_auth_cache_misses_total", METRIC_COUNTER, "Sessions read from the database",
-       .read = cache_misses);
+CACHE(identities, "sessions", .capacity = 4096);
 
 err sessions_start(struct arena *a)
 {

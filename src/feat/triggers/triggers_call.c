@@ -103,7 +103,7 @@ STMT(
     "WHERE t.id = $1 AND w.deleted_at IS NULL",
     .row = &hook_table, .scope = SCOPE_SYSTEM);
 
-static struct cache hooks = { .name = "triggers", .capacity = HOOKS_CACHED, .life_us = SECOND_US };
+CACHE(hooks, "triggers", .capacity = HOOKS_CACHED, .life_us = SECOND_US);
 
 void hooks_forget(void *unused)
 {
