@@ -273,6 +273,7 @@ static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *
     if (rq->route->flags & R_NO_STORE)
         return fn(rq);
     TRY(db_read_begin(app.db, rq->arena, fast, &rq->tx));
+    db_read_repeats(rq->tx);
     err e = rq->route->work != W_WRITE ? conditional_before(c) : OK; /* a change compares in its transaction */
     if (e == OK && rq->answer.status == 0)
         e = fn(rq);

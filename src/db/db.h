@@ -95,6 +95,10 @@ err db_check(struct db *db, struct buf *complaint) MUST;
 err db_read_begin(struct db *db, struct arena *a, bool fast, struct tx **out) MUST;
 void db_read_end(struct tx *tx);
 bool db_read_was_slow(const struct tx *tx);
+/* A fast read whose work is begun again from its top, off the loop, when it was slow. */
+void db_read_repeats(struct tx *tx);
+/* Asks, before work that is too long for a loop: true on a read that repeats. It counts as slow then, and the caller returns ERR_BUSY. */
+bool db_read_leave(struct tx *tx);
 
 /* Exactly the first row into *row (zeroed before; texts on the transaction's arena). ERR_NOT_FOUND when none. row may be NULL: does one exist? */
 err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args) MUST;

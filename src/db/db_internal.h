@@ -56,7 +56,7 @@ struct tx {
     i64 left_us;     /* of a fast read's budget */
     i64 deadline_us; /* of the running statement; none for BEGIN and preparing, which a retry would have to do again */
     u32 statements;
-    bool writes, fast, slow, begun;
+    bool writes, fast, slow, begun, repeats;
     bool lost; /* SQLite rolled the whole batch back under this job */
 };
 

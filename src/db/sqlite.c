@@ -587,6 +587,17 @@ bool db_read_was_slow(const struct tx *tx)
     return tx->slow;
 }
 
+void db_read_repeats(struct tx *tx)
+{
+    tx->repeats = true;
+}
+
+bool db_read_leave(struct tx *tx)
+{
+    tx->slow |= tx->fast && tx->repeats;
+    return tx->slow;
+}
+
 err db_ping(struct db *db, i64 *latency_us)
 {
     struct reader *r;

@@ -15,6 +15,7 @@ enum {
     LIVE_MAX = 10000,
     PLANS_MAX = 4096,
     PLANS_BYTES = 64 * 1024 * 1024,
+    PLAN_ON_LOOP_BYTES = 16 * 1024, /* compiling a longer definition holds a loop up for a millisecond and more */
     CLAIM_BATCH = 20,
     RUN_BYTES = EXECUTION_BYTES_MAX,
     SCHEDULER_BYTES = 64 * 1024 * 1024
@@ -31,6 +32,8 @@ static err load_plan(struct engine *e, struct tx *tx, str tenant_id, str workflo
     struct plan *p;
     struct problems problems = { .arena = db_arena(tx) };
     TRY(e->options.load(tx, tenant_id, workflow_id, version, &definition, &name));
+    if (json_size(definition) > PLAN_ON_LOOP_BYTES && db_read_leave(tx))
+        return ERR_BUSY;
     TRY(field_decode(db_arena(tx), &definition_table, FIELD_CREATE, definition, S(""), NULL,
                      &problems)); /* tables may have changed since */
     TRY(plan_compile(definition, S(""), &problems, &p));

@@ -1838,6 +1838,50 @@ static void test_a_person_asks_for_another_attempt(void **state)
     assert_cancelled(await_status(id, "cancelled"), "\"attempt\":3");
 }
 
+/* --- plans -------------------------------------------------------------------------------------------------------- */
+
+static char *definition_of(size_t bytes)
+{
+    struct buf b = { .arena = house.arena };
+    buf_str(&b, S("{\"steps\":[{\"id\":\"a\",\"type\":\"transform\",\"with\":{\"v\":\""));
+    while (b.n < bytes - 5)
+        buf_char(&b, 'x');
+    buf_str(&b, S("\"}}]}"));
+    assert_int_equal(b.n, bytes);
+    buf_char(&b, '\0');
+    return b.p;
+}
+
+static err plan_in_read(bool fast, bool repeats, bool *slow)
+{
+    struct tx *tx;
+    struct plan *plan = NULL;
+    assert_int_equal(db_read_begin(house.db, house.arena, fast, &tx), OK);
+    if (repeats)
+        db_read_repeats(tx);
+    err e = engine_plan(house.engine, tx, S("tenant_1"), S("workflow_1"), ++house.version, &plan);
+    *slow = db_read_was_slow(tx);
+    db_read_end(tx);
+    plan_release(plan);
+    return e;
+}
+
+/* Where a read can be begun again elsewhere, a long definition is not compiled on the loop. */
+static void test_long_definitions_leave_the_loop(void **state)
+{
+    enum { ON_LOOP = 16 * 1024 };
+    bool slow;
+    for (int more = -1; more <= 1; more++) {
+        house.definition = definition_of((size_t)(ON_LOOP + more));
+        assert_int_equal(plan_in_read(true, true, &slow), more <= 0 ? OK : ERR_BUSY);
+        assert_int_equal(slow, more > 0);
+    }
+    assert_int_equal(plan_in_read(false, true, &slow), OK); /* the pool */
+    assert_false(slow);
+    assert_int_equal(plan_in_read(true, false, &slow), OK); /* a stream belongs to its loop */
+    assert_false(slow);
+}
+
 /* --- events ------------------------------------------------------------------------------------------------------- */
 
 static void test_events_of_the_history(void **state)
@@ -1910,6 +1954,7 @@ int main(void)
         TEST(test_a_person_answers_for_an_iteration),
         TEST(test_an_answer_outlives_a_crash),
         TEST(test_a_person_asks_for_another_attempt),
+        TEST(test_long_definitions_leave_the_loop),
         TEST(test_events_of_the_history),
         TEST(test_foreach_outcomes),
         TEST(test_an_iteration_that_fails_says_which),
