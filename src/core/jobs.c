@@ -50,8 +50,9 @@ static const struct field fields[] = {
 static const struct table row_table = TABLE("Job", struct row, fields);
 
 STMT(job_add,
-     "INSERT INTO jobs (id, kind, tenant_id, payload, status, timeout_us, due_at, created_at, updated_at)"
-     " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $7, $7)",
+     "INSERT INTO jobs (id, kind, tenant_id, payload, status, timeout_us, due_at, created_at, updated_at, once_key)"
+     " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $7, $7, $8)"
+     " ON CONFLICT (kind, once_key) WHERE once_key IS NOT NULL AND status <> 'dead' DO NOTHING",
      .scope = SCOPE_SYSTEM);
 STMT(job_seed,
      "INSERT INTO jobs (id, kind, payload, status, periodic, timeout_us, due_at, created_at, updated_at)"
@@ -137,20 +138,38 @@ static void wake(bool enqueued)
     pthread_mutex_unlock(&jobs.lock);
 }
 
-err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload, i64 delay_us)
+/* `key` STR_NONE: as many as are asked for. */
+static err enqueue(struct tx *tx, struct arena *a, const char *kind, str key, const struct job *job, i64 delay_us,
+                   bool *added)
 {
     const struct job_kind *k = kind_of(str_of(kind));
-    if (k == NULL || payload.n > PAYLOAD_BYTES)
+    if (k == NULL || job->payload.n > PAYLOAD_BYTES || key.n > JOB_KEY_MAX)
         return k == NULL ? ERR_INTERNAL : ERR_TOO_LARGE;
+    i64 now_us = job->now_us, changed;
     str id = typeid_new(a, "job", now_us);
     if (id.p == NULL)
         return ERR_MEMORY;
-    TRY(db_exec(tx, &job_add, NULL,
-                ARGS(STR(id), STR(str_of(kind)), STR(tenant_id), STR(payload.n > 0 ? payload : S("{}")),
-                     I64(timeout_of(k)), I64(now_us + delay_us), I64(now_us))));
-    if (delay_us <= 0)
+    TRY(db_exec(tx, &job_add, &changed,
+                ARGS(STR(id), STR(str_of(kind)), STR(job->tenant_id), STR(job->payload.n > 0 ? job->payload : S("{}")),
+                     I64(timeout_of(k)), I64(now_us + delay_us), I64(now_us), STR(key))));
+    if (delay_us <= 0 && changed == 1)
         wake(true);
+    *added = changed == 1;
     return OK;
+}
+
+err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload, i64 delay_us)
+{
+    bool added;
+    const struct job job = { .tenant_id = tenant_id, .payload = payload, .now_us = now_us };
+    return enqueue(tx, a, kind, STR_NONE, &job, delay_us, &added);
+}
+
+err jobs_enqueue_once(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str key, str tenant_id, str payload,
+                      i64 delay_us, bool *added)
+{
+    const struct job job = { .tenant_id = tenant_id, .payload = payload, .now_us = now_us };
+    return enqueue(tx, a, kind, key, &job, delay_us, added);
 }
 
 i64 jobs_backoff_us(i64 attempt, u64 random)

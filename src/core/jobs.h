@@ -22,6 +22,11 @@ struct job_kind {
 /* Inside a write transaction: the job exists when the transaction does. delay_us from now_us. */
 err jobs_enqueue(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str tenant_id, str payload,
                  i64 delay_us) MUST;
+/* The same, unless a job of this kind and key waits or runs already: *added tells. One that runs may have looked before this transaction, so a kind that
+ * must not miss anything looks again at its end. A dead one does not count. Keys are of one kind, over all tenants; at most JOB_KEY_MAX bytes. */
+enum { JOB_KEY_MAX = 200 };
+err jobs_enqueue_once(struct tx *tx, struct arena *a, i64 now_us, const char *kind, str key, str tenant_id, str payload,
+                      i64 delay_us, bool *added) MUST;
 err jobs_start(void) MUST; /* after the modules started */
 /* No job is claimed or begun after this; one that runs ends in its pool. So: jobs_stop, then pool_free, then db_close. */
 void jobs_stop(void);

@@ -407,7 +407,8 @@ static char folder[] = "/tmp/weir-test-XXXXXX";
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct {
-    int simple, flaky, broken, periodic, closed;
+    int simple, flaky, broken, periodic, closed, held;
+    bool release;
     char payload[64];
 } ran;
 
@@ -451,6 +452,17 @@ static err run_broken(const struct job *job)
     return ERR_INVALID;
 }
 
+/* Runs until it is let go. */
+static err run_held(const struct job *job)
+{
+    bump(&ran.held);
+    pthread_mutex_lock(&lock);
+    while (!ran.release)
+        pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+
 static err run_periodic(const struct job *job)
 {
     bump(&ran.periodic);
@@ -461,6 +473,7 @@ static const struct job_kind kinds[] = {
     { .name = "test.simple", .run = run_simple, .doc = "x" },
     { .name = "test.flaky", .run = run_flaky, .doc = "x" },
     { .name = "test.broken", .run = run_broken, .doc = "x" },
+    { .name = "test.held", .run = run_held, .doc = "x" },
     { .name = "test.periodic", .run = run_periodic, .every_us = HOUR_US, .doc = "x" },
 };
 
@@ -608,6 +621,71 @@ static void test_jobs_survive_a_restart(void **state)
     wait_until(&ran.simple, 2);
     jobs_stop();
     assert_int_equal(look("test.periodic").n, 1);
+}
+
+/* ---- jobs of which there is one ---- */
+
+struct once {
+    str key;
+    bool added;
+};
+
+static err once_run(void *ctx, struct tx *tx)
+{
+    struct once *o = ctx;
+    return jobs_enqueue_once(tx, db_arena(tx), clock_now_us(), "test.held", o->key, STR_NONE, STR_NONE, 0, &o->added);
+}
+
+static err once(str key, bool *added)
+{
+    struct arena *a = arena_new(MIB);
+    struct once o = { .key = key };
+    err e = db_write_wait(app.db, a, once_run, &o);
+    *added = o.added;
+    arena_free(a);
+    return e;
+}
+
+static void let_go(bool go)
+{
+    pthread_mutex_lock(&lock);
+    ran.release = go;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+static void wait_until_gone(const char *kind)
+{
+    i64 until = clock_mono_us() + 30 * SECOND_US;
+    while (look(kind).n > 0)
+        assert_true(clock_mono_us() < until);
+}
+
+/* While it waits, while it runs, and again when it is done; another key is another job. */
+static void test_jobs_once(void **state)
+{
+    char text[JOB_KEY_MAX + 1];
+    bool added;
+    memset(text, 'k', sizeof text);
+    assert_int_equal(once(S("a"), &added), OK);
+    assert_true(added);
+    assert_int_equal(once(S("a"), &added), OK);
+    assert_false(added);
+    assert_int_equal(jobs_start(), OK);
+    wait_until(&ran.held, 1);
+    assert_int_equal(once(S("a"), &added), OK);
+    assert_false(added);
+    assert_int_equal(once(S("b"), &added), OK);
+    assert_true(added);
+    let_go(true);
+    wait_until_gone("test.held");
+    assert_int_equal(ran.held, 2);
+    assert_int_equal(once(S("a"), &added), OK);
+    assert_true(added);
+    assert_int_equal(once((str){ text, JOB_KEY_MAX }, &added), OK);
+    assert_int_equal(once((str){ text, JOB_KEY_MAX + 1 }, &added), ERR_TOO_LARGE);
+    wait_until_gone("test.held");
+    jobs_stop();
 }
 
 static void test_jobs_backoff(void **state)
@@ -799,6 +877,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_jobs_run_once_and_go, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_jobs_try_again_or_die, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_jobs_survive_a_restart, open_store, close_store),
+        cmocka_unit_test_setup_teardown(test_jobs_once, open_store, close_store),
         cmocka_unit_test(test_jobs_backoff),
         cmocka_unit_test(test_stream_frames),
         cmocka_unit_test(test_stream_ends_when_the_client_leaves),
