@@ -13,6 +13,7 @@
 #include "core/cache.h"
 #include "core/events.h"
 #include "core/jobs.h"
+#include "core/sinks.h"
 #include "core/limit.h"
 #include "core/metrics.h"
 #include "core/pipeline.h"
@@ -688,6 +689,108 @@ static void test_jobs_once(void **state)
     jobs_stop();
 }
 
+/* ---- sinks ---- */
+
+static struct {
+    char durable[256], loose[8192];
+    int durables, looses, tries;
+    bool hold;
+} told;
+
+static err take_durable(const struct happening *h, struct arena *a)
+{
+    if (told.tries++ == 0)
+        return ERR_BUSY; /* is tried again */
+    snprintf(told.durable, sizeof told.durable, "%s %.*s %.*s %.*s %lld", h->name, STR_FMT(h->tenant_id),
+             STR_FMT(h->object_id), STR_FMT(h->data), (long long)h->at_us);
+    bump(&told.durables);
+    return OK;
+}
+
+static err take_loose(const struct happening *h, struct arena *a)
+{
+    pthread_mutex_lock(&lock);
+    while (told.hold)
+        pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    size_t n = strlen(told.loose);
+    snprintf(told.loose + n, sizeof told.loose - n, "%.*s;", STR_FMT(h->object_id));
+    bump(&told.looses);
+    return OK;
+}
+SINK(durable_sink, .name = "durable", .events = "thing.made", .durable = true, .take = take_durable);
+SINK(loose_sink, .name = "loose", .events = "thing.", .take = take_loose);
+
+static const struct happening made = { .name = "thing.made",
+                                       .tenant_id = S_INIT("tenant"),
+                                       .object_id = S_INIT("thing_1"),
+                                       .data = S_INIT("{\"n\":1}"),
+                                       .at_us = 7 };
+
+static err record_run(void *ctx, struct tx *tx)
+{
+    TRY(sinks_record(tx, &made));
+    return *(const bool *)ctx ? ERR_CONFLICT : OK;
+}
+
+static err record(bool fails)
+{
+    struct arena *a = arena_new(MIB);
+    err e = db_write_wait(app.db, a, record_run, &fails);
+    arena_free(a);
+    return e;
+}
+
+/* With the transaction or not at all; found again by a process that comes later. */
+static void test_a_durable_sink_is_told(void **state)
+{
+    memset(&told, 0, sizeof told);
+    assert_true(sinks_want("thing.made") && sinks_want("thing.sold") && !sinks_want("other.made"));
+    assert_int_equal(record(true), ERR_CONFLICT);
+    assert_int_equal(look("sinks.deliver").n, 0);
+    assert_int_equal(record(false), OK);
+    assert_int_equal(look("sinks.deliver").n, 1);
+    assert_int_equal(jobs_start(), OK);
+    wait_until(&told.durables, 1);
+    wait_until_gone("sinks.deliver");
+    assert_string_equal(told.durable, "thing.made tenant thing_1 {\"n\":1} 7");
+    assert_int_equal(told.tries, 2);
+    assert_int_equal(told.looses, 0);
+    jobs_stop();
+}
+
+static void tell_number(int n)
+{
+    char id[16];
+    struct happening h = made;
+    h.name = "thing.sold";
+    h.object_id = (str){ id, (size_t)snprintf(id, sizeof id, "%d", n) };
+    sinks_tell(&h);
+}
+
+/* In order, and no more than there is room for: one is in the sink's hands, SINK_QUEUE_MAX wait, one is dropped. */
+static void test_a_loose_sink_is_told_from_memory(void **state)
+{
+    memset(&told, 0, sizeof told);
+    sinks_tell(&(struct happening){ .name = "other.made" }); /* nobody's */
+    for (int n = 0; n < 100; n++)
+        tell_number(n);
+    wait_until(&told.looses, 100);
+    assert_true(str_starts(str_of(told.loose), S("0;1;2;3;")) && str_ends(str_of(told.loose), S(";98;99;")));
+    told = (typeof(told)){ .hold = true };
+    tell_number(0);
+    for (int n = 1; n <= SINK_QUEUE_MAX + 2; n++)
+        tell_number(n);
+    pthread_mutex_lock(&lock);
+    told.hold = false;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+    wait_until(&told.looses, SINK_QUEUE_MAX);
+    pool_free(app.slow); /* finishes what is queued */
+    app.slow = NULL;
+    assert_in_range(told.looses, SINK_QUEUE_MAX, SINK_QUEUE_MAX + 1);
+}
+
 static void test_jobs_backoff(void **state)
 {
     assert_int_equal(jobs_backoff_us(1, 0), SECOND_US / 2);
@@ -760,7 +863,7 @@ static const struct route routes[] = {
 static const struct module test_module = {
     .name = "test", .doc = "x", .routes = routes, .route_count = COUNT(routes), .jobs = kinds, .job_count = COUNT(kinds)
 };
-const struct module *const modules[] = { &test_module, NULL };
+const struct module *const modules[] = { &test_module, &sinks_module, NULL };
 
 static int dial(void)
 {
@@ -878,6 +981,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_jobs_try_again_or_die, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_jobs_survive_a_restart, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_jobs_once, open_store, close_store),
+        cmocka_unit_test_setup_teardown(test_a_durable_sink_is_told, open_store, close_store),
+        cmocka_unit_test_setup_teardown(test_a_loose_sink_is_told_from_memory, open_store, close_store),
         cmocka_unit_test(test_jobs_backoff),
         cmocka_unit_test(test_stream_frames),
         cmocka_unit_test(test_stream_ends_when_the_client_leaves),

@@ -13,6 +13,7 @@
 
 #include "base/map.h"
 #include "core/events.h"
+#include "core/sinks.h"
 #include "engine/engine.h"
 
 #include <pthread.h>
@@ -286,6 +287,7 @@ struct write {
     u32 child_count;
     str *abandoned; /* children to cancel */
     u32 abandoned_count;
+    struct happening happening;    /* of the final write, when a sink wants it; else its name is NULL */
     struct ended_child *cancelled; /* by the final write: those it still waited for */
     u32 cancelled_count;
     err outcome;

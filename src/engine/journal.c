@@ -7,9 +7,10 @@
 #include "codec/time.h"
 
 enum {
-    WRITE_BYTES = 256 * 1024 * 1024,
-    CLAIM_MAX = 20
-}; /* a write holds 32 MiB of values twice, in buffers that grow by doubling */
+    WRITE_BYTES = 256 * 1024 * 1024, /* a write holds 32 MiB of values twice, in buffers that grow by doubling */
+    CLAIM_MAX = 20,
+    HAPPENING_TEXT_MAX = 200 /* a longer code, which a fail step may choose, is left out */
+};
 
 static const i64 dedup_life_us = DAY_US;
 
@@ -275,6 +276,8 @@ static err write_run(struct db_job *job, struct tx *tx)
                          time_arg(row->due_at), I64(row->iteration))));
     }
     TRY(write_children(w, tx));
+    if (w->happening.name != NULL)
+        TRY(sinks_record(tx, &w->happening));
     return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
 }
 
@@ -389,6 +392,49 @@ static bool keeps_history(const struct run *r)
     return r->plan->save == SAVE_ALL || (r->plan->save == SAVE_ERRORS && r->state != RUN_COMPLETED);
 }
 
+/* Ids and states: what a sink needs beside them it reads. */
+static str happening_data(struct arena *a, const struct run *r)
+{
+    struct buf b = { .arena = a };
+    struct json_writer w = { .b = &b };
+    const str words[][2] = { { S("execution_id"), r->id },
+                             { S("workflow_id"), r->workflow_id },
+                             { S("parent_id"), r->parent_id },
+                             { S("status"), str_of(run_state_names[r->state]) },
+                             { S("code"), json_str(json_get(&r->error, S("code"))) },
+                             { S("step_id"), json_str(json_get(&r->error, S("step_id"))) } };
+    jw_begin(&w, '{');
+    for (size_t i = 0; i < COUNT(words); i++) {
+        jw_key(&w, words[i][0]);
+        if (words[i][1].p != NULL && words[i][1].n <= HAPPENING_TEXT_MAX)
+            jw_str(&w, words[i][1]);
+        else
+            jw_null(&w);
+    }
+    jw_key(&w, S("version"));
+    jw_i64(&w, r->version);
+    jw_end(&w, '}');
+    return b.fail == OK ? buf_view(&b) : STR_NONE;
+}
+
+static err make_happening(struct arena *a, const struct run *r, struct write *w)
+{
+    static const char *const names[RUN_STATES] = {
+        [RUN_COMPLETED] = "execution.completed",
+        [RUN_FAILED] = "execution.failed",
+        [RUN_CANCELLED] = "execution.cancelled",
+        [RUN_TIMED_OUT] = "execution.timed_out",
+    };
+    if (!sinks_want(names[r->state]))
+        return OK;
+    w->happening = (struct happening){ .name = names[r->state],
+                                       .tenant_id = r->tenant_id,
+                                       .object_id = r->id,
+                                       .data = happening_data(a, r),
+                                       .at_us = r->completed_at };
+    return w->happening.data.p != NULL ? OK : ERR_MEMORY;
+}
+
 static err make_row(struct arena *a, struct run *r, struct write *w)
 {
     bool failed = false;
@@ -397,6 +443,7 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
         TRY(make_children(a, r, w));
     if (!w->final)
         return r->root != NULL ? make_records(a, r, w) : OK;
+    TRY(make_happening(a, r, w));
     w->responded = r->responded != NULL && r->state == RUN_COMPLETED;
     w->row.output_data = r->state == RUN_COMPLETED && !r->thin ? text_of(a, &r->output, &failed) : STR_NONE;
     w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;

@@ -3,6 +3,7 @@
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/app.h"
 #include "core/module.h"
 #include "net/http.h"
 
@@ -16,7 +17,7 @@
 
 #include <cmocka.h>
 
-const struct module *const modules[] = { NULL };
+const struct module *const modules[] = { &sinks_module, NULL };
 const struct table definition_trigger_table = { .name = "TestTrigger", .open = true };
 
 /* --- the house around an engine ----------------------------------------------------------------------------------- */
@@ -166,6 +167,8 @@ static int setup(void **state)
     assert_int_equal(db_open(&o, &house.db), OK);
     assert_int_equal(db_migrate_up(house.db), OK);
     house.loop = loop_new(0);
+    app.slow = pool_new("slow", 1, 16);
+    assert_non_null(app.slow);
     static const struct http_handler handler = { .request = upstream_request, .refuse = upstream_refuse };
     assert_int_equal(
         http_listen(&house.loop, 1, S("127.0.0.1"), 0, &http_default_limits, &handler, &house.upstream.server), OK);
@@ -188,6 +191,7 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 static int teardown(void **state)
 {
     close_engine();
+    pool_free(app.slow);
     loop_stop(house.loop);
     pthread_join(house.thread, NULL);
     client_free(house.client);
@@ -1838,6 +1842,75 @@ static void test_a_person_asks_for_another_attempt(void **state)
     assert_cancelled(await_status(id, "cancelled"), "\"attempt\":3");
 }
 
+/* --- sinks -------------------------------------------------------------------------------------------------------- */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    char name[32], data[512];
+    int n;
+} heard = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
+
+static err hear(const struct happening *h, struct arena *arena)
+{
+    pthread_mutex_lock(&heard.lock);
+    snprintf(heard.name, sizeof heard.name, "%s", h->name);
+    snprintf(heard.data, sizeof heard.data, "%.*s", STR_FMT(h->data));
+    heard.n++;
+    pthread_cond_signal(&heard.cond);
+    pthread_mutex_unlock(&heard.lock);
+    return OK;
+}
+SINK(loose_sink, .name = "loose", .events = "execution.", .take = hear);
+SINK(durable_sink, .name = "durable", .events = "execution.failed", .durable = true, .take = hear);
+STMT(deliveries, "SELECT payload AS id FROM jobs WHERE tenant_id = $1 AND kind = 'sinks.deliver'", .row = &id_table,
+     .scan_ok = true);
+
+static u32 recorded_for_sinks(str *payload)
+{
+    struct tx *tx;
+    void *rows;
+    u32 n;
+    assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
+    assert_int_equal(db_list(tx, &deliveries, 4, &rows, &n, ARGS(STR(S("tenant_1")))), OK);
+    db_read_end(tx);
+    *payload = n > 0 ? ((struct id_row *)rows)->id : STR_NONE;
+    return n;
+}
+
+static void await_heard(int n)
+{
+    pthread_mutex_lock(&heard.lock);
+    while (heard.n < n)
+        pthread_cond_wait(&heard.cond, &heard.lock);
+    pthread_mutex_unlock(&heard.lock);
+}
+
+/* The end of an execution, in one write or after many, goes to those who want it: from memory, and with the transaction that records it. */
+static void test_sinks_hear_of_ends(void **state)
+{
+    str payload;
+    heard.n = 0;
+    outcome_release(run(three_pure, "{}"));
+    await_heard(1);
+    assert_string_equal(heard.name, "execution.completed");
+    assert_int_equal(recorded_for_sinks(&payload), 0);
+    struct outcome *o =
+        run("{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/gone\"}}]}", "{}");
+    await_heard(2);
+    assert_string_equal(heard.name, "execution.failed");
+    str data =
+        strf(house.arena,
+             "{\"execution_id\":\"%.*s\",\"workflow_id\":\"workflow_1\",\"parent_id\":null,\"status\":\"failed\","
+             "\"code\":\"http.status\",\"step_id\":\"h\",\"version\":%lld}",
+             STR_FMT(o->execution.execution_id), (long long)house.version);
+    assert_string_equal(heard.data, data.p);
+    assert_int_equal(recorded_for_sinks(&payload), 1);
+    assert_true(str_find(payload, data, 0) > 0 &&
+                str_starts(payload, S("{\"sink\":\"durable\",\"event\":\"execution.failed\"")));
+    outcome_release(o);
+}
+
 /* --- plans -------------------------------------------------------------------------------------------------------- */
 
 static char *definition_of(size_t bytes)
@@ -1954,6 +2027,7 @@ int main(void)
         TEST(test_a_person_answers_for_an_iteration),
         TEST(test_an_answer_outlives_a_crash),
         TEST(test_a_person_asks_for_another_attempt),
+        TEST(test_sinks_hear_of_ends),
         TEST(test_long_definitions_leave_the_loop),
         TEST(test_events_of_the_history),
         TEST(test_foreach_outcomes),

@@ -247,6 +247,8 @@ static void finish(struct worker *w, struct run *r)
 {
     struct engine *e = w->engine;
     tell_relatives(w, r);
+    if (r->write->happening.name != NULL)
+        sinks_tell(&r->write->happening);
     forget_answers(r);
     leave(w, r);
     count_end(r);

@@ -1,6 +1,7 @@
 /* all.c - the one list of modules, in the order of their start: a module may rely on those above it. */
 #include "core/idempotency.h"
 #include "core/module.h"
+#include "core/sinks.h"
 
 #include "feat/auth/auth.h"
 #include "feat/docs/docs.h"
@@ -14,6 +15,17 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module, &health_module,   &docs_module,      &tenants_module,    &users_module,  &auth_module,
-    &executions_module,  &triggers_module, &workflows_module, &step_types_module, &limits_module, NULL,
+    &idempotency_module,
+    &sinks_module,
+    &health_module,
+    &docs_module,
+    &tenants_module,
+    &users_module,
+    &auth_module,
+    &executions_module,
+    &triggers_module,
+    &workflows_module,
+    &step_types_module,
+    &limits_module,
+    NULL,
 };
