@@ -181,7 +181,8 @@ void headers_make(const struct request_core *c, const struct letter *l, struct h
     const struct req *rq = &c->rq;
     size_t given = rq->answer.header_count;
     bool is_problem = str_eq(l->type, S("application/problem+json"));
-    memcpy(h->list, rq->answer.headers, given * sizeof h->list[0]);
+    if (given > 0) /* without any there is no list */
+        memcpy(h->list, rq->answer.headers, given * sizeof h->list[0]);
     h->n = given;
     if (l->type.n > 0)
         add_default(h, given, S("Content-Type"), l->type);
