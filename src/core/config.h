@@ -11,21 +11,22 @@ struct config {
     i64 listen_port;
     str data; /* WEIR_DATA */
     str admin_email, admin_password;
-    str secret_key;      /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
-    str jwt_secret;      /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
-    str egress_allow;    /* WEIR_EGRESS_ALLOW */
-    str log;             /* WEIR_LOG: json, text, off; default text on a terminal, else json */
-    str public_url;      /* WEIR_PUBLIC_URL */
-    str api_limits;      /* WEIR_API_LIMITS: plan=requests/seconds, between commas; checked */
-    str allowed_origins; /* ALLOWED_ORIGINS: exact, between commas; checked */
-    str metrics_listen;  /* WEIR_METRICS_LISTEN */
-    i64 loops;           /* WEIR_LOOPS, 0 = cores */
-    i64 workers;         /* WEIR_WORKERS: engine workers, 0 = cores */
-    i64 slow_threads;    /* WEIR_SLOW_THREADS */
-    i64 memory_max;      /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
-    i64 access_minutes;  /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
-    i64 refresh_days;    /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
-    bool debug;          /* WEIR_DEBUG */
+    str secret_key;                               /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
+    str jwt_secret;                               /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
+    str egress_allow;                             /* WEIR_EGRESS_ALLOW */
+    str log;                                      /* WEIR_LOG: json, text, off; default text on a terminal, else json */
+    str public_url;                               /* WEIR_PUBLIC_URL */
+    str api_limits;                               /* WEIR_API_LIMITS: plan=requests/seconds, between commas; checked */
+    str allowed_origins;                          /* ALLOWED_ORIGINS: exact, between commas; checked */
+    str metrics_listen;                           /* WEIR_METRICS_LISTEN */
+    i64 loops;                                    /* WEIR_LOOPS, 0 = cores */
+    i64 workers;                                  /* WEIR_WORKERS: engine workers, 0 = cores */
+    i64 tenant_concurrency, workflow_concurrency; /* WEIR_TENANT_CONCURRENCY, WEIR_WORKFLOW_CONCURRENCY; 0 = no limit */
+    i64 slow_threads;                             /* WEIR_SLOW_THREADS */
+    i64 memory_max;                               /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
+    i64 access_minutes;                           /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
+    i64 refresh_days;                             /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
+    bool debug;                                   /* WEIR_DEBUG */
 };
 
 /* Reads and checks all settings. ERR_INVALID writes the complaint (one line per bad setting). Also refuses weak JWT_SECRET_KEY: under 32 bytes,

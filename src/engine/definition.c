@@ -79,9 +79,23 @@ static const struct field step_fields[] = {
 };
 const struct table step_table = SHAPE("Step", step_fields, .doc = "One step of a workflow");
 
+static const char *const slot_policies[] = { "queue", "reject", "replace", NULL };
+static const struct field concurrency_fields[] = {
+    SHAPE_FIELD("limit", F_I64, .flags = F_REQUIRED, .min = 1, .max = CONCURRENCY_MAX,
+                .doc = "How many executions may be under way at once; one that waits for a delay or a retry is"),
+    SHAPE_FIELD("key", F_STR, .min = 1, .max = 4096, .example = "\"{{ input.customer }}\"",
+                .doc = "Expressions; the limit holds for each value of it. Without it, for the workflow"),
+    SHAPE_FIELD("policy", F_STR, .one_of = slot_policies, .preset = "\"queue\"",
+                .doc = "What becomes of an execution that finds no room: it waits its turn, is refused, or the oldest "
+                       "others are cancelled for it"),
+};
+static const struct table concurrency_table =
+    SHAPE("Concurrency", concurrency_fields, .doc = "How many executions of a workflow may be under way at once");
+
 static const struct field settings_fields[] = {
     SHAPE_FIELD("timeout_ms", F_I64, .min = 1, .max = 2592000000, .preset = "3600000",
                 .doc = "Deadline of the whole execution, from its creation"),
+    SHAPE_FIELD("concurrency", F_OBJECT, .of = &concurrency_table, .doc = "Without it there is no limit"),
     SHAPE_FIELD("save", F_STR, .one_of = saves, .preset = "\"all\"",
                 .doc = "Whose steps are kept in the history: every execution's, those of failed ones, or none"),
 };

@@ -14,6 +14,7 @@ enum {
     FOREACH_DEPTH_MAX = 4,       /* one in another; the number of an iteration has four digits of 10,000 (run.h) */
     EXECUTION_STEPS_MAX = 50000, /* of one execution, those of each iteration counted */
     EXECUTION_DEPTH_MAX = 16,    /* parents above an execution */
+    CONCURRENCY_MAX = 1000,      /* of a workflow: the writer counts so many index entries when one begins or ends */
     DEFINITION_BYTES_MAX = 1024 * 1024,
     EXECUTION_BYTES_MAX = 320 * 1024 * 1024 /* memory of one execution while it runs, its values and their history */
 };

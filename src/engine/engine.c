@@ -188,13 +188,15 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .depth = c->depth,
                        .cancelling = c->cancel_at != 0,
                        .killing = c->kill_at != 0,
+                       .slot.state = c->slot_state,
                        .hydrate = true,
                        .recorded = true,
                        .state = RUN_RUNNING,
                        .told_start = c->started_at != 0 };
     bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
                 copy(a, &r->workflow_id, c->workflow_id) && copy(a, &r->parent_id, c->parent_id) &&
-                copy(a, &r->parent_step, c->parent_step) && arena_defer(a, release_run_plan, r);
+                copy(a, &r->parent_step, c->parent_step) && copy(a, &r->slot.key, c->slot_key) &&
+                arena_defer(a, release_run_plan, r);
     if (!good) {
         arena_free(a);
         return false;
@@ -205,15 +207,14 @@ static bool take_claim(struct engine *e, const struct claim *c)
     return true;
 }
 
-/* One batch of what is due. *again: there may be more. */
-static err claim_batch(struct engine *e, struct arena *a, u32 want, bool *again)
+/* One batch of what is due. */
+static err claim_batch(struct engine *e, struct arena *a, u32 want)
 {
     struct claim *list;
     u32 n = 0, taken = 0;
-    TRY(journal_claim(e->options.db, a, clock_now_us(), want, &list, &n));
+    TRY(journal_claim(e->options.db, a, clock_now_us(), want, &e->scheduler.turn, &list, &n));
     while (taken < n && take_claim(e, &list[taken]))
         taken++;
-    *again = n == want;
     while (
         taken < n &&
         !atomic_load(&e->closing)) { /* no memory for them now; until they are given back nobody else can have them */
@@ -224,6 +225,14 @@ static err claim_batch(struct engine *e, struct arena *a, u32 want, bool *again)
     return OK;
 }
 
+/* Room for claims. What is due stays in the database, where tenants take turns, until the workers are nearly done with what they have. */
+static u32 claim_room(struct engine *e)
+{
+    u32 live = atomic_load(&e->live), max = e->options.live_max, queued = atomic_load(&e->queued);
+    bool room = live < max && queued < ENGINE_AHEAD;
+    return room ? MIN((u32)CLAIM_BATCH, max - live) : 0;
+}
+
 /* Claims what is due while there is room for it. Returns when to look again. Looking is a read: a write only happens when something is due. */
 static i64 claim_due_runs(struct engine *e)
 {
@@ -231,12 +240,12 @@ static i64 claim_due_runs(struct engine *e)
     bool again = true;
     err failed = OK;
     while (failed == OK && again) {
-        u32 live = atomic_load(&e->live), max = e->options.live_max;
-        struct arena *a = live < max ? arena_new(SCHEDULER_BYTES) : NULL;
-        again = false;
+        u32 room = claim_room(e);
+        struct arena *a = room > 0 ? arena_new(SCHEDULER_BYTES) : NULL;
         failed = a != NULL ? journal_next_due(e->options.db, a, &due) : ERR_BUSY;
         if (failed == OK && due <= now)
-            failed = claim_batch(e, a, MIN((u32)CLAIM_BATCH, max - live), &again);
+            failed = claim_batch(e, a, room);
+        again = due <= now && e->scheduler.turn.crowded;
         if (failed == OK && due <= now && !again)
             failed = journal_next_due(e->options.db, a, &due);
         arena_free(a);
@@ -296,7 +305,7 @@ static err take_over(struct engine *e)
     struct arena *a = arena_new(MIB);
     if (a == NULL)
         return ERR_MEMORY;
-    err failed = journal_take_over(e->options.db, a, clock_now_us(), &count);
+    err failed = journal_take_over(e, a, clock_now_us(), &count);
     arena_free(a);
     if (failed == OK && count > 0)
         LOG(LOG_INFO, "engine.taken_over", LOG_INT("executions", count));

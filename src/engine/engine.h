@@ -37,6 +37,8 @@ struct engine_options {
     err (*load)(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name);
     /* The present version of a workflow that may run; on the writer. ERR_NOT_FOUND: there is none, it is deleted or not active. */
     err (*present)(struct tx *tx, str tenant_id, str workflow_id, i64 *version);
+    i64 tenant_limit;   /* executions of a tenant that may be under way at once; 0 = no limit */
+    i64 workflow_limit; /* the same of a workflow that sets none itself; 0 = no limit */
     struct db *db;
     struct loop **loops;
     struct client **clients;
@@ -56,7 +58,7 @@ err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id,
 struct outcome {
     _Atomic u32 users;
     struct arena *arena;
-    err error; /* OK; ERR_BUSY, ERR_INTERNAL: nothing was recorded; ERR_INVALID: the idempotency key came with another body */
+    err error; /* OK; ERR_BUSY, ERR_INTERNAL: nothing was recorded; ERR_LIMIT: neither, its workflow has no room for it and does not let it wait; ERR_INVALID: the idempotency key came with another body */
     struct execution execution;
     bool has_response; /* a respond step ran */
     i64 response_status;

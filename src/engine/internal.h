@@ -6,6 +6,7 @@
  *   resume.c   a run put together again from what was recorded      outcome.c  what those who wait are told
  *   call.c     an outside call on its way to a loop and back        control.c  what callers ask of an execution that runs
  *   trial.c    one step by itself: a run that no worker owns
+ *   slots.c    how many executions may be under way at once
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -126,6 +127,20 @@ struct iterations {
     bool continue_on_error;
 };
 
+/* What an execution counts against, see slots.c. */
+enum slot_state {
+    SLOT_WAITS,        /* for room in its group */
+    SLOT_WAITS_TENANT, /* has that, and waits for room among its tenant's */
+    SLOT_HELD,
+    SLOT_HELD_BELOW, /* of a child that is waited for: its tenant's room is its parent's */
+};
+struct slot {
+    str key;   /* its group within the tenant; STR_NONE: it counts nowhere */
+    i64 limit; /* of the group; 0 = only the tenant's counts */
+    i64 state;
+    bool ask; /* with the next write */
+};
+
 struct run {
     struct arena *arena;
     struct worker *worker;
@@ -173,6 +188,7 @@ struct run {
     u32 restored_count;
     i64 bytes; /* inputs and outputs of its steps, as JSON */
     struct run *next_timed;
+    struct slot slot;
 };
 
 /* A moment of the run: now, but later than every earlier moment of it, so that its events have an order and an id. */
@@ -191,6 +207,8 @@ err run_replay(struct run *r, str history) MUST;
  * never keeps its worker from the others. */
 void run_advance(struct run *r, struct machine *m);
 bool run_more(const struct run *r);
+/* The key of its concurrency limit. ERR_INVALID: it cannot be evaluated. */
+err run_concurrency_key(struct run *r, struct machine *m, struct json *out, struct expr_error *error) MUST;
 /* An outside call came back. */
 void run_answer(struct run *r, struct machine *m, struct run_step *s, const struct client_answer *answer);
 /* Ends it for a reason from outside of its steps. */
@@ -288,8 +306,9 @@ struct write {
     str *abandoned; /* children to cancel */
     u32 abandoned_count;
     struct happening happening;    /* of the final write, when a sink wants it; else its name is NULL */
-    struct ended_child *cancelled; /* by the final write: those it still waited for */
+    struct ended_child *cancelled; /* by the final write: those it still waited for; or those that it replaces */
     u32 cancelled_count;
+    bool slotted, woken; /* it has a slot, or waits for one; others have got theirs */
     err outcome;
 };
 /* Makes the next write and submits it; `back` runs on the run's worker after the commit. ERR_BUSY, ERR_MEMORY: nothing was submitted. */
@@ -299,13 +318,20 @@ err journal_write(struct engine *e, struct run *r, bool final, i64 due_at,
 struct claim {
     struct presence has;
     str id, tenant_id, workflow_id, parent_id;
-    str parent_step;
-    i64 version, created_at, started_at, deadline_at, cancel_at, kill_at, depth, fence;
+    str parent_step, slot_key;
+    i64 version, created_at, started_at, deadline_at, cancel_at, kill_at, depth, fence, slot_state;
 };
 /* Everything that a process before us left running becomes due now. */
-err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count) MUST;
-/* At most `max` executions that are due are ours now. What they were given is read later, one by one: it may be large. */
-err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim **list, u32 *n) MUST;
+err journal_take_over(const struct engine *e, struct arena *a, i64 now_us, i64 *count) MUST;
+/* Whose turn it is when more is due than one batch takes. */
+struct claim_turn {
+    bool crowded;       /* the batch before was full: from now on tenant by tenant */
+    char tenant_id[64]; /* behind this one; "" = from the first */
+};
+/* At most `max` executions that are due are ours now: those due first, or, when there are many, the tenants in turn; turn->crowded then says that there
+ * may be more. What they were given is read later, one by one: it may be large. */
+err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn, struct claim **list,
+                  u32 *n) MUST;
 /* Claims that could not be taken after all: due again then. */
 err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
 /* The next time something is due; INT64_MAX when nothing is. */
@@ -328,6 +354,19 @@ err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_e
 err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out) MUST;
 /* What is not published of it: the hash of the body that its key came with, and whether a respond step gave its output. */
 err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup_body, bool *responded) MUST;
+
+/* --- slots -------------------------------------------------------------------------------------------------------- */
+
+/* Which slot a run needs before it may begin, if any; on its worker. Ends the run when that cannot be found out. */
+err slots_ask(struct engine *e, struct run *r, struct machine *m) MUST;
+/* Whether the run must be written before it may go on, for its slot. */
+bool slots_pending(const struct run *r);
+/* On the writer, behind the row: takes the slot, or makes the row wait (w->row.due_at). ERR_LIMIT: there is no room, and it does not wait. */
+err slots_admit(struct write *w, struct tx *tx) MUST;
+/* On the writer, with the final write: whoever waits longest is next. */
+err slots_release(struct write *w, struct tx *tx) MUST;
+/* At the start: those who wait for a limit that is no longer set. */
+err slots_take_over(struct tx *tx, i64 tenant_limit, i64 now_us) MUST;
 
 /* --- outside calls ------------------------------------------------------------------------------------------------ */
 
@@ -395,6 +434,7 @@ struct plan *plans_get(struct plans *p, str key);
 /* Keeps it for others; a plan of half the cache or more is not kept. `plan` is the caller's alone until now, and its tenant is set. */
 void plans_put(struct plans *p, str key, struct plan *plan);
 void plans_forget(struct plans *p);
+enum { ENGINE_AHEAD = 200 }; /* executions that wait for their workers: above, nothing more is claimed */
 
 struct engine {
     struct engine_options options;
@@ -411,6 +451,7 @@ struct engine {
         pthread_mutex_t lock;
         pthread_cond_t wake;
         i64 next_us;
+        struct claim_turn turn; /* its thread's own */
         bool stopping;
     } scheduler;
 };

@@ -6,6 +6,9 @@
 #include "base/clock.h"
 #include "codec/time.h"
 
+#include <stdio.h>
+#include <string.h>
+
 enum {
     WRITE_BYTES = 256 * 1024 * 1024, /* a write holds 32 MiB of values twice, in buffers that grow by doubling */
     CLAIM_MAX = 20,
@@ -120,6 +123,8 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
     FIELD(struct claim, kill_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for it at once"),
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
+    FIELD(struct claim, slot_key, F_STR, .flags = F_NULLABLE, .doc = "Its group"),
+    FIELD(struct claim, slot_state, F_I64, .flags = F_NULLABLE, .doc = "Whether it has its slot"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
 STMT(
@@ -127,8 +132,28 @@ STMT(
     "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
     " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
-    " kill_at, depth, fence",
+    " kill_at, depth, fence, slot_key, slot_state",
     .row = &claim_table, .scope = SCOPE_SYSTEM);
+/* When more is due than fits into a batch, each tenant gets its share. The walk goes from tenant to tenant by index, over those with something due later too. */
+struct due_tenant {
+    struct presence has;
+    str tenant_id;
+};
+static const struct field due_tenant_fields[] = { FIELD(struct due_tenant, tenant_id, F_STR, .doc = "Whose") };
+static const struct table due_tenant_table = TABLE("DueTenant", struct due_tenant, due_tenant_fields);
+STMT(due_tenants,
+     "WITH RECURSIVE t (id) AS (SELECT min(tenant_id) FROM executions WHERE due_at IS NOT NULL AND tenant_id > $2"
+     " UNION ALL SELECT (SELECT min(e.tenant_id) FROM executions e WHERE e.due_at IS NOT NULL AND e.tenant_id > t.id)"
+     " FROM t WHERE t.id IS NOT NULL) SELECT t.id AS tenant_id FROM t WHERE t.id IS NOT NULL"
+     " AND EXISTS (SELECT 1 FROM executions x WHERE x.tenant_id = t.id AND x.due_at <= $1) LIMIT $3",
+     .row = &due_tenant_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
+STMT(
+    claim_due_of_tenant,
+    "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE tenant_id = $3 AND id IN"
+    " (SELECT id FROM executions WHERE tenant_id = $3 AND due_at <= $1 ORDER BY due_at LIMIT $2)"
+    " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
+    " depth, fence, slot_key, slot_state",
+    .row = &claim_table);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
      "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
@@ -278,6 +303,10 @@ static err write_run(struct db_job *job, struct tx *tx)
     TRY(write_children(w, tx));
     if (w->happening.name != NULL)
         TRY(sinks_record(tx, &w->happening));
+    if (r->slot.ask && !w->final)
+        TRY(slots_admit(w, tx));
+    else if (w->final && !r->slot.ask && r->slot.key.p != NULL)
+        TRY(slots_release(w, tx));
     return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
 }
 
@@ -485,35 +514,72 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
 /* --- claims and reads --------------------------------------------------------------------------------------------- */
 
 struct claiming {
-    i64 now_us, count;
+    i64 now_us, count, tenant_limit;
     u32 max, n;
     struct claim *list;
+    const struct claim_turn *turn;
+    char last[sizeof((struct claim_turn){ 0 }).tenant_id]; /* where the next turn begins; "" = at the first tenant */
 };
 
 static err run_take_over(void *ctx, struct tx *tx)
 {
     struct claiming *c = ctx;
+    TRY(slots_take_over(tx, c->tenant_limit, c->now_us));
     return db_exec(tx, &take_over, &c->count, ARGS(I64(c->now_us)));
 }
 
-err journal_take_over(struct db *db, struct arena *a, i64 now_us, i64 *count)
+err journal_take_over(const struct engine *e, struct arena *a, i64 now_us, i64 *count)
 {
-    struct claiming c = { .now_us = now_us };
-    TRY(db_write_wait(db, a, run_take_over, &c));
+    struct claiming c = { .now_us = now_us, .tenant_limit = e->options.tenant_limit };
+    TRY(db_write_wait(e->options.db, a, run_take_over, &c));
     *count = c.count;
+    return OK;
+}
+
+static err claim_of_tenant(struct claiming *c, struct tx *tx, str tenant_id, u32 share)
+{
+    struct claim *list;
+    u32 n;
+    TRY(db_list(tx, &claim_due_of_tenant, share, (void **)&list, &n, ARGS(I64(c->now_us), I64(share), STR(tenant_id))));
+    for (u32 i = 0; i < n; i++)
+        c->list[c->n++] = list[i];
+    return OK;
+}
+
+/* The next tenants in turn, and of each as many. Behind the last one it begins anew. */
+static err claim_in_turn(struct claiming *c, struct tx *tx)
+{
+    struct due_tenant *tenants;
+    u32 n;
+    c->n = 0;
+    c->list = NEW_N(db_arena(tx), struct claim, c->max);
+    if (c->list == NULL)
+        return ERR_MEMORY;
+    TRY(db_list(tx, &due_tenants, c->max, (void **)&tenants, &n,
+                ARGS(I64(c->now_us), STR(str_of(c->turn->tenant_id)), I64(c->max))));
+    for (u32 i = 0; i < n; i++)
+        TRY(claim_of_tenant(c, tx, tenants[i].tenant_id, MAX(c->max / n, 1u)));
+    str last = n == c->max ? tenants[n - 1].tenant_id : STR_NONE;
+    snprintf(c->last, sizeof c->last, "%.*s", STR_FMT(last));
     return OK;
 }
 
 static err run_claim(void *ctx, struct tx *tx)
 {
     struct claiming *c = ctx;
+    if (c->turn->crowded)
+        return claim_in_turn(c, tx);
     return db_list(tx, &claim_due, c->max, (void **)&c->list, &c->n, ARGS(I64(c->now_us), I64(c->max)));
 }
 
-err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim **list, u32 *n)
+err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn, struct claim **list,
+                  u32 *n)
 {
-    struct claiming c = { .now_us = now_us, .max = MIN(max, (u32)CLAIM_MAX) };
+    struct claiming c = { .now_us = now_us, .max = MIN(max, (u32)CLAIM_MAX), .turn = turn };
     TRY(db_write_wait(db, a, run_claim, &c));
+    bool from_first = turn->tenant_id[0] == '\0';
+    turn->crowded = turn->crowded ? c.n > 0 || !from_first : c.n == c.max; /* a share may be larger than what one has */
+    memcpy(turn->tenant_id, c.last, sizeof turn->tenant_id);
     *list = c.list;
     *n = c.n;
     return OK;

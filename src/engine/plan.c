@@ -383,11 +383,28 @@ static err read_body(struct planner *outside, struct plan_step *foreach, const s
     return read_block(&pl);
 }
 
+static err read_concurrency(struct planner *pl)
+{
+    const struct json *source = json_get(json_get(pl->definition, S("settings")), S("concurrency"));
+    const struct json *key = json_get(source, S("key"));
+    struct plan_concurrency *c = &pl->plan->concurrency;
+    c->limit = number_of(source, "limit", 0);
+    c->policy = word_is(source, "policy", "reject")    ? SLOT_REJECT
+                : word_is(source, "policy", "replace") ? SLOT_REPLACE
+                                                       : SLOT_QUEUE;
+    if (key == NULL)
+        return OK;
+    str pointer = at(pl, at(pl, at(pl, pl->pointer, "settings"), "concurrency"), "key");
+    err e = expr_compile(pl->arena, EXPR_VALUE, key, pointer, pl->problems, &c->key);
+    return e == ERR_INVALID ? OK : e;
+}
+
 static err plan_read(struct planner *pl)
 {
     TRY(read_block(pl));
     if (pl->plan->by_id.count > DEFINITION_STEPS_MAX)
         TRY(complain(pl, at(pl, pl->pointer, "steps"), "field.count", "More than 1,000 steps in all%.*s", S("")));
+    TRY(read_concurrency(pl));
     if (pl->problems->n > 0)
         return ERR_INVALID;
     read_settings(pl->plan, pl->definition);

@@ -50,6 +50,12 @@ struct block {
 };
 
 enum plan_save { SAVE_ALL, SAVE_ERRORS, SAVE_NONE };
+
+struct plan_concurrency {
+    i64 limit;              /* 0 = none */
+    const struct expr *key; /* NULL = one group for the whole workflow */
+    enum { SLOT_QUEUE, SLOT_REJECT, SLOT_REPLACE } policy;
+};
 struct plan {
     struct arena *arena; /* owns everything here */
     _Atomic u32 users;
@@ -60,6 +66,7 @@ struct plan {
     bool spawns;      /* a step starts other executions */
     i64 timeout_us;
     enum plan_save save;
+    struct plan_concurrency concurrency;
 };
 
 /* Checks and compiles. All problems are collected with pointers below `pointer` ("/definition"). `definition` must be shaped (field_decode against

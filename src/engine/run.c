@@ -692,12 +692,18 @@ bool run_more(const struct run *r)
     return r->ready != NULL && !run_state_final(r->state);
 }
 
+err run_concurrency_key(struct run *r, struct machine *m, struct json *out, struct expr_error *error)
+{
+    struct expr_scope scope = scope_of(r, &r->root->steps[0], "concurrency.key");
+    return expr_eval(m, r->plan->concurrency.key, &scope, r->arena, out, error);
+}
+
 void run_advance(struct run *r, struct machine *m)
 {
     i64 until = clock_mono_us() + slice_us;
     if (r->cancelling)
         run_cancel(r);
-    if (run_state_final(r->state))
+    if (run_state_final(r->state) || slots_pending(r))
         return;
     r->state = RUN_RUNNING;
     if (r->started_at == 0)

@@ -30,6 +30,8 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "expr.instructions", "The expression did more work than it may" },
       { "expr.memory", "The expression needs more memory than it may have" },
       { "expr.value", "The result is no JSON value" }, { "expr.too_large", "The result has more than 4 MiB" },
+      { "concurrency.key", "The key of the concurrency limit cannot be evaluated" },
+      { "concurrency.limit", "The workflow of a child runs as often at once as it may, and does not let others wait" },
       { "execution.cancelled", "Somebody cancelled the execution" },
       { "execution.killed", "Somebody ended the execution without waiting for its outgoing calls" },
       { "execution.timed_out", "The execution's time is up" }, { "engine.memory", "The execution's memory is used up" },

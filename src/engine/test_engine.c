@@ -48,6 +48,7 @@ struct house {
     i64 version;            /* of the last start: each has a plan of its own in the cache */
     int fail_first;         /* upstream: how many calls of /flaky fail */
     err load_fails;         /* what `load` says instead */
+    i64 tenant_limit, workflow_limit;
 };
 static struct house house;
 
@@ -129,6 +130,8 @@ static void open_engine(void)
     struct engine_options o = { .workers = 2,
                                 .load = load,
                                 .present = present,
+                                .tenant_limit = house.tenant_limit,
+                                .workflow_limit = house.workflow_limit,
                                 .db = house.db,
                                 .loops = &house.loop,
                                 .clients = &house.client,
@@ -1705,6 +1708,366 @@ static void test_children_of_iterations(void **state)
     outcome_release(o);
 }
 
+/* --- concurrency limits ---------------------------------------------------------------------------------------------- */
+
+#define LIMITED(ms, concurrency)                                                                                      \
+    "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"},{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":" #ms "}}]," \
+    "\"dependencies\":{\"d\":[\"a\"]},\"settings\":{\"concurrency\":{" concurrency "}}}"
+
+static void start_all(struct caller *c, u32 n, const char *definition, const char *const *inputs)
+{
+    for (u32 i = 0; i < n; i++)
+        assert_int_equal(start(&c[i], definition, inputs != NULL ? inputs[i] : "{}", NULL, false), OK);
+}
+
+/* Waits for all; the most that were under way at the same time. */
+static u32 most_under_way(struct caller *c, u32 n)
+{
+    u32 most = 0;
+    for (u32 i = 0; i < n; i++)
+        assert_str(wait_for(&c[i])->execution.status, "completed");
+    for (u32 i = 0; i < n; i++) {
+        u32 others = 0;
+        for (u32 k = 0; k < n; k++)
+            others += c[k].outcome->execution.started_at <= c[i].outcome->execution.started_at &&
+                      c[k].outcome->execution.completed_at > c[i].outcome->execution.started_at;
+        most = MAX(most, others);
+    }
+    for (u32 i = 0; i < n; i++)
+        outcome_release(c[i].outcome);
+    return most;
+}
+
+static void cancel_and_wait(struct caller *c)
+{
+    bool first;
+    assert_int_equal(cancel(c->id, &first), OK);
+    engine_cancel(house.engine, c->id);
+    assert_str(wait_for(c)->execution.status, "cancelled");
+    outcome_release(c->outcome);
+}
+
+struct slots_row {
+    struct presence has;
+    i64 n;
+};
+static const struct field slots_fields[] = { FIELD(struct slots_row, n, F_I64, .doc = "How many") };
+static const struct table slots_table = TABLE("SlotsRow", struct slots_row, slots_fields);
+STMT(slots_left, "SELECT count(*) AS n FROM executions WHERE tenant_id = $1 AND slot_key IS NOT NULL",
+     .row = &slots_table);
+STMT(executions_all, "SELECT count(*) AS n FROM executions WHERE tenant_id = $1", .row = &slots_table);
+
+static i64 count_rows(const struct stmt *s)
+{
+    struct tx *tx;
+    struct slots_row row;
+    assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
+    assert_int_equal(db_row(tx, s, &row, ARGS(STR(S("tenant_1")))), OK);
+    db_read_end(tx);
+    return row.n;
+}
+
+static void test_a_limit_is_never_exceeded(void **state)
+{
+    static const struct {
+        const char *definition;
+        u32 limit;
+    } rows[] = {
+        { LIMITED(20, "\"limit\":1"), 1 },
+        { LIMITED(20, "\"limit\":3"), 3 },
+        { LIMITED(20, "\"limit\":6"), 6 },
+        { LIMITED(0, "\"limit\":2"), 2 },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct caller c[6];
+        start_all(c, COUNT(c), rows[i].definition, NULL);
+        assert_in_range(most_under_way(c, COUNT(c)), 1, rows[i].limit);
+        assert_int_equal(count_rows(&slots_left), 0);
+    }
+}
+
+/* The first holds its slot until it is cancelled; each is on disk before the next comes, because workers overtake one another until then. */
+static void line_up(struct caller *c, u32 n, bool detached)
+{
+    for (u32 i = 0; i < n; i++) {
+        const char *definition = i == 0 ? LIMITED(60000, "\"limit\":1") : LIMITED(10, "\"limit\":1");
+        assert_int_equal(start(&c[i], definition, "{}", NULL, detached && i > 0), OK);
+        await_status(c[i].id, i == 0 ? "waiting" : "queued");
+    }
+}
+
+static void test_those_who_wait_are_served_in_order(void **state)
+{
+    struct caller c[5];
+    i64 before = 0;
+    line_up(c, COUNT(c), false);
+    cancel_and_wait(&c[0]);
+    for (u32 i = 1; i < COUNT(c); i++) {
+        struct execution *x = &wait_for(&c[i])->execution;
+        assert_str(x->status, "completed");
+        assert_true(x->started_at >= before);
+        before = x->completed_at;
+        outcome_release(c[i].outcome);
+    }
+}
+
+static void test_a_key_has_a_limit_for_each_value(void **state)
+{
+    static const char *const same[] = { "{\"k\":{\"a\":1}}", "{\"k\":{\"a\":1}}", "{\"k\":{\"a\":1}}" };
+    static const char *const others[] = { "{\"k\":1}", "{\"k\":\"1\"}", "{}" };
+    struct caller c[3];
+    start_all(c, 3, LIMITED(60, "\"limit\":1,\"key\":\"{{ input.k }}\""), same);
+    assert_int_equal(most_under_way(c, 3), 1);
+    start_all(c, 3, LIMITED(300, "\"limit\":1,\"key\":\"{{ input.k }}\""), others);
+    assert_int_equal(most_under_way(c, 3), 3);
+}
+
+static void test_a_key_that_cannot_be_evaluated(void **state)
+{
+    struct outcome *o = run(LIMITED(1, "\"limit\":1,\"key\":\"{{ input.a.b.c }}\""), "{}");
+    assert_str(o->execution.status, "failed");
+    assert_error(&o->execution, "concurrency.key");
+    outcome_release(o);
+}
+
+static void test_who_may_not_wait_is_refused(void **state)
+{
+    struct caller c[2];
+    static const char definition[] = LIMITED(100, "\"limit\":1,\"policy\":\"reject\"");
+    start_all(c, 1, definition, NULL);
+    await_status(c[0].id, "waiting");
+    i64 before = count_rows(&executions_all);
+    assert_int_equal(start(&c[1], definition, "{}", NULL, false), OK);
+    assert_int_equal(wait_for(&c[1])->error, ERR_LIMIT);
+    assert_int_equal(count_rows(&executions_all), before);
+    assert_int_equal(most_under_way(c, 1), 1);
+    start_all(c, 1, definition, NULL); /* there is room again */
+    assert_int_equal(most_under_way(c, 1), 1);
+}
+
+static void test_the_newest_replaces(void **state)
+{
+    struct caller c[4];
+    static const char definition[] = LIMITED(60000, "\"limit\":2,\"policy\":\"replace\"");
+    for (u32 i = 0; i < 3; i++) {
+        assert_int_equal(start(&c[i], definition, "{}", NULL, false), OK);
+        await_status(c[i].id, "waiting");
+    }
+    assert_str(wait_for(&c[0])->execution.status, "cancelled");
+    outcome_release(c[0].outcome);
+    assert_int_equal(start(&c[3], LIMITED(1, "\"limit\":2,\"policy\":\"replace\""), "{}", NULL, false), OK);
+    assert_str(wait_for(&c[3])->execution.status, "completed");
+    assert_str(wait_for(&c[1])->execution.status, "cancelled");
+    outcome_release(c[1].outcome);
+    outcome_release(c[3].outcome);
+    await_status(c[2].id, "waiting");
+    cancel_and_wait(&c[2]);
+}
+
+static void test_waiting_for_a_slot(void **state)
+{
+    struct caller c[4];
+    bool first;
+    static const char definition[] = LIMITED(60000, "\"limit\":1");
+    start_all(c, 1, definition, NULL);
+    await_status(c[0].id, "waiting");
+    start_all(&c[1], 1, definition, NULL);
+    engine_tell_now(house.engine, S("tenant_1"), c[1].id, &c[1].waiter); /* who has waited enough is told */
+    assert_str(wait_for(&c[1])->execution.status, "queued");
+    outcome_release(c[1].outcome);
+    assert_int_equal(start(&c[2], definition, "{}", NULL, true), OK); /* who does not wait is told at once */
+    assert_str(wait_for(&c[2])->execution.status, "queued");
+    outcome_release(c[2].outcome);
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (engine_stats(house.engine).live > 0) /* none of them is in memory */
+        assert_true(clock_mono_us() < until);
+    assert_int_equal(cancel(c[1].id, &first), OK); /* one that waits ends at once */
+    engine_cancel(house.engine, c[1].id);
+    await_status(c[1].id, "cancelled");
+    cancel_and_wait(&c[0]); /* what ends makes room for the next, not for the one that is gone */
+    await_status(c[2].id, "waiting");
+    assert_int_equal(count_rows(&slots_left), 1);
+}
+
+static void test_time_runs_out_in_the_queue(void **state)
+{
+    struct caller c[2];
+    static const char definition[] =
+        "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}],\"settings\":{\"timeout_ms\":150,\"concurrency\":{\"limit\":1}}}";
+    start_all(c, 2, definition, NULL);
+    for (u32 i = 0; i < 2; i++) {
+        assert_str(wait_for(&c[i])->execution.status, "timed_out");
+        outcome_release(c[i].outcome);
+    }
+    assert_int_equal(count_rows(&slots_left), 0);
+}
+
+static void test_the_queue_outlives_a_stop(void **state)
+{
+    struct caller c[4];
+    i64 before = 0;
+    line_up(c, COUNT(c), true);
+    for (u32 i = 1; i < COUNT(c); i++)
+        outcome_release(wait_for(&c[i]));
+    close_engine();
+    outcome_release(wait_for(&c[0])); /* told as it stands */
+    assert_int_equal(count_rows(&slots_left), 4);
+    open_engine();
+    bool first;
+    assert_int_equal(cancel(c[0].id, &first), OK);
+    engine_cancel(house.engine, c[0].id);
+    for (u32 i = 1; i < COUNT(c); i++) {
+        struct execution *x = await_status(c[i].id, "completed");
+        assert_true(x->started_at >= before);
+        before = x->completed_at;
+    }
+    assert_int_equal(count_rows(&slots_left), 0);
+}
+
+static void test_a_raised_limit_lets_those_go_who_wait(void **state)
+{
+    struct caller c[4];
+    for (u32 i = 0; i < 3; i++) {
+        start_all(&c[i], 1, LIMITED(60000, "\"limit\":1"), NULL);
+        await_status(c[i].id, i == 0 ? "waiting" : "queued");
+    }
+    start_all(&c[3], 1, LIMITED(60000, "\"limit\":4"), NULL);
+    for (u32 i = 1; i < 4; i++)
+        await_status(c[i].id, "waiting");
+    for (u32 i = 0; i < 4; i++)
+        cancel_and_wait(&c[i]);
+}
+
+/* Each calls the next with one less: with a limit of one, all of them go through on the slot of the first. */
+static void test_children_share_the_slot_above_them(void **state)
+{
+    house.child = "{\"steps\":[" CHILD(
+        "w",
+        "\"with\":{\"workflow_id\":\"workflow_child\",\"input\":{\"n\":\"{{ input.n - 1 }}\"}}") "],"
+                                                                                                 "\"conditions\":{\"w\":\"input.n > 0\"},\"settings\":{\"timeout_ms\":20000,\"concurrency\":{\"limit\":1}}}";
+    struct outcome *o = run("{\"steps\":[" CHILD("w", CALLS_CHILD) "]}", "{\"n\":3}");
+    assert_str(o->execution.status, "completed");
+    outcome_release(o);
+    assert_int_equal(count_rows(&slots_left), 0);
+}
+
+static void test_children_wait_for_their_slot(void **state)
+{
+    house.child = LIMITED(50, "\"limit\":1");
+    struct outcome *o =
+        run("{\"steps\":[" CHILD("u", CALLS_CHILD) "," CHILD("v", CALLS_CHILD) "," CHILD("w", CALLS_CHILD) "]}", "{}");
+    assert_str(o->execution.status, "completed");
+    assert_true(o->execution.execution_time >= 0.15);
+    outcome_release(o);
+    assert_int_equal(count_rows(&slots_left), 0);
+}
+
+static void test_a_child_may_be_refused(void **state)
+{
+    house.child = LIMITED(300, "\"limit\":1,\"policy\":\"reject\"");
+    struct outcome *o = run("{\"steps\":[" CHILD("u", CALLS_CHILD) "," CHILD("v", CALLS_CHILD) "]}", "{}");
+    assert_error(&o->execution, "workflow.child_failed");
+    assert_true(str_find(o->execution.error, S("as often at once as it may"), 0) >= 0);
+    outcome_release(o);
+}
+
+static void reopen_with(i64 tenant_limit, i64 workflow_limit)
+{
+    close_engine();
+    house.tenant_limit = tenant_limit;
+    house.workflow_limit = workflow_limit;
+    open_engine();
+}
+
+static void test_limits_of_the_configuration(void **state)
+{
+    struct caller c[6];
+    static const char definition[] = LIMITED(30, "\"limit\":4");
+    static const char unlimited[] = "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":30}}]}";
+    reopen_with(2, 0);
+    start_all(c, 6, definition, NULL);
+    assert_in_range(most_under_way(c, 6), 1, 2);
+    start_all(c, 6, unlimited, NULL);
+    assert_in_range(most_under_way(c, 6), 1, 2);
+    house.child = unlimited;
+    struct outcome *o = run(calls_child, "{}"); /* a child has its parent's place */
+    assert_str(o->execution.status, "completed");
+    outcome_release(o);
+    reopen_with(0, 3);
+    start_all(c, 6, unlimited, NULL);
+    assert_in_range(most_under_way(c, 6), 1, 3);
+    assert_int_equal(count_rows(&slots_left), 0);
+}
+
+/* Who waits for a limit that is taken away waits no longer. */
+static void test_a_limit_is_taken_away(void **state)
+{
+    struct caller c[3];
+    static const char definition[] = "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}]}";
+    reopen_with(1, 0);
+    for (u32 i = 0; i < 3; i++) {
+        assert_int_equal(start(&c[i], definition, "{}", NULL, true), OK);
+        outcome_release(wait_for(&c[i]));
+    }
+    await_status(c[0].id, "waiting");
+    reopen_with(0, 0);
+    for (u32 i = 0; i < 3; i++)
+        await_status(c[i].id, "waiting");
+}
+
+/* The row and its place in the queue are one transaction, so what a limit costs is one more than without. */
+static void test_a_limit_costs_one_transaction_more(void **state)
+{
+    u64 before = db_stats(house.db).jobs;
+    struct outcome *o =
+        run("{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"settings\":{\"concurrency\":{\"limit\":1}}}", "{}");
+    assert_int_equal(db_stats(house.db).jobs - before, 2);
+    outcome_release(o);
+}
+
+STMT(
+    due_insert,
+    "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, due_at, trigger_data, input_data)"
+    " VALUES ($1, $2, 'workflow_1', 1, 'waiting', 1, 9000000000000000, $3, '{}', '{}')");
+
+static err insert_due(void *ctx, struct tx *tx)
+{
+    for (i64 i = 0; i < 200; i++)
+        TRY(db_exec(tx, &due_insert, NULL,
+                    ARGS(STR(strf(house.arena, "execution_%03d", (int)i)), STR(S("tenant_1")), I64(i + 1))));
+    for (i64 i = 0; i < 3; i++)
+        TRY(db_exec(tx, &due_insert, NULL,
+                    ARGS(STR(strf(house.arena, "execution_other_%d", (int)i)),
+                         STR(strf(house.arena, "tenant_%d", (int)i + 2)), I64(1000))));
+    return OK;
+}
+
+/* Two hundred of one tenant are due before the one of each of the others: these come with the second batch all the same, and nothing is left out. */
+static void test_tenants_take_turns(void **state)
+{
+    struct claim_turn turn = { 0 };
+    struct claim *list;
+    u32 n, total = 0, others_at = 0, batches = 0, others = 0;
+    close_engine();
+    assert_int_equal(db_write_wait(house.db, house.arena, insert_due, NULL), OK);
+    do {
+        assert_int_equal(journal_claim(house.db, house.arena, 2000, 20, &turn, &list, &n), OK);
+        assert_in_range(n, 0, 20);
+        total += n;
+        batches++;
+        for (u32 i = 0; i < n; i++)
+            if (!str_eq(list[i].tenant_id, S("tenant_1"))) {
+                others++;
+                others_at = batches;
+            }
+    } while (turn.crowded);
+    assert_int_equal(total, 203);
+    assert_int_equal(others, 3);
+    assert_int_equal(others_at, 2);
+    assert_in_range(batches, 11, 16);
+    open_engine();
+}
+
 /* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static void test_goes_on_after_a_stop(void **state)
@@ -2021,6 +2384,23 @@ int main(void)
         TEST(test_depth_is_bounded),
         TEST(test_cancel_reaches_children),
         TEST(test_children_outlive_a_stop),
+        TEST(test_a_limit_is_never_exceeded),
+        TEST(test_those_who_wait_are_served_in_order),
+        TEST(test_a_key_has_a_limit_for_each_value),
+        TEST(test_a_key_that_cannot_be_evaluated),
+        TEST(test_who_may_not_wait_is_refused),
+        TEST(test_the_newest_replaces),
+        TEST(test_waiting_for_a_slot),
+        TEST(test_time_runs_out_in_the_queue),
+        TEST(test_the_queue_outlives_a_stop),
+        TEST(test_a_raised_limit_lets_those_go_who_wait),
+        TEST(test_children_share_the_slot_above_them),
+        TEST(test_children_wait_for_their_slot),
+        TEST(test_a_child_may_be_refused),
+        TEST(test_limits_of_the_configuration),
+        TEST(test_a_limit_is_taken_away),
+        TEST(test_a_limit_costs_one_transaction_more),
+        TEST(test_tenants_take_turns),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

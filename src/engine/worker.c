@@ -383,9 +383,22 @@ static void children_written(struct worker *w, struct run *r)
     }
 }
 
+/* It has its slot, or needs none, unless it is about to be parked. */
+static void slot_written(struct run *r)
+{
+    r->slot.state = SLOT_HELD;
+    if (!r->write->slotted)
+        r->slot.key = STR_NONE;
+    r->slot.ask = false;
+}
+
 static void written(struct worker *w, struct run *r)
 {
     bool final = r->write->final, parked = r->write->row.due_at != 0;
+    if (r->slot.ask)
+        slot_written(r);
+    if (r->write->woken)
+        engine_due(w->engine, r->last_us);
     r->recorded = true;
     r->write_failures = 0;
     run_publish(r);
@@ -395,15 +408,15 @@ static void written(struct worker *w, struct run *r)
     }
     run_recorded(r);
     tell_relatives(w, r);
+    if (r->detached)
+        add_waiters(&r->tell_now, take_all(&r->waiters));
+    r->detached = false;
     if (parked) {
         park(w, r);
         return;
     }
     children_written(w, r);
     free_write(r);
-    if (r->detached)
-        add_waiters(&r->tell_now, take_all(&r->waiters));
-    r->detached = false;
     tell_as_it_stands(w, r, take_all(&r->tell_now));
     if (!run_state_final(r->state) && !r->cancelling)
         send_calls(w, r);
@@ -420,6 +433,12 @@ static void not_written(struct worker *w, struct run *r, err why)
     free_write(r);
     if (!r->recorded) {
         drop(w, r, why);
+        return;
+    }
+    if (why == ERR_LIMIT) { /* a child: whoever waits for it is told */
+        r->slot = (struct slot){ 0 };
+        run_end(r, RUN_FAILED, "concurrency.limit", "The workflow runs as often at once as it may");
+        pump(w, r);
         return;
     }
     LOG(LOG_WARN, "engine.write_failed", LOG_STR("execution", r->id), LOG_STR("cause", str_of(err_name(why))));
@@ -572,6 +591,11 @@ static void pump(struct worker *w, struct run *r)
         pump_final(w, r);
         return;
     }
+    if (slots_pending(r)) { /* to ask for its slot, or because it was looked at before it has one */
+        r->state = RUN_QUEUED;
+        write_down(w, r, false, r->slot.ask ? 0 : r->deadline_at);
+        return;
+    }
     if (run_more(r)) {
         continue_later(w, r);
         return;
@@ -699,12 +723,16 @@ static err prepare(struct worker *w, struct run *r)
 static void on_take(struct worker *w, struct worker_message *m)
 {
     struct run *r = CONTAINER(m, struct run, message);
-    atomic_fetch_sub(&w->engine->queued, 1);
+    if (atomic_fetch_sub(&w->engine->queued, 1) ==
+        ENGINE_AHEAD / 2) /* the scheduler may have stopped at ENGINE_AHEAD */
+        engine_due(w->engine, clock_now_us());
     err e = map_put(&w->live, r->id, r);
     if (r->hydrate)
         add_waiters(&r->waiters, unpark(w, r->id));
     if (e == OK)
         e = prepare(w, r);
+    if (e == OK)
+        e = slots_ask(w->engine, r, w->machine);
     if (e != OK && r->hydrate) {
         not_hydrated(w, r, e);
         return;
@@ -713,7 +741,7 @@ static void on_take(struct worker *w, struct worker_message *m)
         drop(w, r, e);
         return;
     }
-    if (r->detached) {
+    if (r->detached && !run_state_final(r->state) && !slots_pending(r)) {
         write_down(w, r, false, 0);
         return;
     }

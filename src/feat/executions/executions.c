@@ -225,16 +225,17 @@ static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
 static const struct problem *const cancel_list[] = { &execution_not_found, &execution_final, NULL };
 static const struct problem *const resume_list[] = { &execution_not_found, &execution_final, &execution_not_waiting,
                                                      NULL };
-static const struct problem *const retry_list[] = { &execution_not_found,
-                                                    &execution_not_final,
-                                                    &execution_not_failed,
-                                                    &execution_no_history,
-                                                    &execution_inactive,
-                                                    &problem_idempotency_mismatch,
-                                                    NULL };
-static const struct problem *const replay_list[] = { &execution_not_found,          &execution_not_final,
-                                                     &execution_no_history,         &execution_inactive,
-                                                     &problem_idempotency_mismatch, NULL };
+static const struct problem *const retry_list[] = { &execution_not_found,          &execution_not_final,
+                                                    &execution_not_failed,         &execution_no_history,
+                                                    &execution_inactive,           &execution_limited,
+                                                    &problem_idempotency_mismatch, NULL };
+static const struct problem *const replay_list[] = { &execution_not_found,
+                                                     &execution_not_final,
+                                                     &execution_no_history,
+                                                     &execution_inactive,
+                                                     &execution_limited,
+                                                     &problem_idempotency_mismatch,
+                                                     NULL };
 static const struct route_status replay_also[] = {
     { 202, &execution_table, "It still runs; Location says where to look" },
     { 0 },

@@ -21,6 +21,8 @@ struct execution_call {
 /* Starts it and parks the request; W_WAIT handlers end with it. `answer` follows at the execution's end, after wait_us with the execution as it stands, or as soon
  * as it is on disk (start->detached). Takes start->plan over. */
 err execution_call(struct req *rq, struct execution_call *call, const struct start *start, i64 wait_us) MUST;
+/* The workflow runs as often at once as it may, and does not let others wait (policy reject). */
+extern const struct problem execution_limited; /* executions.concurrency_limit 429 */
 /* For `answer`: OK when there is an execution to tell of, and marks a repeat (Idempotent-Replayed: true); else the problem, answered. */
 err execution_refusal(struct execution_call *call) MUST;
 

@@ -8,6 +8,9 @@
 #include "codec/hash.h"
 #include "core/app.h"
 
+PROBLEM_SHARED(execution_limited, "executions.concurrency_limit", ERR_LIMIT,
+               "The workflow runs as often at once as it may");
+
 static void release(void *outcome)
 {
     outcome_release(outcome);
@@ -63,6 +66,8 @@ err execution_refusal(struct execution_call *call)
     err e = call->outcome != NULL ? call->outcome->error : call->error;
     if (e == ERR_INVALID)
         return problem(call->rq, &problem_idempotency_mismatch, "Use another key for another request");
+    if (e == ERR_LIMIT)
+        return problem(call->rq, &execution_limited, "Nothing was recorded; try again when others have ended");
     if (e == OK && call->waiter.joined)
         reply_header(call->rq, "Idempotent-Replayed", S("true"));
     return e;

@@ -8,7 +8,7 @@
 struct limits {
     struct presence has;
     i64 steps, definition_bytes, value_bytes, value_nesting, execution_bytes, expression_bytes, expression_instructions;
-    i64 foreach_items, foreach_concurrency, foreach_nesting, execution_steps, execution_depth;
+    i64 foreach_items, foreach_concurrency, foreach_nesting, execution_steps, execution_depth, concurrency;
     i64 expression_memory_bytes, expression_ms, json_nesting, request_body_bytes, webhook_body_bytes, triggers;
 };
 #define LIMIT(member, doc_) \
@@ -19,6 +19,7 @@ static const struct field fields[] = {
     LIMIT(foreach_concurrency, "Iterations of a foreach that run at the same time"),
     LIMIT(foreach_nesting, "Foreach steps inside of each other"),
     LIMIT(execution_steps, "Steps of one execution, those of each iteration counted"),
+    LIMIT(concurrency, "Highest concurrency limit of a workflow"),
     LIMIT(definition_bytes, "Bytes of a definition as JSON"),
     LIMIT(value_bytes,
           "Bytes of a value as JSON: the result of an expression, the output of a step, the answer to an http step"),
@@ -43,6 +44,7 @@ static const struct limits published = {
     .foreach_concurrency = FOREACH_CONCURRENCY_MAX,
     .foreach_nesting = FOREACH_DEPTH_MAX,
     .execution_steps = EXECUTION_STEPS_MAX,
+    .concurrency = CONCURRENCY_MAX,
     .definition_bytes = DEFINITION_BYTES_MAX,
     .value_bytes = EXPR_VALUE_BYTES,
     .value_nesting = VALUE_DEPTH_MAX,

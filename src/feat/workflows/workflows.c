@@ -466,7 +466,7 @@ static const struct problem *const not_found_list[] = { &workflow_not_found, NUL
 static const struct problem *const save_list[] = { &workflow_not_found, &trigger_changed, NULL };
 static const struct problem *const no_version_list[] = { &workflow_not_found, &version_not_found, NULL };
 static const struct problem *const step_test_list[] = { &step_type_not_found, &step_untestable, NULL };
-static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive,
+static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive, &execution_limited,
                                                       &problem_idempotency_mismatch, NULL };
 static const struct route_status execute_also[] = {
     { 202, &execution_table,
@@ -536,6 +536,8 @@ static err start(void)
                                                  .loops = app.loops,
                                                  .clients = app.clients,
                                                  .loop_count = app.loop_count,
+                                                 .tenant_limit = app.config.tenant_concurrency,
+                                                 .workflow_limit = app.config.workflow_concurrency,
                                                  .workers = (u32)app.config.workers },
                        &app.engine);
 }
