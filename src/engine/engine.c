@@ -196,7 +196,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
     bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
                 copy(a, &r->workflow_id, c->workflow_id) && copy(a, &r->parent_id, c->parent_id) &&
                 copy(a, &r->parent_step, c->parent_step) && copy(a, &r->slot.key, c->slot_key) &&
-                arena_defer(a, release_run_plan, r);
+                copy(a, &r->replays, c->replays) && arena_defer(a, release_run_plan, r);
     if (!good) {
         arena_free(a);
         return false;

@@ -119,6 +119,18 @@ err engine_resume_ask(struct tx *tx, str tenant_id, str execution_id, const stru
                       i64 now_us) MUST;
 void engine_resume(struct engine *e, str execution_id);
 
+/* Dead letters: executions that failed for good, until somebody retries or discards them. Both on the writer, within the caller's transaction; *done: it was one. A retry is a
+ * new execution that takes over what ended well, as with start.replays; *done = false also when its history was not kept or its workflow does not run. After the commit
+ * engine_dead_retried. A retry by start.replays ends the dead letter too. */
+struct dead_retry {
+    str tenant_id, execution_id, new_id;
+    str trigger; /* JSON text */
+    i64 now_us;
+};
+err engine_dead_retry(struct engine *e, struct tx *tx, const struct dead_retry *retry, bool *done) MUST;
+err engine_dead_discard(struct tx *tx, str tenant_id, str execution_id, bool *done) MUST;
+void engine_dead_retried(struct engine *e, u32 count, i64 now_us);
+
 struct engine_stats {
     u32 live, queued; /* in memory; of these, waiting for their worker to take them */
     u64 started, completed, failed;

@@ -6,7 +6,7 @@
  *   resume.c   a run put together again from what was recorded      outcome.c  what those who wait are told
  *   call.c     an outside call on its way to a loop and back        control.c  what callers ask of an execution that runs
  *   trial.c    one step by itself: a run that no worker owns
- *   slots.c    how many executions may be under way at once
+ *   slots.c    how many executions may be under way at once         failure.c  what a failed one leaves behind
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -289,6 +289,11 @@ struct ended_child {
     i64 kill_at;
 };
 
+/* With the final write of one that failed for good. */
+struct failure {
+    str dead_code; /* STR_NONE: no dead letter */
+};
+
 /* One transaction of a run: made whole on the worker, executed on the writer, which only binds and steps. */
 struct write {
     struct db_job job;
@@ -308,6 +313,7 @@ struct write {
     struct happening happening;    /* of the final write, when a sink wants it; else its name is NULL */
     struct ended_child *cancelled; /* by the final write: those it still waited for; or those that it replaces */
     u32 cancelled_count;
+    struct failure failure;
     bool slotted, woken; /* it has a slot, or waits for one; others have got theirs */
     err outcome;
 };
@@ -318,7 +324,7 @@ err journal_write(struct engine *e, struct run *r, bool final, i64 due_at,
 struct claim {
     struct presence has;
     str id, tenant_id, workflow_id, parent_id;
-    str parent_step, slot_key;
+    str parent_step, slot_key, replays;
     i64 version, created_at, started_at, deadline_at, cancel_at, kill_at, depth, fence, slot_state;
 };
 /* Everything that a process before us left running becomes due now. */
@@ -354,6 +360,11 @@ err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_e
 err journal_row_of_key(struct tx *tx, str tenant_id, str dedup_key, struct execution *out) MUST;
 /* What is not published of it: the hash of the body that its key came with, and whether a respond step gave its output. */
 err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup_body, bool *responded) MUST;
+
+/* --- failures ----------------------------------------------------------------------------------------------------- */
+
+void failure_make(const struct run *r, struct write *w);
+err failure_write(struct write *w, struct tx *tx) MUST;
 
 /* --- slots -------------------------------------------------------------------------------------------------------- */
 

@@ -123,17 +123,18 @@ static const struct field claim_fields[] = {
     FIELD(struct claim, cancel_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for its end"),
     FIELD(struct claim, kill_at, F_I64, .flags = F_NULLABLE, .doc = "When somebody asked for it at once"),
     FIELD(struct claim, fence, F_I64, .doc = "Ours from now on"),
+    FIELD(struct claim, replays, F_STR, .flags = F_NULLABLE, .doc = "Whose results it takes over"),
     FIELD(struct claim, slot_key, F_STR, .flags = F_NULLABLE, .doc = "Its group"),
     FIELD(struct claim, slot_state, F_I64, .flags = F_NULLABLE, .doc = "Whether it has its slot"),
 };
 static const struct table claim_table = TABLE("Claim", struct claim, claim_fields);
-STMT(
-    claim_due,
-    "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
-    " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)"
-    " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
-    " kill_at, depth, fence, slot_key, slot_state",
-    .row = &claim_table, .scope = SCOPE_SYSTEM);
+#define CLAIMED                                                                                                               \
+    " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at," \
+    " kill_at, depth, fence, slot_key, slot_state, replays"
+STMT(claim_due,
+     "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
+     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
+     .row = &claim_table, .scope = SCOPE_SYSTEM);
 /* When more is due than fits into a batch, each tenant gets its share. The walk goes from tenant to tenant by index, over those with something due later too. */
 struct due_tenant {
     struct presence has;
@@ -150,9 +151,7 @@ STMT(due_tenants,
 STMT(
     claim_due_of_tenant,
     "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE tenant_id = $3 AND id IN"
-    " (SELECT id FROM executions WHERE tenant_id = $3 AND due_at <= $1 ORDER BY due_at LIMIT $2)"
-    " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at,"
-    " depth, fence, slot_key, slot_state",
+    " (SELECT id FROM executions WHERE tenant_id = $3 AND due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
     .row = &claim_table);
 STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(take_over,
@@ -291,6 +290,7 @@ static err write_run(struct db_job *job, struct tx *tx)
 {
     struct write *w = CONTAINER(job, struct write, job);
     struct run *r = w->run;
+    bool was_dead;
     TRY(w->insert ? insert_row(w, tx) : update_row(w, tx));
     for (u32 i = 0; i < w->record_count; i++) {
         const struct journal_row *row = &w->records[i];
@@ -303,6 +303,9 @@ static err write_run(struct db_job *job, struct tx *tx)
     TRY(write_children(w, tx));
     if (w->happening.name != NULL)
         TRY(sinks_record(tx, &w->happening));
+    TRY(failure_write(w, tx));
+    if (w->insert && r->replays.p != NULL)
+        TRY(engine_dead_discard(tx, r->tenant_id, r->replays, &was_dead));
     if (r->slot.ask && !w->final)
         TRY(slots_admit(w, tx));
     else if (w->final && !r->slot.ask && r->slot.key.p != NULL)
@@ -478,6 +481,7 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
     w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;
     if (failed)
         return ERR_MEMORY;
+    failure_make(r, w);
     return keeps_history(r) ? make_history(a, r, w) : OK;
 }
 

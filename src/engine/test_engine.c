@@ -2068,6 +2068,50 @@ static void test_tenants_take_turns(void **state)
     open_engine();
 }
 
+/* --- what a failure leaves behind ------------------------------------------------------------------------------------- */
+
+struct left_row {
+    struct presence has;
+    str dead_code;
+    i64 dead_at, completed_at;
+};
+static const struct field left_fields[] = {
+    FIELD(struct left_row, dead_code, F_STR, .flags = F_NULLABLE, .doc = "Why it is a dead letter"),
+    FIELD(struct left_row, dead_at, F_I64, .flags = F_NULLABLE, .doc = "Since when"),
+    FIELD(struct left_row, completed_at, F_I64, .flags = F_NULLABLE, .doc = "When it ended"),
+};
+static const struct table left_table = TABLE("LeftRow", struct left_row, left_fields);
+STMT(left_select, "SELECT dead_code, dead_at, completed_at FROM executions WHERE tenant_id = $1 AND id = $2",
+     .row = &left_table);
+
+static struct left_row left_of(str id)
+{
+    struct tx *tx;
+    struct left_row row;
+    assert_int_equal(db_read_begin(house.db, house.arena, false, &tx), OK);
+    assert_int_equal(db_row(tx, &left_select, &row, ARGS(STR(S("tenant_1")), STR(id))), OK);
+    db_read_end(tx);
+    return row;
+}
+
+static void test_what_a_failure_leaves_behind(void **state)
+{
+    static const struct {
+        const char *definition, *code;
+    } rows[] = {
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\"}]}", NULL },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":1}}]}", NULL },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":2}}]}", "workflow.failed" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct outcome *o = run(rows[i].definition, "{}");
+        struct left_row left = left_of(o->execution.execution_id);
+        assert_true(str_eq(left.dead_code, str_of(rows[i].code)));
+        assert_int_equal(left.dead_at, rows[i].code != NULL ? left.completed_at : 0);
+        outcome_release(o);
+    }
+}
+
 /* --- stops -------------------------------------------------------------------------------------------------------- */
 
 static void test_goes_on_after_a_stop(void **state)
@@ -2401,6 +2445,7 @@ int main(void)
         TEST(test_a_limit_is_taken_away),
         TEST(test_a_limit_costs_one_transaction_more),
         TEST(test_tenants_take_turns),
+        TEST(test_what_a_failure_leaves_behind),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

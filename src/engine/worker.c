@@ -637,24 +637,33 @@ static void on_answer(struct worker *w, struct worker_message *m)
 
 /* --- runs come in ------------------------------------------------------------------------------------------------- */
 
-static err read_run(struct worker *w, struct run *r, struct tx *tx)
+static err read_run(struct worker *w, struct run *r, struct tx *tx, struct execution *before)
 {
     TRY(journal_given(tx, r));
     TRY(journal_read(tx, r->tenant_id, r->id, &r->restored, &r->restored_count));
+    if (r->replays.p != NULL && (r->started_at != 0 || r->restored_count > 0))
+        r->replays = STR_NONE; /* its journal holds what it took over */
+    if (r->replays.p != NULL)
+        TRY(journal_row_of(tx, r->tenant_id, r->replays, before));
     return engine_plan(w->engine, tx, r->tenant_id, r->workflow_id, r->version, &r->plan);
 }
 
 static err hydrate(struct worker *w, struct run *r)
 {
     struct tx *tx;
+    struct execution before = { 0 };
     TRY(db_read_begin(w->engine->options.db, r->arena, false, &tx));
-    err e = read_run(w, r, tx);
+    err e = read_run(w, r, tx, &before);
     db_read_end(tx);
     TRY(e);
     TRY(run_prepare(r));
     r->deadline_at = MIN(r->deadline_at, r->created_at + r->plan->timeout_us); /* a child's row has its parent's */
     TRY(run_restore(r, r->restored, r->restored_count));
-    run_resume(r, clock_now_us());
+    r->last_us = MAX(r->last_us, clock_now_us());
+    if (before.step_executions.p != NULL)
+        TRY(run_replay(r, before.step_executions));
+    else
+        run_resume(r, r->last_us);
     r->poked = r->plan->spawns || run_waits_for_person(r);
     return OK;
 }

@@ -4,6 +4,7 @@
 #include "core/sinks.h"
 
 #include "feat/auth/auth.h"
+#include "feat/dead-letters/dead-letters.h"
 #include "feat/docs/docs.h"
 #include "feat/executions/executions.h"
 #include "feat/health/health.h"
@@ -15,17 +16,11 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module,
-    &sinks_module,
-    &health_module,
-    &docs_module,
-    &tenants_module,
-    &users_module,
-    &auth_module,
-    &executions_module,
-    &triggers_module,
-    &workflows_module,
-    &step_types_module,
-    &limits_module,
-    NULL,
+    &idempotency_module,  &sinks_module,
+    &health_module,       &docs_module,
+    &tenants_module,      &users_module,
+    &auth_module,         &executions_module,
+    &triggers_module,     &workflows_module,
+    &dead_letters_module, &step_types_module,
+    &limits_module,       NULL,
 };
