@@ -96,6 +96,10 @@ static const struct field settings_fields[] = {
     SHAPE_FIELD("timeout_ms", F_I64, .min = 1, .max = 2592000000, .preset = "3600000",
                 .doc = "Deadline of the whole execution, from its creation"),
     SHAPE_FIELD("concurrency", F_OBJECT, .of = &concurrency_table, .doc = "Without it there is no limit"),
+    SHAPE_FIELD("on_failure", F_STR, .format = "id", .prefix = "workflow", .max = 64,
+                .doc = "A workflow that is run once with an execution that failed or timed out as its input"),
+    SHAPE_FIELD("error_retention_days", F_I64, .min = 1, .max = 3650,
+                .doc = "After these days a failed or timed-out execution is deleted; without it none is"),
     SHAPE_FIELD("save", F_STR, .one_of = saves, .preset = "\"all\"",
                 .doc = "Whose steps are kept in the history: every execution's, those of failed ones, or none"),
 };

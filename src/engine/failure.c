@@ -1,7 +1,9 @@
-/* failure.c - what an execution leaves behind that failed for good: a dead letter, written with the final commit, so none is lost and none comes twice.
+/* failure.c - what an execution leaves behind that failed for good: a dead letter, an execution of the workflow named by on_failure, the time at which its row may go. All of it
+ * is written with the final commit, so none is lost and none comes twice.
  *
  * A child that is waited for is no dead letter: its parent's step may run it again, and retrying both would do the work twice. */
 #include "engine/internal.h"
+#include "codec/typeid.h"
 
 /* --- on the worker ------------------------------------------------------------------------------------------------ */
 
@@ -22,23 +24,76 @@ static str dead_code(const struct run *r)
     return s != NULL && s->retry.max_attempts > 1 ? code : STR_NONE;
 }
 
-void failure_make(const struct run *r, struct write *w)
+/* The failed execution as the input of another one: what is published of it, without its steps, which may be of any size. */
+static str input_of_handler(struct arena *a, const struct run *r, const struct write *w)
 {
+    struct buf b = { .arena = a };
+    struct json_writer jw = { .b = &b };
+    jw_begin(&jw, '{');
+    jw_key(&jw, S("execution_id"));
+    jw_str(&jw, r->id);
+    jw_key(&jw, S("workflow_id"));
+    jw_str(&jw, r->workflow_id);
+    jw_key(&jw, S("workflow_name"));
+    jw_str(&jw, r->plan->workflow_name);
+    jw_key(&jw, S("version"));
+    jw_i64(&jw, r->version);
+    jw_key(&jw, S("status"));
+    jw_str(&jw, w->row.status);
+    jw_key(&jw, S("error"));
+    jw_raw(&jw, w->row.error);
+    jw_key(&jw, S("input_data"));
+    jw_raw(&jw, r->input_text);
+    jw_end(&jw, '}');
+    return b.fail == OK ? buf_view(&b) : STR_NONE;
+}
+
+/* What such an execution starts never starts another: neither its own failure nor that of its retries, whose trigger is the same. */
+static err make_handler(struct arena *a, const struct run *r, struct write *w)
+{
+    static const i64 life_us = 30 * DAY_US; /* its own settings make it shorter */
+    bool handles = str_eq(member(r->trigger, "type"), S("failure"));
+    if (r->plan->on_failure.p == NULL || handles || r->depth >= EXECUTION_DEPTH_MAX)
+        return OK;
+    struct child_row *c = NEW(a, struct child_row);
+    if (c == NULL)
+        return ERR_MEMORY;
+    *c = (struct child_row){ .id = typeid_new(a, "execution", r->last_us),
+                             .workflow_id = r->plan->on_failure,
+                             .input = input_of_handler(a, r, w),
+                             .trigger = strf(a, "{\"type\":\"failure\",\"execution_id\":\"%.*s\"}", STR_FMT(r->id)),
+                             .created_at = r->completed_at,
+                             .deadline_at = r->completed_at + life_us };
+    w->failure.handler = c;
+    return c->id.p != NULL && c->input.p != NULL && c->trigger.p != NULL ? OK : ERR_MEMORY;
+}
+
+err failure_make(struct arena *a, const struct run *r, struct write *w)
+{
+    i64 kept_us = r->plan->error_retention_us;
+    if (r->state != RUN_FAILED && r->state != RUN_TIMED_OUT)
+        return OK;
     w->failure.dead_code = dead_code(r);
+    w->failure.expire_at = kept_us != 0 ? r->completed_at + kept_us : 0;
+    return make_handler(a, r, w);
 }
 
 /* --- on the writer ------------------------------------------------------------------------------------------------ */
 
-STMT(failure_mark, "UPDATE executions SET dead_at = completed_at, dead_code = $3 WHERE tenant_id = $1 AND id = $2");
+STMT(
+    failure_mark,
+    "UPDATE executions SET dead_at = CASE WHEN $3 IS NULL THEN NULL ELSE completed_at END, dead_code = $3, expire_at = $4"
+    " WHERE tenant_id = $1 AND id = $2");
 STMT(dead_end, "UPDATE executions SET dead_at = NULL WHERE tenant_id = $1 AND id = $2 AND dead_at IS NOT NULL");
 
 err failure_write(struct write *w, struct tx *tx)
 {
     const struct run *r = w->run;
     const struct failure *f = &w->failure;
-    return f->dead_code.p == NULL
-               ? OK
-               : db_exec(tx, &failure_mark, NULL, ARGS(STR(r->tenant_id), STR(r->id), STR(f->dead_code)));
+    if (f->dead_code.p == NULL && f->expire_at == 0)
+        return OK;
+    return db_exec(tx, &failure_mark, NULL,
+                   ARGS(STR(r->tenant_id), STR(r->id), STR(f->dead_code), f->expire_at != 0 ? I64(f->expire_at) : NIL));
 }
 
 /* --- dead letters ------------------------------------------------------------------------------------------------- */

@@ -291,7 +291,9 @@ struct ended_child {
 
 /* With the final write of one that failed for good. */
 struct failure {
-    str dead_code; /* STR_NONE: no dead letter */
+    str dead_code;             /* STR_NONE: no dead letter */
+    i64 expire_at;             /* 0 = stays */
+    struct child_row *handler; /* of on_failure; NULL = none */
 };
 
 /* One transaction of a run: made whole on the worker, executed on the writer, which only binds and steps. */
@@ -363,8 +365,8 @@ err journal_row_aside(struct tx *tx, str tenant_id, str execution_id, str *dedup
 
 /* --- failures ----------------------------------------------------------------------------------------------------- */
 
-void failure_make(const struct run *r, struct write *w);
-err failure_write(struct write *w, struct tx *tx) MUST;
+err failure_make(struct arena *a, const struct run *r, struct write *w) MUST;
+err failure_write(struct write *w, struct tx *tx) MUST; /* all but its handler, which is inserted as children are */
 
 /* --- slots -------------------------------------------------------------------------------------------------------- */
 

@@ -271,6 +271,8 @@ static err write_children(struct write *w, struct tx *tx)
     const struct run *r = w->run;
     for (u32 i = 0; i < w->child_count; i++)
         TRY(insert_child(w, tx, &w->children[i]));
+    if (w->failure.handler != NULL)
+        TRY(insert_child(w, tx, w->failure.handler));
     for (u32 i = 0; i < w->abandoned_count; i++)
         TRY(db_exec(tx, &child_abandon, NULL, ARGS(STR(r->tenant_id), STR(w->abandoned[i]), I64(r->last_us))));
     if (!w->final)
@@ -481,7 +483,7 @@ static err make_row(struct arena *a, struct run *r, struct write *w)
     w->row.error = r->error.type != JSON_NULL ? text_of(a, &r->error, &failed) : STR_NONE;
     if (failed)
         return ERR_MEMORY;
-    failure_make(r, w);
+    TRY(failure_make(a, r, w));
     return keeps_history(r) ? make_history(a, r, w) : OK;
 }
 

@@ -333,6 +333,8 @@ static void read_settings(struct plan *p, const struct json *definition)
     p->save = word_is(settings, "save", "errors") ? SAVE_ERRORS
               : word_is(settings, "save", "none") ? SAVE_NONE
                                                   : SAVE_ALL;
+    p->on_failure = json_str(json_get(settings, S("on_failure")));
+    p->error_retention_us = number_of(settings, "error_retention_days", 0) * DAY_US;
 }
 
 /* The steps of one block, and of those inside of it, without their order: that cannot be told while there are problems. */

@@ -67,6 +67,8 @@ struct plan {
     i64 timeout_us;
     enum plan_save save;
     struct plan_concurrency concurrency;
+    str on_failure;         /* the workflow that runs when an execution has failed; STR_NONE = none */
+    i64 error_retention_us; /* of failed executions; 0 = for ever */
 };
 
 /* Checks and compiles. All problems are collected with pointers below `pointer` ("/definition"). `definition` must be shaped (field_decode against

@@ -110,10 +110,18 @@ static void *loop_main(void *arg)
     return NULL;
 }
 
+/* Settings take well-formed ids only. */
+#define CHILD_ID "workflow_00000000000000000000000000"
+
+static bool is_child(str workflow_id)
+{
+    return str_eq(workflow_id, S("workflow_child")) || str_eq(workflow_id, S(CHILD_ID));
+}
+
 static err load(struct tx *tx, str tenant_id, str workflow_id, i64 version, struct json **definition, str *name)
 {
     struct json_error where;
-    bool child = str_eq(workflow_id, S("workflow_child"));
+    bool child = is_child(workflow_id);
     *name = S("Test");
     TRY(house.load_fails);
     return json_parse(db_arena(tx), str_of(child ? house.child : house.definition), definition, &where);
@@ -122,7 +130,7 @@ static err load(struct tx *tx, str tenant_id, str workflow_id, i64 version, stru
 static err present(struct tx *tx, str tenant_id, str workflow_id, i64 *version)
 {
     *version = 1;
-    return str_eq(workflow_id, S("workflow_child")) ? OK : ERR_NOT_FOUND;
+    return is_child(workflow_id) ? OK : ERR_NOT_FOUND;
 }
 
 static void open_engine(void)
@@ -2073,15 +2081,16 @@ static void test_tenants_take_turns(void **state)
 struct left_row {
     struct presence has;
     str dead_code;
-    i64 dead_at, completed_at;
+    i64 dead_at, expire_at, completed_at;
 };
 static const struct field left_fields[] = {
     FIELD(struct left_row, dead_code, F_STR, .flags = F_NULLABLE, .doc = "Why it is a dead letter"),
     FIELD(struct left_row, dead_at, F_I64, .flags = F_NULLABLE, .doc = "Since when"),
+    FIELD(struct left_row, expire_at, F_I64, .flags = F_NULLABLE, .doc = "Until when it is kept"),
     FIELD(struct left_row, completed_at, F_I64, .flags = F_NULLABLE, .doc = "When it ended"),
 };
 static const struct table left_table = TABLE("LeftRow", struct left_row, left_fields);
-STMT(left_select, "SELECT dead_code, dead_at, completed_at FROM executions WHERE tenant_id = $1 AND id = $2",
+STMT(left_select, "SELECT dead_code, dead_at, expire_at, completed_at FROM executions WHERE tenant_id = $1 AND id = $2",
      .row = &left_table);
 
 static struct left_row left_of(str id)
@@ -2098,18 +2107,38 @@ static void test_what_a_failure_leaves_behind(void **state)
 {
     static const struct {
         const char *definition, *code;
+        i64 days;
     } rows[] = {
-        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\"}]}", NULL },
-        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":1}}]}", NULL },
-        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":2}}]}", "workflow.failed" },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\"}]}", NULL, 0 },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":1}}]}", NULL, 0 },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\",\"retry\":{\"max_attempts\":2}}]}", "workflow.failed", 0 },
+        { "{\"steps\":[{\"id\":\"f\",\"type\":\"fail\"}],\"settings\":{\"error_retention_days\":1}}", NULL, 1 },
+        { "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":60000}}],\"settings\":{\"timeout_ms\":5,\"error_retention_days\":3650}}",
+          NULL, 3650 },
+        { "{\"steps\":[{\"id\":\"a\",\"type\":\"transform\"}],\"settings\":{\"error_retention_days\":1}}", NULL, 0 },
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct outcome *o = run(rows[i].definition, "{}");
         struct left_row left = left_of(o->execution.execution_id);
         assert_true(str_eq(left.dead_code, str_of(rows[i].code)));
         assert_int_equal(left.dead_at, rows[i].code != NULL ? left.completed_at : 0);
+        assert_int_equal(left.expire_at, rows[i].days != 0 ? left.completed_at + rows[i].days * DAY_US : 0);
         outcome_release(o);
     }
+}
+
+/* One transaction with the failure itself, so there is nothing between the two. */
+static void test_a_failure_and_its_handler_are_one_transaction(void **state)
+{
+    str ids[4];
+    house.child = "{\"steps\":[{\"id\":\"t\",\"type\":\"transform\",\"with\":{\"x\":\"{{ input.status }}\"}}]}";
+    u64 before = db_stats(house.db).jobs;
+    struct outcome *o =
+        run("{\"steps\":[{\"id\":\"f\",\"type\":\"fail\"}],\"settings\":{\"on_failure\":\"" CHILD_ID "\"}}", "{}");
+    assert_int_equal(children(o->execution.execution_id, ids), 1);
+    assert_true(db_stats(house.db).jobs - before <= 3); /* its own, and the two of the handler */
+    assert_str(await_status(ids[0], "completed")->output_data, "{\"t\":{\"x\":\"failed\"}}");
+    outcome_release(o);
 }
 
 /* --- stops -------------------------------------------------------------------------------------------------------- */
@@ -2446,6 +2475,7 @@ int main(void)
         TEST(test_a_limit_costs_one_transaction_more),
         TEST(test_tenants_take_turns),
         TEST(test_what_a_failure_leaves_behind),
+        TEST(test_a_failure_and_its_handler_are_one_transaction),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
         TEST(test_at_most_once_waits_for_a_person),

@@ -225,6 +225,10 @@ static void drop(struct worker *w, struct run *r, err reason)
 static void tell_relatives(struct worker *w, struct run *r)
 {
     const struct write *wr = r->write;
+    if (wr->failure.handler != NULL && wr->failure.handler->started) {
+        atomic_fetch_add(&w->engine->started, 1);
+        engine_due(w->engine, r->last_us);
+    }
     if (wr->final && r->parent_step.p != NULL)
         worker_poke(worker_of(w->engine, r->parent_id), r->parent_id);
     for (u32 i = 0; i < wr->cancelled_count; i++)

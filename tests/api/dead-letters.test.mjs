@@ -194,3 +194,50 @@ test('a choice must be one: ids or a filter, within bounds', async () => {
         }
     assert.equal((await decide('retry', { ids: Array.from({ length: 100 }, (_, n) => id(n)) })).body.skipped, 100);
 });
+
+describe('on_failure', () => {
+    const seen = (id) => editor.get(`/api/v1/workflows/${id}/executions`).then(({ body }) => body);
+    const settled = async (id, n) => {
+        const { until } = await import('../lib/wait.mjs');
+        return until(`${n} of ${id}`, async () => {
+            const found = await seen(id);
+            return found.length === n && found.every((x) => x.completed_at) && found;
+        });
+    };
+
+    test('the failed execution is the input of the named workflow, once', async () => {
+        const handler = await createWorkflow(editor, { steps: [transform('t', { why: '{{ input.error.code }}', who: '{{ input.execution_id }}', was: '{{ input.input_data.n }}' })] });
+        const { id } = await createWorkflow(editor, { steps: [{ id: 'f', type: 'fail', with: { code: 'shop.closed', message: 'no' } }], settings: { on_failure: handler.id } });
+        const failed = await execute(editor, id, { n: 7 });
+        const [handled] = await settled(handler.id, 1);
+        assert.deepEqual(handled.output_data, { t: { why: 'shop.closed', who: failed.execution_id, was: 7 } });
+        assert.deepEqual([handled.parent_id, handled.trigger], [failed.execution_id, { type: 'failure', execution_id: failed.execution_id }]);
+    });
+
+    test('a time-out counts; completing and cancelling do not', async () => {
+        const handler = await createWorkflow(editor, { steps: [transform('t', { status: '{{ input.status }}' })] });
+        const settings = { timeout_ms: 50, on_failure: handler.id };
+        const late = await createWorkflow(editor, { steps: [{ id: 'd', type: 'delay', with: { ms: 60000 } }], settings });
+        const fine = await createWorkflow(editor, { steps: [transform('t')], settings: { on_failure: handler.id } });
+        await execute(editor, fine.id);
+        await execute(editor, late.id);
+        assert.deepEqual((await settled(handler.id, 1))[0].output_data, { t: { status: 'timed_out' } });
+    });
+
+    test('what it starts starts nothing when it fails: a workflow may name itself', async () => {
+        const { id } = await createWorkflow(editor, { steps: [{ id: 'f', type: 'fail' }] });
+        await editor.patch(`/api/v1/workflows/${id}`, { definition: { settings: { on_failure: id } } }, { expect: 200 });
+        await execute(editor, id);
+        await settled(id, 2);
+        await execute(editor, id);
+        await settled(id, 4);
+    });
+
+    test('one that does not exist, or is another tenant\'s, is not started, and the failure is recorded all the same', async () => {
+        const stranger = await weir.as('owner', 'globex');
+        const theirs = await createWorkflow(stranger, { steps: [transform('t')] });
+        const { id } = await createWorkflow(editor, { steps: [{ id: 'f', type: 'fail' }], settings: { on_failure: theirs.id } });
+        assert.equal((await execute(editor, id)).status, 'failed');
+        assert.deepEqual((await stranger.get(`/api/v1/workflows/${theirs.id}/executions`)).body, []);
+    });
+});

@@ -13,7 +13,8 @@ enum {
     LISTED_STEPS =
         65536, /* a longer history is left out of lists: a page, read, cut and encoded, must fit into a request's arena */
     SCRATCH_BYTES = 4 << 20,
-    CLEAN_SLICE = 1000
+    CLEAN_SLICE = 1000,
+    EXPIRE_SLICE = 100 /* whole histories: the writer has other things to do between two slices */
 };
 #define KEY_LIFE_US DAY_US
 
@@ -71,6 +72,10 @@ static const struct lister history_lister = { &execution_table, sorts,          
 STMT(execution_forget_keys,
      "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE id IN "
      "(SELECT id FROM executions WHERE dedup_key IS NOT NULL AND created_at < $1 ORDER BY created_at LIMIT $2)",
+     .scope = SCOPE_SYSTEM, .scan_ok = true);
+
+STMT(execution_forget,
+     "DELETE FROM executions WHERE id IN (SELECT id FROM executions WHERE expire_at <= $1 ORDER BY expire_at LIMIT $2)",
      .scope = SCOPE_SYSTEM, .scan_ok = true);
 
 STMT(executions_waiting, WAITING_SQL("executions", "due_at <= $1"), .row = &waiting_table, .scope = SCOPE_SYSTEM);
@@ -208,12 +213,21 @@ static err clean_slice(void *ctx, struct tx *tx)
     return db_exec(tx, &execution_forget_keys, &c->changed, ARGS(I64(c->before), I64(CLEAN_SLICE)));
 }
 
+static err expire_slice(void *ctx, struct tx *tx)
+{
+    struct clean *c = ctx;
+    return db_exec(tx, &execution_forget, &c->changed, ARGS(I64(c->before), I64(EXPIRE_SLICE)));
+}
+
 static err executions_clean(const struct job *job)
 {
-    struct clean c = { .before = job->now_us - KEY_LIFE_US };
+    struct clean keys = { .before = job->now_us - KEY_LIFE_US }, expired = { .before = job->now_us };
     do
-        TRY(db_write_wait(app.db, job->arena, clean_slice, &c));
-    while (c.changed == CLEAN_SLICE);
+        TRY(db_write_wait(app.db, job->arena, clean_slice, &keys));
+    while (keys.changed == CLEAN_SLICE);
+    do
+        TRY(db_write_wait(app.db, job->arena, expire_slice, &expired));
+    while (expired.changed == EXPIRE_SLICE);
     return OK;
 }
 
@@ -299,7 +313,7 @@ static const struct job_kind jobs[] = {
     { .name = "executions.clean",
       .run = executions_clean,
       .every_us = HOUR_US,
-      .doc = "Forgets idempotency keys after 24 hours" },
+      .doc = "Forgets idempotency keys after 24 hours, and deletes failed executions whose time is up" },
 };
 
 const struct module executions_module = {

@@ -1,11 +1,17 @@
-/* test_executions.c - idempotency keys. Reading, listing and watching are tested in tests/api. */
+/* test_executions.c - idempotency keys, and what the cleaner deletes. Reading, listing and watching are tested in tests/api. */
+#include "core/app.h"
+#include "core/jobs.h"
 #include "core/module.h"
 #include "engine/definition.h"
 #include "feat/executions/executions.h"
 
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 const struct module *const modules[] = { NULL };
@@ -102,12 +108,68 @@ static void test_bounds_of_a_key(void **state)
     assert_int_equal(dedup(&twice, &start), ERR_INVALID);
 }
 
+/* ---- cleaning ---- */
+
+struct left {
+    struct presence has;
+    i64 n;
+};
+static const struct field left_fields[] = { FIELD(struct left, n, F_I64, .doc = "How many") };
+static const struct table left_table = TABLE("Left", struct left, left_fields);
+STMT(left_count, "SELECT count(*) AS n FROM executions WHERE tenant_id = $1", .row = &left_table);
+STMT(
+    failed_insert,
+    "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, trigger_data, input_data, expire_at)"
+    " VALUES ($1, $2, 'workflow_1', 1, 'failed', 1, 1, '{}', '{}', $3)");
+
+/* More than two slices, of which every second one is due at 1,000; one stays for ever. */
+static err insert_failed(void *ctx, struct tx *tx)
+{
+    for (int i = 0; i < 500; i++)
+        TRY(db_exec(tx, &failed_insert, NULL,
+                    ARGS(STR(strf(a, "execution_%d", i)), STR(S("tenant_1")), I64(i % 2 == 0 ? 1000 : 1001))));
+    return db_exec(tx, &failed_insert, NULL, ARGS(STR(S("execution_kept")), STR(S("tenant_1")), NIL));
+}
+
+static i64 left_at(i64 now_us)
+{
+    struct left left;
+    struct tx *tx;
+    const struct job job = { .now_us = now_us, .arena = a };
+    assert_int_equal(executions_module.jobs[0].run(&job), OK);
+    assert_int_equal(db_read_begin(app.db, a, false, &tx), OK);
+    assert_int_equal(db_row(tx, &left_count, &left, ARGS(STR(S("tenant_1")))), OK);
+    db_read_end(tx);
+    return left.n;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void test_failed_executions_go_when_their_time_is_up(void **state)
+{
+    char folder[] = "/tmp/weir-executions-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(db_open(&(struct db_options){ .folder = str_of(folder) }, &app.db), OK);
+    assert_int_equal(db_migrate_up(app.db), OK);
+    assert_int_equal(db_write_wait(app.db, a, insert_failed, NULL), OK);
+    assert_int_equal(left_at(999), 501);
+    assert_int_equal(left_at(1000), 251);
+    assert_int_equal(left_at(1001), 1);
+    db_thread_end(app.db);
+    db_close(app.db);
+    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_no_header_is_no_key, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_same_is_the_same_and_the_rest_is_not, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds_of_a_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failed_executions_go_when_their_time_is_up, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
