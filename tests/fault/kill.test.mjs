@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, test } from 'node:test';
+import { dice } from '../lib/dice.mjs';
 import { chain, createTrigger, createWorkflow, execute, finalExecution, getExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { FULL, Weir } from '../lib/server.mjs';
@@ -54,15 +55,6 @@ describe('in the middle of five steps', () => {
             assert.deepEqual(done.step_executions.map((step) => step.status), STEPS.map(() => 'completed'));
         });
 });
-
-// A small generator with a seed that is printed: a failure can be run again.
-function dice(seed) {
-    let state = seed >>> 0;
-    return () => {
-        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-        return state / 2 ** 32;
-    };
-}
 
 test(`at ${FULL ? 200 : 20} random moments`, async (t) => {
     const seed = Number(process.env.WEIR_TEST_SEED ?? Date.now() % 1_000_000);
