@@ -2,7 +2,9 @@
  *
  * The calendar stands in base because the log needs it; gmtime() was rejected: it takes a lock and reads the environment. */
 #include "base/clock.h"
+#include "base/fault.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -15,10 +17,30 @@ static i64 read_us(clockid_t id)
     return t.tv_sec * SECOND_US + t.tv_nsec / 1000;
 }
 
+/* The wall clock was set back. Standing still until it has caught up was rejected: after a step of an hour no delay and no retry
+ * would end for an hour. So time goes on at half its speed from where it was, which is never backwards and meets the wall clock again. */
+static i64 slowed_us(i64 latest)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static i64 from, from_mono;
+    pthread_mutex_lock(&lock);
+    i64 mono = read_us(CLOCK_MONOTONIC), now = from + (mono - from_mono) / 2;
+    if (now < latest) { /* the first time, or again after the clocks had met */
+        now = from = latest;
+        from_mono = mono;
+    }
+    pthread_mutex_unlock(&lock);
+    return now;
+}
+
 i64 clock_now_us(void)
 {
-    static _Atomic i64 latest; /* what makes it monotonic across threads */
-    i64 now = read_us(CLOCK_REALTIME), seen = atomic_load_explicit(&latest, memory_order_relaxed);
+    static const i64 steps_us = 1000; /* less is another thread's newer look at the clock */
+    static _Atomic i64 latest;        /* what makes it monotonic across threads */
+    i64 now = read_us(CLOCK_REALTIME) + fault_clock_shift();
+    i64 seen = atomic_load_explicit(&latest, memory_order_relaxed);
+    if (now < seen - steps_us)
+        now = slowed_us(seen);
     while (now > seen)
         if (atomic_compare_exchange_weak_explicit(&latest, &seen, now, memory_order_relaxed, memory_order_relaxed))
             return now;

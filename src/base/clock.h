@@ -6,7 +6,8 @@
 #include <pthread.h>
 #include <time.h>
 
-/* Microseconds since 1970-01-01T00:00:00Z. Never goes backwards within the process (a step back is absorbed). */
+/* Microseconds since 1970-01-01T00:00:00Z. Never goes backwards within the process, and never stands still: while the wall clock is behind,
+ * because it was set back, this one goes at half its speed. */
 i64 clock_now_us(void);
 /* Microseconds of a clock that no one sets; for durations and deadlines in memory. */
 i64 clock_mono_us(void);

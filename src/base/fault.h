@@ -1,4 +1,4 @@
-/* fault.h - the fault counter: makes the n-th allocation, write, sync, statement or outgoing call fail, once.
+/* fault.h - the fault counter: makes the n-th allocation, write, sync, statement or outgoing call fail, once or from then on.
  *
  * Tests arm a kind with n and run the same scenario for n = 1, 2, 3 … until it no longer fires: every failure path is then
  * reached, in order. In release builds the check is one load of a constant-false flag. */
@@ -6,11 +6,29 @@
 
 #include "base/base.h"
 
-enum fault_kind { FAULT_ALLOC, FAULT_WRITE, FAULT_SYNC, FAULT_STATEMENT, FAULT_OUTGOING, FAULT_KINDS };
+enum fault_kind {
+    FAULT_ALLOC,
+    FAULT_STORE_ALLOC, /* SQLite's own */
+    FAULT_WRITE,
+    FAULT_SYNC,
+    FAULT_STATEMENT,
+    FAULT_OUTGOING,
+    FAULT_KINDS
+};
 
-/* Arms a kind: its n-th next hit fails (n >= 1). 0 disarms. */
+/* Arms a kind: its n-th next hit fails (n >= 1), later ones do not. 0 disarms. */
 void fault_arm(enum fault_kind kind, i64 n);
+/* Its n-th next hit and all after it fail, until it is armed anew: a disk that stays full. */
+void fault_arm_from(enum fault_kind kind, i64 n);
 /* Whether an armed fault has fired since it was armed. */
 bool fault_fired(enum fault_kind kind);
 /* True when this very call must fail. Thread-safe. */
 bool fault_hit(enum fault_kind kind);
+/* What the calling thread does neither fails nor counts: for the part of a test that stands outside of what it looks at. */
+void fault_spare(bool spared);
+/* Which n comes after n: each of the first 200, then every 17th; every one when WEIR_TEST_FULL is 1. */
+i64 fault_next(i64 n);
+
+/* Moves the wall clock as an administrator does, against the real one. */
+void fault_clock(i64 shift_us);
+i64 fault_clock_shift(void);

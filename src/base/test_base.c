@@ -391,6 +391,34 @@ static void test_fault_counter(void **state)
     assert_false(fault_fired(FAULT_WRITE));
 }
 
+static void test_lasting_fault(void **state)
+{
+    fault_arm_from(FAULT_WRITE, 2);
+    assert_false(fault_hit(FAULT_WRITE));
+    for (int i = 0; i < 5; i++)
+        assert_true(fault_hit(FAULT_WRITE));
+    fault_arm(FAULT_SYNC, 1); /* another kind beside it */
+    assert_true(fault_hit(FAULT_SYNC) && fault_hit(FAULT_WRITE));
+    assert_false(fault_hit(FAULT_SYNC));
+    fault_spare(true);
+    assert_false(fault_hit(FAULT_WRITE));
+    fault_spare(false);
+    assert_true(fault_hit(FAULT_WRITE));
+    fault_arm(FAULT_WRITE, 0);
+    assert_false(fault_hit(FAULT_WRITE));
+}
+
+static void test_sampled_faults(void **state)
+{
+    unsetenv("WEIR_TEST_FULL");
+    assert_int_equal(fault_next(0), 1);
+    assert_int_equal(fault_next(199), 200);
+    assert_int_equal(fault_next(200), 217);
+    setenv("WEIR_TEST_FULL", "1", 1);
+    assert_int_equal(fault_next(200), 201);
+    unsetenv("WEIR_TEST_FULL");
+}
+
 static err build_map(void)
 {
     struct map m = { 0 };
@@ -472,6 +500,29 @@ static void test_calendar(void **state)
         before = d;
     }
     assert_int_equal(before.year, 9999);
+}
+
+/* What waits for a time must not wait longer because somebody set the clock. */
+static void test_clock_that_is_set(void **state)
+{
+    i64 before = clock_now_us();
+    fault_clock(HOUR_US);
+    assert_true(clock_now_us() >= before + HOUR_US);
+    for (int round = 0; round < 2; round++) { /* and once more, after the clocks had met */
+        i64 ahead = clock_now_us();
+        fault_clock((1 - round) * HOUR_US - HOUR_US - MINUTE_US);
+        i64 set_back = clock_now_us(), from = clock_mono_us(), last = set_back;
+        assert_true(set_back >= ahead && set_back < ahead + SECOND_US);
+        while (clock_mono_us() < from + 20000) {
+            i64 next = clock_now_us();
+            assert_true(next >= last);
+            last = next;
+        }
+        assert_true(last >= set_back + 8000 && last < set_back + SECOND_US);
+        fault_clock((2 + round) * HOUR_US);
+        assert_true(clock_now_us() >= ahead + HOUR_US - MINUTE_US);
+    }
+    fault_clock(0);
 }
 
 static void test_clock_text(void **state)
@@ -640,9 +691,12 @@ int main(void)
         cmocka_unit_test(test_map_churn_does_not_grow),
         cmocka_unit_test(test_map_keys_are_copied),
         cmocka_unit_test(test_fault_counter),
+        cmocka_unit_test(test_lasting_fault),
+        cmocka_unit_test(test_sampled_faults),
         cmocka_unit_test(test_each_allocation_fails),
         cmocka_unit_test(test_clock),
         cmocka_unit_test(test_calendar),
+        cmocka_unit_test(test_clock_that_is_set),
         cmocka_unit_test(test_clock_text),
         cmocka_unit_test(test_rng),
         cmocka_unit_test(test_err),
