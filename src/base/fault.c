@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EACH_UP_TO = 200, STRIDE = 17 };
+enum { EACH_UP_TO = 200 };
 
 static atomic_bool any_armed;
 static atomic_llong countdown[FAULT_KINDS];
@@ -56,11 +56,11 @@ void fault_spare(bool spared)
     spare_me = spared;
 }
 
-i64 fault_next(i64 n)
+i64 fault_next(i64 n, i64 stride)
 {
     const char *full = getenv("WEIR_TEST_FULL");
     bool each = n < EACH_UP_TO || (full != NULL && strcmp(full, "1") == 0);
-    return each ? n + 1 : n + STRIDE;
+    return each ? n + 1 : n + stride;
 }
 
 void fault_clock(i64 shift_us)

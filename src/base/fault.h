@@ -26,8 +26,9 @@ bool fault_fired(enum fault_kind kind);
 bool fault_hit(enum fault_kind kind);
 /* What the calling thread does neither fails nor counts: for the part of a test that stands outside of what it looks at. */
 void fault_spare(bool spared);
-/* Which n comes after n: each of the first 200, then every 17th; every one when WEIR_TEST_FULL is 1. */
-i64 fault_next(i64 n);
+/* Which n comes after n: each of the first 200, then every stride-th; every one when WEIR_TEST_FULL is 1. */
+enum { FAULT_STRIDE = 17 };
+i64 fault_next(i64 n, i64 stride);
 
 /* Moves the wall clock as an administrator does, against the real one. */
 void fault_clock(i64 shift_us);

@@ -411,11 +411,11 @@ static void test_lasting_fault(void **state)
 static void test_sampled_faults(void **state)
 {
     unsetenv("WEIR_TEST_FULL");
-    assert_int_equal(fault_next(0), 1);
-    assert_int_equal(fault_next(199), 200);
-    assert_int_equal(fault_next(200), 217);
+    assert_int_equal(fault_next(0, FAULT_STRIDE), 1);
+    assert_int_equal(fault_next(199, FAULT_STRIDE), 200);
+    assert_int_equal(fault_next(200, FAULT_STRIDE), 217);
     setenv("WEIR_TEST_FULL", "1", 1);
-    assert_int_equal(fault_next(200), 201);
+    assert_int_equal(fault_next(200, FAULT_STRIDE), 201);
     unsetenv("WEIR_TEST_FULL");
 }
 

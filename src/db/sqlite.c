@@ -144,6 +144,14 @@ err conn_script(struct conn *c, const char *name, const char *sql)
     return conn_error(c, rc, name);
 }
 
+static err prepare_verb(struct conn *c, enum verb verb)
+{
+    if (c->verbs[verb] != NULL)
+        return OK;
+    int rc = sqlite3_prepare_v3(c->sqlite, verbs[verb], -1, SQLITE_PREPARE_PERSISTENT, &c->verbs[verb], NULL);
+    return conn_error(c, rc, verbs[verb]);
+}
+
 static err conn_configure(struct conn *c, enum role role)
 {
     sqlite3_busy_timeout(c->sqlite, BUSY_TIMEOUT_MS);
@@ -152,7 +160,10 @@ static err conn_configure(struct conn *c, enum role role)
     sqlite3_db_config(c->sqlite, SQLITE_DBCONFIG_DQS_DML, 0, NULL);
     sqlite3_db_config(c->sqlite, SQLITE_DBCONFIG_DQS_DDL, 0, NULL);
     TRY(conn_script(c, "pragmas", common_pragmas));
-    return conn_script(c, "pragmas", pragmas[role]);
+    TRY(conn_script(c, "pragmas", pragmas[role]));
+    for (int i = 0; role == ROLE_WRITER && i < VERBS; i++) /* now: taking back must not need memory that is not there */
+        TRY(prepare_verb(c, i));
+    return OK;
 }
 
 static err conn_memory(struct conn *c)
@@ -206,15 +217,10 @@ err conn_verb(struct conn *c, enum verb verb)
     bool undoes = verb == VERB_ROLLBACK || verb == VERB_ROLLBACK_TO;
     if (!undoes && fault_hit(FAULT_STATEMENT)) /* what takes back cannot be made to fail: nothing could follow it */
         return conn_error(c, SQLITE_IOERR, verbs[verb]);
-    sqlite3_stmt **stmt = &c->verbs[verb];
-    int rc = SQLITE_OK;
-    if (*stmt == NULL)
-        rc = sqlite3_prepare_v3(c->sqlite, verbs[verb], -1, SQLITE_PREPARE_PERSISTENT, stmt, NULL);
-    if (rc != SQLITE_OK)
-        return conn_error(c, rc, verbs[verb]);
-    rc = sqlite3_step(*stmt);
+    TRY(prepare_verb(c, verb));
+    int rc = sqlite3_step(c->verbs[verb]);
     err e = rc == SQLITE_DONE || rc == SQLITE_ROW ? OK : conn_error(c, rc, verbs[verb]);
-    sqlite3_reset(*stmt);
+    sqlite3_reset(c->verbs[verb]);
     return e;
 }
 

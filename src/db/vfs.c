@@ -1,4 +1,4 @@
-/* vfs.c - SQLite's own file layer with two switches: a write that finds the disk full and a sync that fails, for the tests.
+/* vfs.c - SQLite's own file layer and memory with three switches: a write that finds the disk full, a sync that fails, no memory; for the tests.
  *
  * Only the method table of an open file is exchanged, not the file: forwarding all nineteen methods by hand was rejected,
  * because the methods take the file itself and do not care through which table they were found. */
@@ -17,6 +17,27 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static sqlite3_vfs *base, shim; /* written once */
 static int registered;
+static sqlite3_mem_methods memory; /* SQLite's own; written once */
+
+static void *shim_malloc(int n)
+{
+    return fault_hit(FAULT_STORE_ALLOC) ? NULL : memory.xMalloc(n);
+}
+
+static void *shim_realloc(void *p, int n)
+{
+    return fault_hit(FAULT_STORE_ALLOC) ? NULL : memory.xRealloc(p, n);
+}
+
+static void shim_memory(void)
+{
+    if (sqlite3_config(SQLITE_CONFIG_GETMALLOC, &memory) != SQLITE_OK)
+        return;
+    sqlite3_mem_methods with_switch = memory;
+    with_switch.xMalloc = shim_malloc;
+    with_switch.xRealloc = shim_realloc;
+    sqlite3_config(SQLITE_CONFIG_MALLOC, &with_switch);
+}
 
 static const sqlite3_io_methods *base_of(const sqlite3_file *file)
 {
@@ -65,8 +86,10 @@ static void set_up(void)
 {
     /* Counting memory takes a process-wide mutex at each allocation; nobody asks for the count. */
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+    shim_memory();
     registered = sqlite3_initialize();
-    base = registered == SQLITE_OK ? sqlite3_vfs_find("unix") : NULL;
+    base =
+        registered == SQLITE_OK ? sqlite3_vfs_find(NULL) : NULL; /* the unix one, unless a test put its own before it */
     if (base == NULL)
         return;
     shim = *base;
