@@ -25,6 +25,7 @@
     X(ERR_UPSTREAM, 502, true, "The upstream failed")                  \
     X(ERR_BUSY, 503, true, "Overloaded, try again")                    \
     X(ERR_MEMORY, 503, true, "Out of memory for this request")         \
+    X(ERR_STORAGE, 503, true, "The disk is full")                      \
     X(ERR_TIMEOUT, 504, true, "Timed out")
 
 typedef enum err {

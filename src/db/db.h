@@ -110,7 +110,7 @@ struct arena *db_arena(const struct tx *tx);
 
 /* A write: embed it. `run` executes statements only, on the writer; anything but OK rolls its own changes back. It may be run again after a failed
  * batch, so it starts from its inputs each time; `arena` is rewound to where it was before the first run. `done` follows on the writer after the commit
- * (or the failure) with the outcome and must only hand on: post a message. ERR_BUSY, ERR_INTERNAL (disk full, I/O error) come from the batch. */
+ * (or the failure) with the outcome and must only hand on: post a message. ERR_BUSY, ERR_STORAGE (disk full), ERR_INTERNAL (I/O error) come from the batch. */
 struct db_job {
     err (*run)(struct db_job *job, struct tx *tx);
     void (*done)(struct db_job *job, err outcome);
@@ -138,6 +138,7 @@ struct db_stats {
     i64 oldest_queued_us; /* age; 0 when none waits */
     i64 last_commit_us;   /* how long it took */
     u64 wal_pages;
+    bool disk_full; /* the last write found no room; looked at again each second */
 };
 struct db_stats db_stats(struct db *db);
 /* Looks at a folder's database without its lock and without changing it, beside a running server too; for `weir doctor`. A check that finds nothing leaves

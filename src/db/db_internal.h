@@ -18,6 +18,7 @@ enum {
 };
 #define BACKGROUND_SLICE_US ((i64)2000)   /* background jobs of one batch may take so long */
 #define BACKGROUND_WAIT_US  ((i64)100000) /* after that they go before interactive ones, for one slice */
+#define PROBE_US            SECOND_US     /* so often a full disk is looked at again */
 
 enum role { ROLE_READER, ROLE_WRITER, ROLE_CHECKPOINTER };
 enum verb {
@@ -29,6 +30,7 @@ enum verb {
     VERB_RELEASE,
     VERB_ROLLBACK_TO,
     VERB_PING,
+    VERB_PROBE,
     VERBS
 };
 

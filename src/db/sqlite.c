@@ -88,6 +88,8 @@ static err class_of(int rc)
         return ERR_BUSY;
     case SQLITE_NOMEM:
         return ERR_MEMORY;
+    case SQLITE_FULL:
+        return ERR_STORAGE;
     case SQLITE_TOOBIG:
         return ERR_TOO_LARGE;
     default: /* with NOT NULL: a statement that leaves a required column out is our mistake, not a conflict */
@@ -95,9 +97,17 @@ static err class_of(int rc)
     }
 }
 
+/* SQLite says so only of a write that the disk has no room for; a quota, a sync or a longer file tells it by the system's error. */
+static bool no_room(const struct conn *c, int rc)
+{
+    int system = c->sqlite != NULL && (rc & 0xff) == SQLITE_IOERR ? sqlite3_system_errno(c->sqlite) : 0;
+    return system == ENOSPC || system == EDQUOT;
+}
+
+/* A full disk is told by the writer, once, and not by each statement that meets it: the log may be on that disk. */
 err conn_error(struct conn *c, int rc, const char *statement)
 {
-    err e = class_of(rc);
+    err e = no_room(c, rc) ? ERR_STORAGE : class_of(rc);
     bool told =
         c->sqlite != NULL && sqlite3_extended_errcode(c->sqlite) == rc; /* else the message is about something before */
     if (e == ERR_INTERNAL)
@@ -136,6 +146,7 @@ static const char *const verbs[VERBS] = {
     [VERB_RELEASE] = "RELEASE j",
     [VERB_ROLLBACK_TO] = "ROLLBACK TO j",
     [VERB_PING] = "SELECT 1 FROM sqlite_schema LIMIT 1", /* a bare SELECT 1 would not touch the file */
+    [VERB_PROBE] = "PRAGMA user_version = 0",            /* as it is anyway, but it writes a page */
 };
 
 err conn_script(struct conn *c, const char *name, const char *sql)

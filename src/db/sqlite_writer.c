@@ -70,7 +70,8 @@ struct batch {
     i64 until_us; /* of a background slice */
     u32 kept;     /* jobs whose changes stand in the open transaction */
     u32 replays, failed;
-    err fail; /* of the batch as a whole */
+    bool full; /* a job found no room on the disk */
+    err fail;  /* of the batch as a whole */
 };
 
 /* Takes more jobs while the batch may grow. False when it is complete. */
@@ -129,6 +130,7 @@ static err job_execute(struct db *db, struct batch *b, struct db_job *job)
 static bool job_run(struct db *db, struct batch *b, struct db_job *job)
 {
     job->outcome = job_execute(db, b, job);
+    b->full |= job->outcome == ERR_STORAGE;
     if (job->outcome == OK)
         b->kept++;
     return b->kept == 0 || !conn_idle(&db->writer);
@@ -147,7 +149,7 @@ static void batch_replay(struct batch *b)
     b->at = &b->jobs.first;
     b->kept = 0;
     if (b->fail == OK && ++b->replays > REPLAYS_MAX)
-        b->fail = ERR_BUSY;
+        b->fail = b->full ? ERR_STORAGE : ERR_BUSY;
 }
 
 static void batch_run(struct db *db, struct batch *b)
@@ -203,6 +205,36 @@ static void batch_count(struct db *db, const struct batch *b, i64 commit_us)
     pthread_mutex_unlock(&db->mutex);
 }
 
+/* What a write has found out about the disk. */
+static void note_room(struct db *db, bool full)
+{
+    pthread_mutex_lock(&db->mutex);
+    bool was_full = db->stats.disk_full;
+    db->stats.disk_full = full;
+    pthread_mutex_unlock(&db->mutex);
+    if (full && !was_full)
+        LOG(LOG_ERROR, "db.disk_full", LOG_STR("path", str_of(db->folder)));
+    else if (was_full && !full)
+        LOG(LOG_WARN, "db.disk_has_room", LOG_STR("path", str_of(db->folder)));
+}
+
+/* One job may ask for more room than there is while the others are served: that is no full disk. */
+static void batch_note_room(struct db *db, const struct batch *b)
+{
+    bool written = b->fail == OK && b->kept > 0;
+    bool full = b->fail == ERR_STORAGE || b->full;
+    if (written || full)
+        note_room(db, !written);
+}
+
+/* When nobody writes, somebody has to find out that there is room again: readiness depends on it. */
+static void probe(struct db *db)
+{
+    err e = conn_verb(&db->writer, VERB_PROBE);
+    if (e == OK || e == ERR_STORAGE)
+        note_room(db, e != OK);
+}
+
 static void write_batch(struct db *db, bool background, bool yields)
 {
     struct batch b = { .background = background, .yields = yields, .until_us = clock_mono_us() + BACKGROUND_SLICE_US };
@@ -211,6 +243,7 @@ static void write_batch(struct db *db, bool background, bool yields)
     batch_run(db, &b);
     i64 commit_us = batch_commit(db, &b);
     batch_settle(&b);
+    batch_note_room(db, &b);
     batch_count(db, &b, commit_us); /* first: who is told may look at once */
     batch_tell(&b);
     if (background)
@@ -268,7 +301,7 @@ static void finish_checkpoint(struct db *db)
 
 /* ---- the thread ---- */
 
-enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_REST, WORK_END };
+enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_PROBE, WORK_REST, WORK_END };
 
 /* Whether background jobs have waited so long that they go before interactive ones. */
 static bool is_overdue(const struct db *db)
@@ -279,12 +312,13 @@ static bool is_overdue(const struct db *db)
     return clock_mono_us() - since_us >= BACKGROUND_WAIT_US;
 }
 
-/* Until there is work. False: there was none for a while, and it does not rest yet. */
+/* Until there is work. False: there was none for a while: a full disk is to be looked at, or it does not rest yet. */
 static bool wait_for_work(struct db *db)
 {
-    struct timespec until = clock_in(rest_after_us);
+    bool full = db->stats.disk_full;
+    struct timespec until = clock_in(full ? PROBE_US : rest_after_us);
     while (db->interactive.n == 0 && db->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !db->closing)
-        if (db->rests)
+        if (db->rests && !full)
             pthread_cond_wait(&db->work, &db->mutex);
         else if (pthread_cond_timedwait(&db->work, &db->mutex, &until) == ETIMEDOUT)
             return false;
@@ -304,7 +338,7 @@ static enum work next_work(struct db *db)
     enum work work = WORK_END;
     pthread_mutex_lock(&db->mutex);
     if (!wait_for_work(db))
-        work = WORK_REST;
+        work = db->stats.disk_full ? WORK_PROBE : WORK_REST;
     else if (db->checkpoint == CHECKPOINT_COPIED)
         work = WORK_CHECKPOINT;
     else if (is_overdue(db))
@@ -326,6 +360,8 @@ static void *run_writer(void *ctx)
         db->rests = false;
         if (work == WORK_REST)
             rest(db);
+        else if (work == WORK_PROBE)
+            probe(db);
         else if (work == WORK_CHECKPOINT)
             finish_checkpoint(db);
         else

@@ -815,9 +815,10 @@ static void test_disk_full_within_a_batch(void **state)
     gate_wait(&crowd, 4);
     assert_true(fault_fired(FAULT_WRITE));
     assert_int_equal(jobs[0].outcome, OK);
-    assert_int_equal(jobs[1].outcome, ERR_INTERNAL);
+    assert_int_equal(jobs[1].outcome, ERR_STORAGE);
     assert_int_equal(jobs[2].outcome, OK);
-    assert_int_equal(jobs[0].runs, 2); /* SQLite had rolled it back with the culprit */
+    assert_false(db_stats(s->db).disk_full); /* the others had room */
+    assert_int_equal(jobs[0].runs, 2);       /* SQLite had rolled it back with the culprit */
     assert_true(has_plain(s, 0) && !has_plain(s, 1) && has_plain(s, 2));
     assert_int_equal(count_plain(s), 2);
 }
@@ -846,6 +847,30 @@ static void test_commit_that_fails(void **state)
     assert_int_equal(write_one(s, &good_plain, ARGS(I64(1), NIL)), OK);
     store_reopen(s);
     assert_int_equal(count_plain(s), 1);
+}
+
+/* Until there is room: told by the stats, and found out without a write. */
+static void test_disk_that_stays_full(void **state)
+{
+    struct store *s = *state;
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(1), NIL)), OK);
+    fault_arm_from(FAULT_WRITE, 1);
+    for (i64 i = 2; i < 5; i++)
+        assert_int_equal(write_one(s, &good_plain, ARGS(I64(i), NIL)), ERR_STORAGE);
+    assert_true(db_stats(s->db).disk_full);
+    assert_int_equal(count_plain(s), 1);
+    fault_arm(FAULT_WRITE, 0);
+    i64 until_us = clock_mono_us() + 20 * SECOND_US;
+    while (db_stats(s->db).disk_full)
+        assert_true(clock_mono_us() < until_us);
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(2), NIL)), OK);
+    fault_arm_from(FAULT_WRITE, 1);
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(3), NIL)), ERR_STORAGE);
+    fault_arm(FAULT_WRITE, 0);
+    assert_int_equal(write_one(s, &good_plain, ARGS(I64(3), NIL)), OK);
+    assert_false(db_stats(s->db).disk_full);
+    store_reopen(s);
+    assert_int_equal(count_plain(s), 3);
 }
 
 static void test_queue_is_bounded(void **state)
@@ -1339,6 +1364,7 @@ int main(void)
         WITH_STORE(test_a_lost_batch_cannot_be_ignored),
         WITH_STORE(test_disk_full_within_a_batch),
         WITH_STORE(test_commit_that_fails),
+        WITH_STORE(test_disk_that_stays_full),
         WITH_STORE(test_queue_is_bounded),
         WITH_STORE(test_close_drains),
         WITH_STORE(test_background_goes_behind),

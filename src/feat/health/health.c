@@ -11,9 +11,10 @@ struct status {
     struct presence has;
     str status;
 };
-static const char *const status_words[] = { "ok", "failing", "draining", NULL };
+static const char *const status_words[] = { "ok", "failing", "full", "draining", NULL };
 static const struct field status_fields[] = {
-    FIELD(struct status, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "ok when all is well"),
+    FIELD(struct status, status, F_STR, .flags = F_OUTPUT, .one_of = status_words,
+          .doc = "ok when all is well; full: the disk is, and only reads go on"),
 };
 static const struct table status_table = TABLE("Status", struct status, status_fields, .doc = "One word of health");
 
@@ -35,7 +36,7 @@ struct dependency {
     i64 checked_at;
 };
 static const struct field dependency_fields[] = {
-    FIELD(struct dependency, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "ok or failing"),
+    FIELD(struct dependency, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "ok, failing, or full"),
     FIELD(struct dependency, latency_ms, F_F64, .flags = F_OUTPUT | F_NULLABLE, .doc = "How long the check took"),
     FIELD(struct dependency, checked_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was looked at"),
 };
@@ -94,12 +95,19 @@ static err health_live(struct req *rq)
     return reply_status(rq, 200, S("ok"));
 }
 
+/* A full disk is not ready: nearly everything that comes from outside ends in a write. What comes nevertheless is served, so reads go on. */
+static str store_word(i64 *latency_us)
+{
+    if (db_ping(app.db, latency_us) != OK)
+        return S("failing");
+    return db_stats(app.db).disk_full ? S("full") : S("ok");
+}
+
 static err health_ready(struct req *rq)
 {
     i64 latency_us;
-    if (app.draining)
-        return reply_status(rq, 503, S("draining"));
-    return db_ping(app.db, &latency_us) == OK ? reply_status(rq, 200, S("ok")) : reply_status(rq, 503, S("failing"));
+    str word = app.draining ? S("draining") : store_word(&latency_us);
+    return reply_status(rq, str_eq(word, S("ok")) ? 200 : 503, word);
 }
 
 static err health_info(struct req *rq)
@@ -116,12 +124,11 @@ static err health_info(struct req *rq)
 static void check_database(struct dependency *d, i64 now_us)
 {
     i64 latency_us;
-    bool good = db_ping(app.db, &latency_us) == OK;
-    d->status = good ? S("ok") : S("failing");
+    d->status = store_word(&latency_us);
     d->checked_at = now_us;
     SET(dependency_table, d, status);
     SET(dependency_table, d, checked_at);
-    if (!good)
+    if (str_eq(d->status, S("failing")))
         return;
     d->latency_ms = (double)latency_us / 1000;
     SET(dependency_table, d, latency_ms);
@@ -154,7 +161,7 @@ static err health_openapi(struct req *rq)
 /* -- routes -------------------------------------------------------------------------------------------------------- */
 
 static const struct route_status not_ready[] = {
-    { 503, &status_table, "The server is draining, or its store does not answer" },
+    { 503, &status_table, "The server is draining, or its store does not answer or has a full disk" },
     { 0 },
 };
 
@@ -165,7 +172,7 @@ static const struct route routes[] = {
       .more = "Looks at no dependency: for supervisors that restart what does not answer." },
     { ROUTE(GET, "/readyz", health_ready, W_READ), PUBLIC, .query = &ready_query_table, .out = &status_table,
       .also = not_ready, .doc = "May it get requests?",
-      .more = "503 as soon as the server drains or the store fails: for load balancers." },
+      .more = "503 as soon as the server drains, the store fails or the disk is full: for load balancers." },
     { ROUTE(GET, "/healthz", health_ready, W_READ), PUBLIC, .out = &status_table, .also = not_ready,
       .doc = "The same as /readyz" },
     { ROUTE(GET, "/metrics", health_metrics, W_READ), PUBLIC | R_TEXT,

@@ -111,6 +111,10 @@ static i64 db_commit_us(void)
 {
     return db_stats(app.db).last_commit_us;
 }
+static i64 db_disk_full(void)
+{
+    return db_stats(app.db).disk_full;
+}
 static i64 db_wal(void)
 {
     return (i64)db_stats(app.db).wal_pages;
@@ -127,6 +131,7 @@ METRIC(oldest, "weir_db_queue_oldest_seconds", METRIC_GAUGE, "Age of the oldest 
        .scale = 1e-6);
 METRIC(commit_time, "weir_db_last_commit_seconds", METRIC_GAUGE, "How long the last commit took", .read = db_commit_us,
        .scale = 1e-6);
+METRIC(disk_full, "weir_db_disk_full", METRIC_GAUGE, "1 while writes find the disk full", .read = db_disk_full);
 METRIC(wal, "weir_db_wal_pages", METRIC_GAUGE, "Pages in the write-ahead log", .read = db_wal);
 
 METRIC(statement_time, "weir_db_statement_duration_seconds", METRIC_HISTOGRAM,
