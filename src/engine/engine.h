@@ -57,8 +57,10 @@ err engine_plan(struct engine *e, struct tx *tx, str tenant_id, str workflow_id,
 /* What a waiting caller is told, once: an execution that is on disk, final or (after engine_tell_now) as it stands; or why there is none. Shared and counted. */
 struct outcome {
     _Atomic u32 users;
-    struct arena *arena;
-    err error; /* OK; ERR_BUSY, ERR_INTERNAL: nothing was recorded; ERR_LIMIT: neither, its workflow has no room for it and does not let it wait; ERR_INVALID: the idempotency key came with another body */
+    struct arena *arena, *run; /* it lives on the first; its texts may on the second */
+    err error; /* OK; ERR_INVALID: the idempotency key came with another body; any other: nothing was recorded, unless `unread` (ERR_LIMIT: its workflow has no room for it and
+                  does not let it wait) */
+    bool unread; /* with an error: there is an execution on disk, but it could not be read for this caller */
     struct execution execution;
     bool has_response; /* a respond step ran */
     i64 response_status;

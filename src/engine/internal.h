@@ -319,6 +319,8 @@ struct write {
     bool slotted, woken; /* it has a slot, or waits for one; others have got theirs */
     err outcome;
 };
+    struct outcome
+        *told; /* of the final one, made before it: what is on disk must not be unsayable for want of memory */
 /* Makes the next write and submits it; `back` runs on the run's worker after the commit. ERR_BUSY, ERR_MEMORY: nothing was submitted. */
 err journal_write(struct engine *e, struct run *r, bool final, i64 due_at,
                   void (*back)(struct worker *w, struct worker_message *m)) MUST;
@@ -477,6 +479,8 @@ void engine_due(struct engine *e, i64 due_us);
 void outcome_tell(struct outcome *o, struct waiter *list);
 /* Of a run whose final write is on disk. Takes over the arenas of the run and of the write: neither may be touched afterwards. */
 struct outcome *outcome_of_run(struct run *r);
+/* For a final write, before it. */
+err outcome_prepare(const struct run *r, struct write *w) MUST;
 /* A shared constant; needs no memory. */
 struct outcome *outcome_of_error(err e);
 /* Of what the database says of an execution now. */

@@ -503,6 +503,8 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
         w->row.due_at = due_at;
         e = make_row(a, r, w);
     }
+    if (e == OK && final)
+        e = outcome_prepare(r, w);
     if (e == OK) {
         r->write = w;
         r->writing = true; /* before the writer can answer */

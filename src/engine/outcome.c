@@ -6,8 +6,10 @@ enum { OUTCOME_BYTES = 512 * 1024 * 1024 }; /* a row of 64 MiB, and the nodes of
 
 void outcome_release(struct outcome *o)
 {
-    if (o->arena != NULL && atomic_fetch_sub(&o->users, 1) == 1)
-        arena_free(o->arena);
+    if (o->arena == NULL || atomic_fetch_sub(&o->users, 1) != 1)
+        return;
+    arena_free(o->run); /* first: `o` lives on the other one */
+    arena_free(o->arena);
 }
 
 void outcome_tell(struct outcome *o, struct waiter *list)
@@ -21,36 +23,34 @@ void outcome_tell(struct outcome *o, struct waiter *list)
     outcome_release(o);
 }
 
+/* Constants need no memory. */
+#define X(name, status, retry, text) [name] = { .error = name },
+static struct outcome refusals[ERR_COUNT] = { ERR_CLASSES(X) };
+#undef X
+#define X(name, status, retry, text) [name] = { .error = name, .unread = true },
+static struct outcome unread[ERR_COUNT] = { ERR_CLASSES(X) };
+#undef X
+
 struct outcome *outcome_of_error(err e)
 {
-    static struct outcome constants[ERR_COUNT] = {
-#define X(name, status, retry, text) [name] = { .error = name },
-        ERR_CLASSES(X)
-#undef X
-    };
-    return &constants[e];
+    return &refusals[e];
 }
 
-static void set_response(struct outcome *o, struct arena *a, const struct json *output)
+static err set_response(struct outcome *o, struct arena *a, const struct json *output)
 {
     const struct json *status = json_get(output, S("status")), *headers = json_get(output, S("headers"));
     const struct json *body = json_get(output, S("body"));
     if (status == NULL || status->type != JSON_INT || headers == NULL || body == NULL)
-        return;
+        return OK;
     o->response_status = status->integer;
     o->response_headers = json_text(a, headers);
     o->response_body = json_text(a, body);
     o->has_response = o->response_headers.p != NULL && o->response_body.p != NULL;
+    return o->has_response ? OK : ERR_MEMORY;
 }
 
-static void free_arena(void *arena)
+static void set_execution(struct execution *x, const struct run *r, const struct write *w)
 {
-    arena_free(arena);
-}
-
-static void set_execution(struct execution *x, const struct run *r)
-{
-    const struct write *w = r->write;
     *x = (struct execution){
         .execution_id = r->id,
         .workflow_id = r->workflow_id,
@@ -70,23 +70,24 @@ static void set_execution(struct execution *x, const struct run *r)
     field_set_all(&execution_table, x);
 }
 
+err outcome_prepare(const struct run *r, struct write *w)
+{
+    struct arena *a = w->job.arena;
+    struct outcome *o = NEW(a, struct outcome);
+    if (o == NULL)
+        return ERR_MEMORY;
+    *o = (struct outcome){ .users = 1, .arena = a };
+    set_execution(&o->execution, r, w);
+    err e = w->responded ? set_response(o, a, r->responded->record.output) : OK;
+    w->told = o;
+    return r->thin ? OK : e; /* one that is too large to be written is too large to be answered with */
+}
+
 struct outcome *outcome_of_run(struct run *r)
 {
-    struct arena *written = r->write->job.arena, *own = r->arena;
-    struct outcome *o = NEW(written, struct outcome);
-    if (o != NULL) {
-        *o = (struct outcome){ .users = 1, .arena = written };
-        set_execution(&o->execution, r);
-        if (r->responded != NULL && r->state == RUN_COMPLETED)
-            set_response(o, written, r->responded->record.output);
-    }
-    bool kept = o != NULL && arena_defer(written, free_arena, own); /* frees it at once when it fails */
-    if (o == NULL)
-        arena_free(own);
-    if (kept)
-        return o;
-    arena_free(written);
-    return outcome_of_error(ERR_MEMORY);
+    struct outcome *o = r->write->told;
+    o->run = r->arena;
+    return o;
 }
 
 /* --- from the database -------------------------------------------------------------------------------------------- */
@@ -111,8 +112,7 @@ static err complete(struct engine *e, struct tx *tx, str tenant_id, struct outco
     if (!responded)
         return OK;
     TRY(json_parse(o->arena, x->output_data, &output, &where));
-    set_response(o, o->arena, output);
-    return OK;
+    return set_response(o, o->arena, output);
 }
 
 typedef err read_fn(struct tx *tx, const void *what, struct outcome *o);
@@ -124,7 +124,7 @@ static struct outcome *read_outcome(struct engine *e, str tenant_id, read_fn *re
     struct tx *tx;
     if (o == NULL) {
         arena_free(a);
-        return outcome_of_error(ERR_MEMORY);
+        return &unread[ERR_MEMORY];
     }
     *o = (struct outcome){ .users = 1, .arena = a };
     err failed = db_read_begin(e->options.db, a, false, &tx);
@@ -137,7 +137,9 @@ static struct outcome *read_outcome(struct engine *e, str tenant_id, read_fn *re
     if (failed == OK)
         return o;
     arena_free(a);
-    return outcome_of_error(failed == ERR_NOT_FOUND ? ERR_BUSY : failed);
+    if (failed == ERR_INVALID) /* another body came with the key: a refusal */
+        return outcome_of_error(failed);
+    return &unread[failed == ERR_NOT_FOUND ? ERR_BUSY : failed];
 }
 
 struct by_id {

@@ -61,8 +61,15 @@ err execution_call(struct req *rq, struct execution_call *call, const struct sta
     return OK;
 }
 
+/* An answer 5xx must not look as if nothing had happened. */
+PROBLEM(execution_unread, "executions.unread", ERR_BUSY, "The execution was accepted, but cannot be shown now");
+
 err execution_refusal(struct execution_call *call)
 {
+    if (call->outcome != NULL && call->outcome->unread && !call->waiter.joined) {
+        reply_location(call->rq, "/api/v1/executions/%.*s", STR_FMT(call->execution_id));
+        return problem(call->rq, &execution_unread, "It goes on; look at it at its Location, and do not send it again");
+    }
     err e = call->outcome != NULL ? call->outcome->error : call->error;
     if (e == ERR_INVALID)
         return problem(call->rq, &problem_idempotency_mismatch, "Use another key for another request");
