@@ -181,6 +181,7 @@ struct run {
     struct write *write;
     i64 wake_at;         /* when the worker looks at it again by itself; 0 = never */
     u32 write_failures;  /* in a row */
+    size_t write_bytes;  /* what the last one that failed had come to */
     str joins;           /* the execution that holds its idempotency key: only its waiters are left of this one */
     struct waiter proxy; /* waits there for them */
     struct outcome *joined;

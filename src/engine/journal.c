@@ -514,6 +514,7 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
     if (e != OK) {
         r->write = NULL;
         r->writing = false;
+        r->write_bytes = a != NULL ? arena_used(a) : 0;
         arena_free(a);
     }
     return e;

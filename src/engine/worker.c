@@ -11,6 +11,10 @@
 
 enum { TELL_BYTES = 4096, PARKED_BYTES = 4096 };
 
+/* A history is cut down to states when it finds no memory so often, and only a large one: what is left out is lost, and a small one finds memory later. */
+enum { THIN_BYTES = 1 << 20 };
+static const u32 thin_after = 3;
+
 static const i64 retry_write_us = SECOND_US / 10, retry_write_max_us = 10 * SECOND_US;
 static const i64 closing_us = 5 * SECOND_US;
 
@@ -434,6 +438,8 @@ static void written(struct worker *w, struct run *r)
 static void not_written(struct worker *w, struct run *r, err why)
 {
     bool final = run_state_final(r->state);
+    if (r->write != NULL)
+        r->write_bytes = arena_used(r->write->job.arena);
     free_write(r);
     if (!r->recorded) {
         drop(w, r, why);
@@ -455,7 +461,7 @@ static void not_written(struct worker *w, struct run *r, err why)
         pump(w, r);
         return;
     }
-    r->thin |= final && why == ERR_MEMORY;
+    r->thin |= final && why == ERR_MEMORY && r->write_bytes >= THIN_BYTES && r->write_failures >= thin_after;
     i64 wait = MIN(retry_write_us << MIN(r->write_failures, 10u), retry_write_max_us);
     r->write_failures++;
     wake_later(w, r, clock_now_us() + wait);
