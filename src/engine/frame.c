@@ -55,7 +55,7 @@ struct json frame_output(const struct frame *f)
         const struct run_step *s = &f->steps[i];
         if (s->plan->feed_count == 0 && s->record.state == STEP_COMPLETED &&
             !json_set(f->run->arena, &out, s->plan->id, *s->record.output))
-            return json_null;
+            f->run->starved = true;
     }
     return out;
 }
@@ -163,7 +163,8 @@ static void set_result(struct frame *f, struct json result)
 static struct json failed_result(const struct frame *f, struct json error)
 {
     struct json result = { .type = JSON_OBJECT };
-    return json_set(f->run->arena, &result, S(ITERATION_ERROR), error) ? result : json_null;
+    f->run->starved |= !json_set(f->run->arena, &result, S(ITERATION_ERROR), error);
+    return result;
 }
 
 void frame_done(struct frame *f)
@@ -229,7 +230,8 @@ static struct json error_of(const struct run_step *s)
     bool good = true;
     for (u32 i = 0; from != NULL && from->type == JSON_OBJECT && i < from->n; i++)
         good = good && json_set(a, &error, from->members[i].key, from->members[i].value);
-    return good && json_set(a, &error, S("step_id"), json_of_str(s->plan->id)) ? error : json_null;
+    s->frame->run->starved |= !good || !json_set(a, &error, S("step_id"), json_of_str(s->plan->id));
+    return error;
 }
 
 void frame_settle(struct frame *f)

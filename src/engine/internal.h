@@ -169,6 +169,7 @@ struct run {
     bool cancelling; /* somebody asked for its end: the next time it is not being written */
     bool killing;    /* and does not want to wait for its calls; then `cancelling` is set too */
     bool unready;    /* could not be read back: nothing is known of its steps */
+    bool starved;    /* memory ran out where no error could be returned: it must not complete */
     bool thin;       /* its history is too large to be written: only states are */
     bool continuing; /* has more to do, and gives others their turn first */
     bool writing;
@@ -180,8 +181,8 @@ struct run {
     struct waiter *tell_now; /* those who want to know as soon as it is on disk */
     struct write *write;
     i64 wake_at;         /* when the worker looks at it again by itself; 0 = never */
-    u32 write_failures;  /* in a row */
     size_t write_bytes;  /* what the last one that failed had come to */
+    u32 write_failures;  /* in a row */
     str joins;           /* the execution that holds its idempotency key: only its waiters are left of this one */
     struct waiter proxy; /* waits there for them */
     struct outcome *joined;
@@ -318,10 +319,10 @@ struct write {
     u32 cancelled_count;
     struct failure failure;
     bool slotted, woken; /* it has a slot, or waits for one; others have got theirs */
-    err outcome;
-};
     struct outcome
         *told; /* of the final one, made before it: what is on disk must not be unsayable for want of memory */
+    err outcome;
+};
 /* Makes the next write and submits it; `back` runs on the run's worker after the commit. ERR_BUSY, ERR_MEMORY: nothing was submitted. */
 err journal_write(struct engine *e, struct run *r, bool final, i64 due_at,
                   void (*back)(struct worker *w, struct worker_message *m)) MUST;
@@ -478,10 +479,10 @@ void engine_due(struct engine *e, i64 due_us);
 
 /* Tells a list of waiters; takes over the caller's user of the outcome. */
 void outcome_tell(struct outcome *o, struct waiter *list);
-/* Of a run whose final write is on disk. Takes over the arenas of the run and of the write: neither may be touched afterwards. */
-struct outcome *outcome_of_run(struct run *r);
 /* For a final write, before it. */
 err outcome_prepare(const struct run *r, struct write *w) MUST;
+/* Of a run whose final write is on disk. Takes over the arenas of the run and of the write: neither may be touched afterwards. */
+struct outcome *outcome_of_run(struct run *r);
 /* A shared constant; needs no memory. */
 struct outcome *outcome_of_error(err e);
 /* Of what the database says of an execution now. */

@@ -131,8 +131,10 @@ static const struct json *step_view(void *ctx, str id)
     struct json view = { .type = JSON_OBJECT };
     if (!json_set(r->arena, &view, S("status"), json_of_str(str_of(step_state_names[s->record.state]))) ||
         !json_set(r->arena, &view, S("output"), s->record.output != NULL ? *s->record.output : json_null) ||
-        !json_set(r->arena, &view, S("error"), s->record.error != NULL ? *s->record.error : json_null))
+        !json_set(r->arena, &view, S("error"), s->record.error != NULL ? *s->record.error : json_null)) {
+        r->starved = true;
         return NULL;
+    }
     s->view = view;
     return &s->view;
 }
@@ -148,6 +150,7 @@ static struct expr_scope scope_of(struct run *r, struct run_step *s, const char 
     static const struct json no_vars = { .type = JSON_OBJECT };
     const struct frame *f = s->frame;
     str run_of = f->depth > 0 ? strf(r->arena, "-%lld", (long long)f->iteration) : S("");
+    r->starved |= run_of.p == NULL; /* its ids would be those of another iteration */
     return (struct expr_scope){
         .input = r->input,
         .trigger = r->trigger,
@@ -164,6 +167,17 @@ static struct expr_scope scope_of(struct run *r, struct run_step *s, const char 
 
 /* --- ends --------------------------------------------------------------------------------------------------------- */
 
+/* Needs no memory: what failed for want of it must be able to say so. */
+static struct json starved_json(void)
+{
+    static const char code[] = "engine.memory", message[] = "The execution's memory is used up";
+    static struct json_member members[] = {
+        { { "code", 4 }, { .type = JSON_STR, .n = sizeof code - 1, .text = code } },
+        { { "message", 7 }, { .type = JSON_STR, .n = sizeof message - 1, .text = message } },
+    };
+    return (struct json){ .type = JSON_OBJECT, .n = COUNT(members), .members = members };
+}
+
 struct json run_error_json(struct run *r, const char *code, str message, str step_id)
 {
     struct json e = { .type = JSON_OBJECT };
@@ -171,7 +185,7 @@ struct json run_error_json(struct run *r, const char *code, str message, str ste
                 json_set(r->arena, &e, S("message"), json_of_str(message.p != NULL ? message : S("")));
     if (good && step_id.p != NULL)
         good = json_set(r->arena, &e, S("step_id"), json_of_str(step_id));
-    return good ? e : json_of_str(S("out of memory"));
+    return good ? e : starved_json();
 }
 
 /* A step of a case waits for the choice, even when something else that it joins came first. */
@@ -317,6 +331,10 @@ static void finish_if_done(struct run *r)
     if (r->root->open > 0 || run_state_final(r->state))
         return;
     r->output = r->responded != NULL ? *r->responded->record.output : frame_output(r->root);
+    if (r->starved) { /* something in it is missing: better no result than a wrong one */
+        end_run(r, RUN_FAILED, starved_json());
+        return;
+    }
     r->state = RUN_COMPLETED;
     r->completed_at = run_tick(r);
 }
@@ -386,6 +404,16 @@ static bool show_special(struct run *r, const struct plan_step *p, struct json s
     return good;
 }
 
+/* A name that memory was missing for looked like nil to the expression: what came of that is worth nothing. */
+static err evaluate_one(struct run *r, struct machine *m, const struct expr *x, const struct expr_scope *scope,
+                        struct json *out, struct expr_error *error)
+{
+    if (scope->random_seed.p == NULL)
+        return ERR_MEMORY;
+    err e = expr_eval(m, x, scope, r->arena, out, error);
+    return r->starved ? ERR_MEMORY : e;
+}
+
 static err evaluate_with(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt,
                          struct expr_error *error)
 {
@@ -394,11 +422,11 @@ static err evaluate_with(struct run *r, struct run_step *s, struct machine *m, s
     struct json *with = NEW(r->arena, struct json);
     if (with == NULL)
         return ERR_MEMORY;
-    TRY(expr_eval(m, p->with, &scope, r->arena, with, error));
+    TRY(evaluate_one(r, m, p->with, &scope, with, error));
     if (p->special != NULL) {
         scope = scope_of(r, s, p->kind->special);
         scope.args = json_get(with, S("args"));
-        TRY(expr_eval(m, p->special, &scope, r->arena, &attempt->special, error));
+        TRY(evaluate_one(r, m, p->special, &scope, &attempt->special, error));
         if (!show_special(r, p, attempt->special, with))
             return ERR_MEMORY;
     }
@@ -629,6 +657,10 @@ static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
         strf(r->arena, "%.*s-%.*s-%lld", STR_FMT(r->id), STR_FMT(s->plan->id), (long long)s->frame->iteration);
     trace_attempt(r, a);
     s->record.deadline_at = r->last_us + a->timeout_us;
+    if (a->idempotency_key.p == NULL) {
+        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        return;
+    }
     if (!evaluate(r, s, m, a) || !check_input(r, s))
         return;
     s->plan->kind->start(a);
@@ -641,11 +673,13 @@ static bool condition_holds(struct run *r, struct run_step *s, struct machine *m
     if (s->plan->condition == NULL)
         return true;
     struct expr_scope scope = scope_of(r, s, "condition");
-    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    struct expr_error error;
     struct json result;
-    err e = expr_eval(m, s->plan->condition, &scope, r->arena, &result, &error);
+    err e = evaluate_one(r, m, s->plan->condition, &scope, &result, &error);
     if (e == OK && expr_truth(&result))
         return true;
+    if (e == ERR_MEMORY)
+        error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
     if (e == OK)
         end_step(r, s, STEP_SKIPPED);
     else

@@ -228,7 +228,7 @@ STMT(key_count, "SELECT count(*) AS number FROM executions WHERE tenant_id = $1 
 STMT(torn_count,
      "SELECT count(*) AS number FROM executions WHERE status NOT IN ('queued', 'running', 'waiting')"
      " AND (completed_at IS NULL OR due_at IS NOT NULL OR step_executions IS NULL"
-     " OR (status = 'completed' AND output_data IS NULL) OR (status <> 'completed' AND error IS NULL))",
+     " OR (status = 'completed' AND output_data IS NULL) OR (status <> 'completed' AND (error IS NULL OR error NOT LIKE '{%\"code\":%')))",
      .row = &number_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 
 static i64 number_of(const struct stmt *s, struct args args)
@@ -416,6 +416,10 @@ static bool check_told(err e, const struct outcome *o, str key)
     struct execution x;
     err refused = e != OK ? e : o->error;
     err found = row_of_key(key, &x);
+    if (e == OK && o->unread) {
+        CHECK(found == OK && refused != OK);
+        return true;
+    }
     if (refused != OK) {
         CHECK(found == ERR_NOT_FOUND);
         return false;
