@@ -967,6 +967,8 @@ static void tell_everybody(struct worker *w)
     for (u32 i = 0; (e = map_next(&w->live, &i)) != NULL;)
         if (((struct run *)e->value)->joins.p == NULL) /* those are told by the worker where they wait */
             drop(w, e->value, ERR_BUSY);
+    while (w->timed != NULL) /* claimed, but there was no memory to list them as live */
+        drop(w, w->timed, ERR_BUSY);
     for (u32 i = 0; (e = map_next(&w->parked, &i)) != NULL;) {
         struct parked *p = e->value;
         outcome_tell(outcome_of_id(w->engine, p->tenant_id, e->key), take_all(&p->waiters));
