@@ -430,8 +430,10 @@ static void test_taking_back_needs_no_memory(void **state)
     remove_folder(folder);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) /* one of them: a sweep is long */
+        cmocka_set_test_filter(argv[1]);
     log_setup(getenv("WEIR_TEST_LOG") != NULL ? LOG_TEXT : LOG_OFF, LOG_DEBUG);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_opening_and_migrating),

@@ -22,7 +22,7 @@
 const struct module *const modules[] = { NULL };
 const struct table definition_trigger_table = { .name = "TestTrigger", .open = true };
 
-enum { N_MAX = 20000, REOPEN_EVERY = 8, ROUNDS_MAX = 20000, LASTS_ROUNDS = 3 };
+enum { N_MAX = 20000, REOPEN_EVERY = 8, STOP_EVERY = 5, ROUNDS_MAX = 20000, LASTS_ROUNDS = 3 };
 
 static const struct fault_case {
     enum fault_kind kind;
@@ -225,11 +225,12 @@ STMT(journal_count, "SELECT count(*) AS number FROM execution_journal", .row = &
 STMT(key_count, "SELECT count(*) AS number FROM executions WHERE tenant_id = $1 AND dedup_key = $2",
      .row = &number_table);
 /* A final row has all that a final row has. */
-STMT(torn_count,
-     "SELECT count(*) AS number FROM executions WHERE status NOT IN ('queued', 'running', 'waiting')"
-     " AND (completed_at IS NULL OR due_at IS NOT NULL OR step_executions IS NULL"
-     " OR (status = 'completed' AND output_data IS NULL) OR (status <> 'completed' AND (error IS NULL OR error NOT LIKE '{%\"code\":%')))",
-     .row = &number_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
+STMT(
+    torn_count,
+    "SELECT count(*) AS number FROM executions WHERE status NOT IN ('queued', 'running', 'waiting')"
+    " AND (completed_at IS NULL OR due_at IS NOT NULL OR step_executions IS NULL"
+    " OR (status = 'completed' AND output_data IS NULL) OR (status <> 'completed' AND (error IS NULL OR error NOT LIKE '{%\"code\":%')))",
+    .row = &number_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 
 static i64 number_of(const struct stmt *s, struct args args)
 {
@@ -462,13 +463,24 @@ static void check_again(const struct scenario *s, str key, bool accepted, str re
     check_ended(s, key, !accepted);
 }
 
+/* A stop in the middle of trouble, and a start when that is over. */
+static void stop_and_start(struct caller *c, bool *fired)
+{
+    (void)told_soon(c);
+    close_engine();
+    *fired |= disarm();
+    open_engine();
+}
+
 static bool play(const struct scenario *s, str replays)
 {
     struct caller c;
-    bool fired = false;
+    bool fired = false, stops = trying.c->lasts && trying.n % STOP_EVERY == 0;
     str key = strf(house.arena, "%s-%d-%d-%lld", s->name, (int)trying.c->kind, trying.c->lasts, (long long)trying.n);
     arm();
     err e = start(&c, s, key, replays);
+    if (e == OK && stops)
+        stop_and_start(&c, &fired);
     struct outcome *o = e == OK ? wait_for(&c, &fired) : NULL;
     if (s->detached)
         await_count(&live_count, 0, &fired);
@@ -577,15 +589,130 @@ static void test_what_is_only_accepted(void **state)
     sweep("detached", play_scenario, &accepted_only);
 }
 
+static const struct scenario each = {
+    "foreach",
+    "{\"steps\":[{\"id\":\"e\",\"type\":\"foreach\",\"with\":{\"items\":[1,2],\"steps\":{\"steps\":[" CALL(
+        "h", "/again") "," STEP("t", "transform", "\"x\":\"{{ item }}\"") "],\"dependencies\":{\"t\":[\"h\"]}}}}]}",
+    NULL,
+    "{\"e\":[{\"t\":{\"x\":1}},{\"t\":{\"x\":2}}]}",
+};
+
+static void test_iterations(void **state)
+{
+    sweep("foreach", play_scenario, &each);
+}
+
+/* --- played again, cancelled -------------------------------------------------------------------------------------- */
+
+static const struct scenario twice = {
+    "replay",
+    "{\"steps\":[" CALL("a", "/once") "," CALL("b", "/again") "," STEP(
+        "c", "transform",
+        "\"x\":\"{{ steps.a.output.body.fine }}\"") "],\"dependencies\":{\"b\":[\"a\"],\"c\":[\"b\"]}}",
+    NULL,
+    "{\"c\":{\"x\":true}}",
+};
+
+static bool play_replay(const void *scenario)
+{
+    struct caller first;
+    bool fired = false;
+    str key = strf(house.arena, "first-%d-%d-%lld", (int)trying.c->kind, trying.c->lasts, (long long)trying.n);
+    CHECK(start(&first, scenario, key, STR_NONE) == OK);
+    struct outcome *o = wait_for(&first, &fired);
+    CHECK(o->error == OK);
+    outcome_release(o);
+    int before = atomic_load(&house.calls);
+    fired = play(scenario, first.id);
+    CHECK(fired || atomic_load(&house.calls) == before + 1); /* of the step that was to run again, and of no other */
+    return fired;
+}
+
+static void test_replay(void **state)
+{
+    sweep("replay", play_replay, &twice);
+}
+
+static const struct scenario sleeps = {
+    "cancel",
+    "{\"steps\":[{\"id\":\"w\",\"type\":\"workflow\",\"with\":{\"workflow_id\":\"workflow_child\"}}]}",
+    "{\"steps\":[" STEP("d", "delay", "\"ms\":3000000") "]}",
+    NULL,
+    .detached = true,
+};
+
+struct asking {
+    str id;
+    bool first;
+};
+
+static err ask(void *ctx, struct tx *tx)
+{
+    struct asking *a = ctx;
+    return engine_cancel_ask(tx, S("tenant_1"), a->id, clock_now_us(), &a->first);
+}
+
+static err cancel(str id)
+{
+    struct asking a = { .id = id };
+    fault_spare(false);
+    err e = db_write_wait(house.db, house.arena, ask, &a);
+    if (e == OK)
+        engine_cancel(house.engine, id);
+    fault_spare(true);
+    return e;
+}
+
+STMT(asked_count,
+     "SELECT count(*) AS number FROM executions WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NOT NULL",
+     .row = &number_table);
+
+/* A parent that waits for a child that sleeps. Asked for and accepted, both end; refused, nobody has asked, and the next one is heard. */
+static bool play_cancel(const void *scenario)
+{
+    const struct scenario *s = scenario;
+    struct caller c;
+    struct execution x;
+    bool fired = false;
+    str key = strf(house.arena, "cancel-%d-%d-%lld", (int)trying.c->kind, trying.c->lasts, (long long)trying.n);
+    CHECK(start(&c, s, key, STR_NONE) == OK);
+    outcome_release(wait_for(&c, &fired));
+    await_count(&parked_count, 2, &fired);
+    arm();
+    err e = cancel(c.id);
+    if (e == OK)
+        await_count(&live_count, 0, &fired);
+    fired |= disarm();
+    CHECK(fired || e == OK);
+    if (e != OK) {
+        CHECK(number_of(&asked_count, ARGS(STR(S("tenant_1")), STR(c.id))) == 0);
+        CHECK(cancel(c.id) == OK);
+        await_count(&live_count, 0, &fired);
+    }
+    CHECK(number_of(&journal_count, NO_ARGS) == 0 && number_of(&torn_count, NO_ARGS) == 0);
+    CHECK(row_of_key(key, &x) == OK && str_eq(x.status, S("cancelled")));
+    return fired;
+}
+
+static void test_cancel(void **state)
+{
+    sweep("cancel", play_cancel, &sleeps);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) /* one of them: a sweep is long */
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         TEST(test_pure_steps),
         TEST(test_what_is_only_accepted),
         TEST(test_calls_retries_and_delays),
         TEST(test_a_child),
+        TEST(test_iterations),
+        TEST(test_replay),
+        TEST(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
