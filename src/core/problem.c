@@ -19,6 +19,8 @@ PROBLEM_SHARED(problem_body_media, "request.media_type", ERR_MEDIA,
                "The body has a media type that is not accepted here");
 PROBLEM_SHARED(problem_unauthorized, "auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required");
 PROBLEM_SHARED(problem_forbidden, "auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this");
+PROBLEM_SHARED(problem_unanswered, "server.unanswered", ERR_INTERNAL,
+               "It was done, but there was no memory left for the answer");
 PROBLEM_SHARED(problem_route, "route.not_found", ERR_NOT_FOUND, "There is nothing at this path");
 PROBLEM_SHARED(problem_method, "route.method_not_allowed", ERR_METHOD, "The path exists, but not with this method");
 

@@ -28,5 +28,6 @@ extern const struct problem problem_body_json;    /* request.json 400 */
 extern const struct problem problem_body_media;   /* request.media_type 415 */
 extern const struct problem problem_unauthorized; /* auth.unauthorized 401 */
 extern const struct problem problem_forbidden;    /* auth.forbidden 403 */
+extern const struct problem problem_unanswered;   /* server.unanswered 500: committed, and no memory to say so */
 extern const struct problem problem_route;        /* route.not_found 404 */
 extern const struct problem problem_method;       /* route.method_not_allowed 405 */

@@ -250,12 +250,22 @@ void req_rewind(struct request_core *c)
     c->rq.who = c->who;
 }
 
-/* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. */
+static bool may_have_done(const struct request_core *c)
+{
+    const struct route *r = c->rq.route;
+    return r != NULL && r->work != W_READ && r->work != W_STREAM;
+}
+
+/* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. What had failed is still told by its own code, and what was done is
+ * not told as if it had not been. */
 static struct letter encode_spent(struct request_core *c)
 {
+    const struct problem *p = problem_for(&c->rq.answer, c->outcome);
+    if (p == NULL)
+        p = may_have_done(c) ? &problem_unanswered : &problem_of_class[ERR_MEMORY];
     req_rewind(c);
-    c->outcome = ERR_MEMORY;
-    struct letter l = encode_problem(&c->rq, &problem_of_class[ERR_MEMORY], STR_NONE);
+    c->outcome = p->class;
+    struct letter l = encode_problem(&c->rq, p, STR_NONE);
     if (l.fail != OK)
         l.body = STR_NONE;
     return l;

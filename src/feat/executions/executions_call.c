@@ -23,15 +23,33 @@ static void told(struct waiter *w, struct outcome *o)
     req_resume(call->rq);
 }
 
+/* An answer 5xx must not look as if nothing had happened. */
+PROBLEM(execution_unread, "executions.unread", ERR_BUSY, "The execution was accepted, but cannot be shown now");
+
+static err refuse_unread(struct execution_call *call)
+{
+    reply_location(call->rq, "/api/v1/executions/%.*s", STR_FMT(call->execution_id));
+    return problem(call->rq, &execution_unread, "It goes on; look at it at its Location, and do not send it again");
+}
+
+static bool is_recorded(const struct execution_call *call)
+{
+    const struct outcome *o = call->outcome;
+    return o != NULL && !call->waiter.joined && (o->error == OK || o->unread);
+}
+
 static void resumed(struct req *rq)
 {
     struct execution_call *call = rq->parked;
+    bool recorded = is_recorded(call);
     err e = OK;
     if (call->outcome != NULL && !arena_defer(rq->arena, release, call->outcome)) {
         call->outcome = NULL; /* released by the failure */
         call->error = ERR_MEMORY;
     }
     e = call->answer(call);
+    if (e == ERR_MEMORY && recorded)
+        e = refuse_unread(call);
     req_finish(rq, e);
 }
 
@@ -61,15 +79,10 @@ err execution_call(struct req *rq, struct execution_call *call, const struct sta
     return OK;
 }
 
-/* An answer 5xx must not look as if nothing had happened. */
-PROBLEM(execution_unread, "executions.unread", ERR_BUSY, "The execution was accepted, but cannot be shown now");
-
 err execution_refusal(struct execution_call *call)
 {
-    if (call->outcome != NULL && call->outcome->unread && !call->waiter.joined) {
-        reply_location(call->rq, "/api/v1/executions/%.*s", STR_FMT(call->execution_id));
-        return problem(call->rq, &execution_unread, "It goes on; look at it at its Location, and do not send it again");
-    }
+    if (call->outcome != NULL && call->outcome->unread && is_recorded(call))
+        return refuse_unread(call);
     err e = call->outcome != NULL ? call->outcome->error : call->error;
     if (e == ERR_INVALID)
         return problem(call->rq, &problem_idempotency_mismatch, "Use another key for another request");
