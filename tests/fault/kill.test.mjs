@@ -162,6 +162,24 @@ describe('what waits', () => {
     });
 });
 
+test('a step in which the server stops three times is not tried a fourth time', async () => {
+    script = (path) => ({ hold: path === '/two' });
+    const { id } = await createWorkflow(editor, chain(http('one', `${upstream.base}/one`), http('two', `${upstream.base}/two`)));
+    const executionId = await begin(id);
+    for (const n of [1, 2, 3]) {
+        await upstream.called('/two', n);
+        await weir.kill();
+        upstream.release();
+        await weir.serve();
+    }
+    const done = await finalExecution(editor, executionId);
+    assert.deepEqual([done.status, done.error.code, done.error.step_id], ['failed', 'engine.crashed', 'two']);
+    assert.deepEqual([upstream.count('/one'), upstream.count('/two')], [1, 3]);
+    script = () => ({});
+    const again = await begin((await fiveCalls()).id); // and the server is none the worse for it
+    assert.equal((await finalExecution(editor, again)).status, 'completed');
+});
+
 test('what was answered is on disk: 64 webhook calls at once, killed at the first answers', async () => {
     const { id } = await createWorkflow(editor, { steps: [transform('t', { n: '{{ input.n }}' })] });
     const { webhook_url } = await createTrigger(editor, id, { rate_limit: null });
