@@ -699,6 +699,67 @@ static void test_cancel(void **state)
     sweep("cancel", play_cancel, &sleeps);
 }
 
+/* --- the clock is set ----------------------------------------------------------------------------------------------- */
+
+static const struct scenario half_second = {
+    "half second",
+    "{\"steps\":[" STEP("d", "delay", "\"ms\":500") "," STEP("t", "transform",
+                                                             "\"x\":1") "],\"dependencies\":{\"t\":[\"d\"]}}",
+    NULL,
+    "{\"t\":{\"x\":1}}",
+    .detached = true,
+};
+static const struct scenario half_hour = {
+    "half hour",
+    "{\"steps\":[" STEP("d", "delay", "\"ms\":1800000") "," STEP(
+        "t", "transform", "\"x\":1") "],\"dependencies\":{\"t\":[\"d\"]},\"settings\":{\"timeout_ms\":7200000}}",
+    NULL,
+    "{\"t\":{\"x\":1}}",
+    .detached = true,
+};
+
+/* Starts it, sets the clock while it waits, and says how long it took by a clock that nobody sets. */
+static i64 with_clock(const struct scenario *s, i64 shift_us, struct execution *x)
+{
+    static const struct fault_case none = { FAULT_ALLOC, false, true };
+    struct caller c;
+    bool fired = false;
+    str key = str_of(s->name);
+    trying.scenario = s->name;
+    trying.c = &none;
+    house.version++;
+    i64 from_us = clock_mono_us();
+    CHECK(start(&c, s, key, STR_NONE) == OK);
+    while (!told_soon(&c))
+        CHECK(clock_mono_us() < from_us + 20 * SECOND_US);
+    outcome_release(c.outcome);
+    while (number_of(&parked_count, NO_ARGS) == 0)
+        CHECK(clock_mono_us() < from_us + 20 * SECOND_US);
+    fault_clock(shift_us);
+    while (number_of(&live_count, NO_ARGS) > 0) {
+        CHECK(clock_mono_us() < from_us + 20 * SECOND_US);
+        usleep(1000);
+    }
+    i64 took_us = clock_mono_us() - from_us;
+    check_ended(s, key, !fired);
+    CHECK(row_of_key(key, x) == OK);
+    return took_us;
+}
+
+/* Forward: what is due by the new time ends. Back again: nothing waits for the hour to pass, and nothing ends before it began. */
+static void test_the_clock_is_set(void **state)
+{
+    struct execution before, after;
+    house.arena = arena_new(MIB);
+    (void)with_clock(&half_hour, HOUR_US, &before);
+    CHECK(before.completed_at >= before.created_at + HOUR_US / 2);
+    i64 took_us = with_clock(&half_second, 0, &after);
+    CHECK(took_us >= SECOND_US / 2 && took_us < 10 * SECOND_US);
+    CHECK(after.created_at >= before.completed_at && after.completed_at >= after.created_at + SECOND_US / 2);
+    arena_free(house.arena);
+    house.arena = NULL;
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
@@ -706,6 +767,7 @@ int main(int argc, char **argv)
     if (argc > 1) /* one of them: a sweep is long */
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
+        TEST(test_the_clock_is_set), /* first: the others move it on for good */
         TEST(test_pure_steps),
         TEST(test_what_is_only_accepted),
         TEST(test_calls_retries_and_delays),
