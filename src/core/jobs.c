@@ -200,6 +200,12 @@ static err write_outcome(void *ctx, struct tx *tx)
                         STR(o->error), I64(o->now_us)));
 }
 
+/* A fault of ours too: it may have been a disk that failed once, and kinds bear being run again. */
+static bool may_succeed_later(err e)
+{
+    return err_retryable(e) || e == ERR_INTERNAL;
+}
+
 static struct outcome outcome_of(const struct running *r, err e, i64 attempt, i64 now_us)
 {
     const struct job_kind *k = r->kind;
@@ -208,7 +214,7 @@ static struct outcome outcome_of(const struct running *r, err e, i64 attempt, i6
     o.error = e == OK ? STR_NONE : str_of(k == NULL ? "no such kind" : err_text(e));
     if (e == OK && !r->periodic)
         return o;
-    if (e != OK && k != NULL && err_retryable(e) && attempt < max) {
+    if (e != OK && k != NULL && may_succeed_later(e) && attempt < max) {
         o.status = "queued";
         o.due_us = now_us + jobs_backoff_us(attempt, rng_u64());
     } else if (r->periodic && k != NULL) { /* it never dies: its next turn is its next chance */

@@ -12,11 +12,12 @@ struct job {
 };
 struct job_kind {
     const char *name; /* "auth.clean" */
-    err (*run)(const struct job
-                   *job); /* slow pool; may use db_write_wait and db_read_begin; retryable errors are tried again */
-    i64 every_us;         /* periodic: 0 = only when enqueued */
-    u32 max_attempts;     /* 0 = 5 */
-    i64 timeout_us;       /* lease: 0 = 5 minutes */
+    err (*run)(
+        const struct job *
+            job); /* slow pool; may use db_write_wait and db_read_begin; retryable errors and ERR_INTERNAL are tried again */
+    i64 every_us;     /* periodic: 0 = only when enqueued */
+    u32 max_attempts; /* 0 = 5 */
+    i64 timeout_us;   /* lease: 0 = 5 minutes */
     const char *doc;
 };
 /* Inside a write transaction: the job exists when the transaction does. delay_us from now_us. */
