@@ -54,11 +54,13 @@ export function routes() {
 export class Weir {
     /**
      * A serving Weir. `users`: tenants "acme" and "globex" with a user `role@tenant.test` for every role.
-     * `env`: further settings. `serve: false` prepares the folder only.
+     * `env`: further settings. `serve: false` prepares the folder only. `within`: a command that is to run the server: it gets the
+     * server's as its arguments and ends with exec.
      */
-    static async start({ env = {}, users = true, serve = true } = {}) {
+    static async start({ env = {}, users = true, serve = true, within = [] } = {}) {
         if (!existsSync(BINARY)) throw new Error(`there is no ${BINARY}: run \`make test\`, or set WEIR_BINARY`);
         const weir = new Weir(env);
+        weir.within = within;
         alive.add(weir);
         if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
         if (serve) await weir.serve();
@@ -98,7 +100,8 @@ export class Weir {
         this.port ??= await freePort();
         this.base = `http://127.0.0.1:${this.port}`;
         const began = performance.now();
-        const child = spawn(BINARY, ['serve'], {
+        const [program, ...args] = [...this.within, BINARY, 'serve'];
+        const child = spawn(program, args, {
             cwd: this.folder,
             env: environment({ WEIR_LISTEN: `127.0.0.1:${this.port}`, ...this.env }),
             stdio: ['ignore', 'pipe', 'pipe'],
