@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EACH_UP_TO = 200 };
+enum { EACH_UP_TO = 200, EACH_LASTING_UP_TO = 20, LASTING_STRIDE = 4 };
 
 static atomic_bool any_armed;
 static atomic_llong countdown[FAULT_KINDS];
@@ -56,11 +56,14 @@ void fault_spare(bool spared)
     spare_me = spared;
 }
 
-i64 fault_next(i64 n, i64 stride)
+i64 fault_next(i64 n, i64 stride, bool lasts)
 {
     const char *full = getenv("WEIR_TEST_FULL");
-    bool each = n < EACH_UP_TO || (full != NULL && strcmp(full, "1") == 0);
-    return each ? n + 1 : n + stride;
+    if (full != NULL && strcmp(full, "1") == 0)
+        return n + 1;
+    if (n >= EACH_UP_TO)
+        return n + stride;
+    return lasts && n >= EACH_LASTING_UP_TO ? n + LASTING_STRIDE : n + 1;
 }
 
 void fault_clock(i64 shift_us)

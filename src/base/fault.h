@@ -26,9 +26,10 @@ bool fault_fired(enum fault_kind kind);
 bool fault_hit(enum fault_kind kind);
 /* What the calling thread does neither fails nor counts: for the part of a test that stands outside of what it looks at. */
 void fault_spare(bool spared);
-/* Which n comes after n: each of the first 200, then every stride-th; every one when WEIR_TEST_FULL is 1. */
+/* Which n comes after n: each of the first 200, then every stride-th. Of faults that last, which differ little from their neighbours, each of the first 20 and then
+ * every 4th. Every one when WEIR_TEST_FULL is 1. */
 enum { FAULT_STRIDE = 17 };
-i64 fault_next(i64 n, i64 stride);
+i64 fault_next(i64 n, i64 stride, bool lasts);
 
 /* Moves the wall clock as an administrator does, against the real one. */
 void fault_clock(i64 shift_us);

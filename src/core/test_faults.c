@@ -235,7 +235,7 @@ static void test_jobs(void **state)
     for (size_t i = 0; i < COUNT(cases); i++) {
         bool fired = true;
         trying.c = cases[i];
-        for (trying.n = 1; fired; trying.n = fault_next(trying.n, FAULT_STRIDE)) {
+        for (trying.n = 1; fired; trying.n = fault_next(trying.n, FAULT_STRIDE, cases[i].lasts)) {
             fired = jobs_fail_at();
             CHECK(trying.n < N_MAX);
             if (trying.n % RESTART_EVERY != 1)

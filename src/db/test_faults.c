@@ -144,7 +144,7 @@ static void sweep(bool (*fails_at)(const struct fault_case *c, i64 n), i64 store
     for (size_t i = 0; i < COUNT(cases); i++) {
         i64 n = 1, stride = cases[i].kind == FAULT_STORE_ALLOC ? store_stride : FAULT_STRIDE;
         while (fails_at(&cases[i], n) && n < N_MAX)
-            n = fault_next(n, stride);
+            n = fault_next(n, stride, cases[i].lasts);
         assert_in_range(n, 2, N_MAX - 1);
     }
 }

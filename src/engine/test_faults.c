@@ -502,7 +502,7 @@ static void sweep(const char *name, bool (*one)(const void *what), const void *w
     size_t before = 0;
     for (size_t i = 0; i < COUNT(cases); i++) {
         bool fired = true;
-        for (i64 n = 1; fired; n = fault_next(n, FAULT_STRIDE)) {
+        for (i64 n = 1; fired; n = fault_next(n, FAULT_STRIDE, cases[i].lasts)) {
             house.arena = arena_new(64 * MIB);
             house.version++;
             trying.scenario = name;

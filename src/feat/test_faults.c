@@ -296,7 +296,8 @@ static void sweep(const char *name, bool (*one)(void), i64 stride_of_all)
             house.number++;
             fired = one();
             CHECK(trying.n < N_MAX);
-            trying.n = house.full ? trying.n + 1 : fault_next(trying.n + stride_of_all - 1, FAULT_STRIDE);
+            trying.n =
+                house.full ? trying.n + 1 : fault_next(trying.n + stride_of_all - 1, FAULT_STRIDE, trying.c.lasts);
         }
     }
 }
