@@ -27,7 +27,8 @@ const HITS = folder('hits');
 function unitTests() {
     const log = join(BUILD, 'meson-logs/testlog.json');
     rmSync(log, { force: true });
-    spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2'], { stdio: 'inherit' });
+    const env = { ...process.env, UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1' }; // else undefined behaviour is printed, and passes
+    spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2'], { stdio: 'inherit', env });
     if (!existsSync(log)) return { passed: 0, failed: 1 };
     const programs = readFileSync(log, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
     const sum = { passed: 0, failed: 0 };

@@ -437,8 +437,8 @@ static struct codes codes_of(const struct route *r)
     codes_add(&c, true, &problem_of_class[ERR_INTERNAL]);
     codes_add(&c, true, &problem_of_class[ERR_BUSY]);
     codes_add(&c, true, &problem_of_class[ERR_MEMORY]);
-    codes_add(&c, r->work != W_READ && r->work != W_STREAM, &problem_of_class[ERR_STORAGE]);
-    codes_add(&c, r->work != W_READ && r->work != W_STREAM, &problem_unanswered);
+    codes_add(&c, route_changes(r), &problem_of_class[ERR_STORAGE]);
+    codes_add(&c, route_changes(r), &problem_unanswered);
     for (const struct problem *const *p = r->problems; p != NULL && *p != NULL; p++)
         codes_add(&c, true, *p);
     return c;

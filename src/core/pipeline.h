@@ -106,6 +106,9 @@ err list_take(struct req *rq, struct pair *pairs, size_t *count) MUST;
 /* The i-th filter as a field of a query. */
 struct field list_filter(const struct lister *l, u32 i);
 
+/* Whether a request may change something: one that takes any body does, also by GET (webhooks). */
+bool route_changes(const struct route *r);
+
 /* Whether ?fields= works here: a GET that answers rows of .out. */
 bool route_masks(const struct route *r);
 

@@ -250,19 +250,13 @@ void req_rewind(struct request_core *c)
     c->rq.who = c->who;
 }
 
-static bool may_have_done(const struct request_core *c)
-{
-    const struct route *r = c->rq.route;
-    return r != NULL && r->work != W_READ && r->work != W_STREAM;
-}
-
 /* Nothing of the handler is left afterwards: neither headers nor entries, which lived behind the mark. What had failed is still told by its own code, and what was done is
  * not told as if it had not been. */
 static struct letter encode_spent(struct request_core *c)
 {
     const struct problem *p = problem_for(&c->rq.answer, c->outcome);
     if (p == NULL)
-        p = may_have_done(c) ? &problem_unanswered : &problem_of_class[ERR_MEMORY];
+        p = c->rq.route != NULL && route_changes(c->rq.route) ? &problem_unanswered : &problem_of_class[ERR_MEMORY];
     req_rewind(c);
     c->outcome = p->class;
     struct letter l = encode_problem(&c->rq, p, STR_NONE);

@@ -50,6 +50,12 @@ bool route_masks(const struct route *r)
            !(r->flags & (R_ANY_METHOD | R_TEXT));
 }
 
+bool route_changes(const struct route *r)
+{
+    bool may = r->work == W_WAIT || r->work == W_SLOW;
+    return r->work == W_WRITE || (may && (r->method != GET || r->flags & R_RAW_BODY));
+}
+
 /* Takes "/segment" off the front. False at the end of the path, which a single trailing slash also is. */
 static bool cut_segment(str *rest, str *segment)
 {

@@ -493,7 +493,13 @@ static void test_a_full_disk(void **state)
     CHECK(ask("GET", "/readyz", NULL) == 503 && has("\"status\":\"full\""));
     CHECK(ask("GET", "/livez", NULL) == 200);
     CHECK(ask("GET", "/api/v1/health", NULL) == 200 && has("\"database\":{\"status\":\"full\""));
-    usleep(400000); /* the delay ends, and nothing can be written about it */
+    u64 failed = db_stats(app.db).failed;
+    i64 until_us = clock_mono_us() + 20 * SECOND_US;
+    fault_clock(SECOND_US);
+    while (db_stats(app.db).failed == failed) { /* the delay is over, and nothing can be written about it */
+        CHECK(clock_mono_us() < until_us);
+        usleep(1000);
+    }
     CHECK(ask("GET", path, NULL) == 200 && !has("\"status\":\"completed\""));
     fault_arm(FAULT_WRITE, 0);
     await_status("/readyz", 200);
