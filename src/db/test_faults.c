@@ -18,8 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ORDERS = 5, REFUSES = 2, LINES = 3, PATH_BYTES = 128, N_MAX = 20000 };
-enum { COARSE = 60 * FAULT_STRIDE }; /* migrating makes SQLite allocate 14,000 times */
+enum { ORDERS = 5, REFUSES = 2, LINES = 3, PATH_BYTES = 128, N_MAX = 1000000 };
+enum { COARSE = 60 * FAULT_STRIDE }; /* migrating makes SQLite allocate some 20,000 times */
 
 static const struct fault_case {
     enum fault_kind kind;
