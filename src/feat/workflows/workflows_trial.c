@@ -160,6 +160,7 @@ static err make_trial(struct req *rq, struct trial **out)
                                  .names = rq->json,
                                  .now_us = req_now(rq) };
     TRY(find_kind(rq, &given.kind));
+    assert(given.kind != NULL); /* a problem is an error */
     TRY(field_decode(rq->arena, given.kind->with, FIELD_CREATE, given.with, S("/with"), NULL, &rq->errors));
     TRY(trial_new(&given, &rq->errors, out));
     return arena_defer(rq->arena, trial_free, *out) ? OK : ERR_MEMORY;
