@@ -24,7 +24,7 @@ enum { ALIGN = 16, FIRST_CHUNK = 4096, LAST_CHUNK = 1 << 20 };
 
 struct chunk {
     struct chunk *next; /* older */
-    size_t size, used;  /* of data */
+    size_t size, used;  /* of data; used is current in older chunks only */
     _Alignas(ALIGN) char data[];
 };
 
@@ -32,12 +32,6 @@ struct defer {
     struct defer *next;
     void (*fn)(void *);
     void *arg;
-};
-
-struct arena {
-    struct chunk *newest;
-    struct defer *defers;
-    size_t total, cap, next_size;
 };
 
 static size_t budget_max; /* written before the threads start */
@@ -106,6 +100,23 @@ void arena_free(struct arena *a)
     free(a);
 }
 
+/* The newest chunk is used up to `used`; what is behind is free, as far as the cap goes. */
+static void open_newest(struct arena *a, size_t used)
+{
+    struct chunk *c = a->newest;
+    a->free = a->end = NULL;
+    if (c == NULL || ONE_MALLOC_PER_OBJECT)
+        return;
+    size_t room = MIN(c->size - used, a->cap - MIN(a->total, a->cap));
+    a->free = c->data + used;
+    a->end = a->free + (room & ~(size_t)(ALIGN - 1));
+}
+
+static size_t newest_used(const struct arena *a)
+{
+    return a->free != NULL ? (size_t)(a->free - a->newest->data) : 0;
+}
+
 static bool push_chunk(struct arena *a, size_t n)
 {
     size_t size = n;
@@ -116,28 +127,27 @@ static bool push_chunk(struct arena *a, size_t n)
     struct chunk *c = chunk_new(size);
     if (c == NULL)
         return false;
+    if (a->newest != NULL)
+        a->newest->used = newest_used(a);
     c->next = a->newest;
     a->newest = c;
     return true;
 }
 
-void *arena_alloc(struct arena *a, size_t n)
+void *arena_alloc_slow(struct arena *a, size_t n)
 {
     if (n > SIZE_MAX / 2)
         return NULL;
     size_t need = ONE_MALLOC_PER_OBJECT ? n : (n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     if (need > a->cap - MIN(a->total, a->cap))
         return NULL;
-    struct chunk *c = a->newest;
-    if (c == NULL || ONE_MALLOC_PER_OBJECT || c->size - c->used < need) {
-        if (!push_chunk(a, need))
-            return NULL;
-        c = a->newest;
-    }
-    void *p = c->data + c->used;
-    c->used += need;
+    if (need == 0 && a->free != NULL)
+        return a->free;
+    if (!push_chunk(a, need))
+        return NULL;
     a->total += need;
-    return p;
+    open_newest(a, need);
+    return a->newest->data;
 }
 
 void *arena_array(struct arena *a, size_t count, size_t size)
@@ -150,15 +160,14 @@ void *arena_array(struct arena *a, size_t count, size_t size)
 
 static bool grow_in_place(struct arena *a, const void *p, size_t old_n, size_t new_n)
 {
-    struct chunk *c = a->newest;
     size_t old_need = (old_n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     size_t new_need = (new_n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    if (ONE_MALLOC_PER_OBJECT || c == NULL || (const char *)p + old_need != c->data + c->used)
+    if (a->free == NULL || (const char *)p + old_need != a->free)
         return false;
     size_t more = new_need - old_need;
-    if (c->size - c->used < more || more > a->cap - MIN(a->total, a->cap))
+    if (more > (size_t)(a->end - a->free))
         return false;
-    c->used += more;
+    a->free += more;
     a->total += more;
     return true;
 }
@@ -190,23 +199,23 @@ bool arena_defer(struct arena *a, void (*fn)(void *), void *arg)
 
 struct arena_mark arena_mark(struct arena *a)
 {
-    struct chunk *c = a->newest;
-    return (struct arena_mark){ c, c != NULL ? c->used : 0, a->total, a->defers };
+    return (struct arena_mark){ a->newest, newest_used(a), a->total, a->defers };
 }
 
 void arena_rewind(struct arena *a, struct arena_mark mark)
 {
     run_defers(a, mark.defers);
+    if (a->newest != NULL)
+        a->newest->used = newest_used(a);
     while (a->newest != mark.chunk) {
         struct chunk *c = a->newest;
         a->newest = c->next;
         chunk_free(c);
     }
-    if (a->newest != NULL) {
-        memset(a->newest->data + mark.used, 0, a->newest->used - mark.used); /* memory comes zeroed */
-        a->newest->used = mark.used;
-    }
     a->total = mark.total;
+    open_newest(a, mark.used);
+    if (a->free != NULL)
+        memset(a->free, 0, a->newest->used - mark.used); /* memory comes zeroed */
 }
 
 size_t arena_used(const struct arena *a)

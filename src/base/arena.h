@@ -8,7 +8,17 @@
 
 #include "base/base.h"
 
-struct arena;
+struct chunk;
+struct defer;
+
+/* Private to arena.c, but for arena_alloc() below. */
+struct arena {
+    char *free, *end; /* of the newest chunk, as far as the cap allows; multiples of 16 apart */
+    size_t total, cap;
+    struct chunk *newest;
+    struct defer *defers;
+    size_t next_size;
+};
 struct arena_mark {
     void *chunk;
     size_t used;
@@ -21,8 +31,18 @@ struct arena *arena_new(size_t cap_bytes) MUST;
 /* Runs the deferred calls, newest first, and gives everything back. NULL is allowed. */
 void arena_free(struct arena *a);
 
+void *arena_alloc_slow(struct arena *a, size_t n) MUST;
 /* n zeroed bytes, aligned to 16. NULL at the cap. n may be 0 (a valid pointer). */
-void *arena_alloc(struct arena *a, size_t n) MUST;
+MUST static inline void *arena_alloc(struct arena *a, size_t n)
+{
+    if (n - 1 >= (size_t)(a->end - a->free)) /* n == 0, too: an arena without a chunk has no valid pointer yet */
+        return arena_alloc_slow(a, n);
+    size_t need = (n + 15) & ~(size_t)15;
+    char *p = a->free;
+    a->free += need;
+    a->total += need;
+    return p;
+}
 /* count * size zeroed bytes; NULL at the cap or on overflow. */
 void *arena_array(struct arena *a, size_t count, size_t size) MUST;
 /* Grows the block p of old_n bytes to new_n, in place when it is the newest. Added bytes are zero. NULL at the cap (p stays). */

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { U64_DIGITS = 20 };
+
 static void *regrow(struct buf *b, size_t cap)
 {
     if (b->arena != NULL)
@@ -14,7 +16,7 @@ static void *regrow(struct buf *b, size_t cap)
     return fault_hit(FAULT_ALLOC) ? NULL : realloc(b->p, cap);
 }
 
-bool buf_room(struct buf *b, size_t more)
+bool buf_room_slow(struct buf *b, size_t more)
 {
     if (b->fail != OK)
         return false;
@@ -44,27 +46,30 @@ void buf_put(struct buf *b, const void *p, size_t n)
     b->n += n;
 }
 
-void buf_char(struct buf *b, char c)
+/* Two digits at a time, backwards from where they end: a division costs more than all the rest. */
+static void put_digits(char *end, u64 value, u32 count)
 {
-    if (buf_room(b, 1))
-        b->p[b->n++] = c;
-}
-
-void buf_str(struct buf *b, str s)
-{
-    buf_put(b, s.p, s.n);
+    for (; count >= 2; count -= 2, value /= 100) {
+        u32 pair = (u32)(value % 100);
+        *--end = (char)('0' + pair % 10);
+        *--end = (char)('0' + pair / 10);
+    }
+    if (count == 1)
+        *--end = (char)('0' + value);
 }
 
 void buf_i64(struct buf *b, i64 value)
 {
-    char digits[24], *p = digits + sizeof digits;
     u64 rest = value < 0 ? 0 - (u64)value : (u64)value;
-    do
-        *--p = (char)('0' + rest % 10);
-    while ((rest /= 10) != 0);
-    if (value < 0)
-        *--p = '-';
-    buf_put(b, p, (size_t)(digits + sizeof digits - p));
+    u32 count = 1, sign = value < 0;
+    for (u64 bound = 10; count < U64_DIGITS && rest >= bound; bound *= 10)
+        count++;
+    if (!buf_room(b, count + sign))
+        return;
+    char *to = b->p + b->n;
+    *to = '-';
+    put_digits(to + sign + count, rest, count);
+    b->n += count + sign;
 }
 
 void buf_f(struct buf *b, const char *format, ...)

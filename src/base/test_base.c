@@ -134,6 +134,26 @@ static void test_arena_rewind(void **state)
     arena_free(a);
 }
 
+/* The older chunk is filled up again from the mark, not from where it was left, and what was there is gone. */
+static void test_arena_rewind_into_an_older_chunk(void **state)
+{
+    static const char zero[1000];
+    struct arena *a = arena_new(1 * MIB);
+    assert_non_null(arena_alloc(a, 16));
+    struct arena_mark mark = arena_mark(a);
+    char *first = arena_alloc(a, 1000);
+    assert_non_null(first);
+    memset(first, 'x', 1000);
+    for (int i = 0; i < 100; i++) /* some chunks more */
+        assert_non_null(arena_alloc(a, 1000));
+    arena_rewind(a, mark);
+    assert_int_equal(arena_used(a), 16);
+    char *again = arena_alloc(a, 1000);
+    assert_non_null(again);
+    assert_memory_equal(again, zero, 1000);
+    arena_free(a);
+}
+
 static void test_arena_budget(void **state)
 {
     size_t before = arena_budget_used();
@@ -173,6 +193,21 @@ static void test_buf_writes(void **state)
     buf_str(&b, STR_NONE);
     assert_str(buf_view(&b), "-9223372036854775808 9223372036854775807 and 0");
     arena_free(a);
+}
+
+static void test_buf_i64_has_every_length(void **state)
+{
+    i64 power = 1;
+    for (int digits = 1; digits <= 19; digits++, power *= digits < 19 ? 10 : 1)
+        for (i64 near = -1; near <= 1; near++)
+            for (i64 sign = -1; sign <= 1; sign += 2) {
+                char expected[32], got[32];
+                i64 value = sign * (power + near);
+                struct buf b = { .p = got, .cap = sizeof got };
+                buf_i64(&b, value);
+                snprintf(expected, sizeof expected, "%lld", (long long)value);
+                assert_true(str_eq(buf_view(&b), str_of(expected)));
+            }
 }
 
 static void test_buf_failure_sticks(void **state)
@@ -682,9 +717,11 @@ int main(void)
         cmocka_unit_test(test_arena_defer_runs_newest_first),
         cmocka_unit_test(test_arena_defer_at_the_cap),
         cmocka_unit_test(test_arena_rewind),
+        cmocka_unit_test(test_arena_rewind_into_an_older_chunk),
         cmocka_unit_test(test_arena_budget),
         cmocka_unit_test(test_buf_max),
         cmocka_unit_test(test_buf_writes),
+        cmocka_unit_test(test_buf_i64_has_every_length),
         cmocka_unit_test(test_buf_failure_sticks),
         cmocka_unit_test(test_str_compare),
         cmocka_unit_test(test_str_find_and_slice),
