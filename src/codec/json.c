@@ -6,6 +6,7 @@
 #include "codec/json.h"
 #include "base/code.h"
 #include "base/map.h"
+#include "codec/json_scan.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@ enum {
     NUMBER_MAX = 64,    /* bytes of a real that are copied without an allocation */
     EXACT_POWER = 22,   /* 10^22 is the last power of ten that a double holds exactly */
     MAX_DIGITS = 19,    /* that surely fit in 64 bits */
+    FIRST_ROOM = 4,     /* items or members of a container that is being built; a power of two */
 };
 
 CODES(json_codes, CODE_ENTRY, { "json.syntax", "Something else is expected here" },
@@ -88,36 +90,6 @@ static void *pop(struct parser *ps, size_t base)
 }
 
 /* ---- strings ---- */
-
-#define EACH_BYTE(c) (0x0101010101010101u * (u64)(c))
-
-/* A mask whose lowest set bit stands in the first byte that is a quote, a backslash or a control character. Bytes above that
- * one may be marked wrongly (borrows), which is why only the lowest counts. */
-static inline u64 specials(u64 x)
-{
-    u64 quote = x ^ EACH_BYTE('"'), slash = x ^ EACH_BYTE('\\');
-    return (((quote - EACH_BYTE(1)) & ~quote) | ((slash - EACH_BYTE(1)) & ~slash) | ((x - EACH_BYTE(0x20)) & ~x)) &
-           EACH_BYTE(0x80);
-}
-
-/* The first special byte at or after p; *high gathers whether anything was not ASCII. */
-static inline const char *scan(const char *p, const char *end, u64 *high)
-{
-    for (u64 x; end - p >= 8; p += 8) {
-        memcpy(&x, p, 8);
-        u64 hit = specials(x);
-        *high |= x & EACH_BYTE(0x80);
-        if (hit != 0)
-            return p + __builtin_ctzll(hit) / 8;
-    }
-    for (; p < end; p++) {
-        unsigned char c = (unsigned char)*p;
-        *high |= c & 0x80;
-        if (c == '"' || c == '\\' || c < 0x20)
-            break;
-    }
-    return p;
-}
 
 static int hex4(const char *p)
 {
@@ -191,7 +163,7 @@ static const char *unescape(const char *p, const char *end, char **to)
 static const char *closing_quote(const char *p, const char *end, u64 *high)
 {
     for (;;) {
-        p = scan(p, end, high);
+        p = json_scan(p, end, high);
         if (p == end || (unsigned char)*p < 0x20)
             return NULL;
         if (*p == '"')
@@ -208,7 +180,7 @@ static err copy_unescaped(struct parser *ps, const char *from, const char *quote
     if (copy == NULL)
         return ERR_MEMORY;
     for (const char *p = from; p < quote;) {
-        const char *run = scan(p, quote, &high);
+        const char *run = json_scan(p, quote, &high);
         if (run > p)
             memcpy(to, p, (size_t)(run - p));
         to += run - p;
@@ -226,7 +198,7 @@ static err copy_unescaped(struct parser *ps, const char *from, const char *quote
 static inline err parse_string(struct parser *ps, str *out)
 {
     u64 high = 0;
-    const char *from = ps->p, *hit = scan(from, ps->end, &high);
+    const char *from = ps->p, *hit = json_scan(from, ps->end, &high);
     bool plain = hit < ps->end && *hit == '"';
     const char *quote = plain ? hit : closing_quote(hit, ps->end, &high);
     if (quote == NULL)
@@ -593,10 +565,10 @@ struct json json_of_bool(bool v)
  * next power of two, so no capacity is stored. */
 static void *room_for_one(struct arena *a, const struct json *j, void *old, size_t size)
 {
-    size_t n = j->n, room = 1;
+    size_t n = j->n, room = FIRST_ROOM;
     if (n == UINT32_MAX)
         return NULL;
-    if (j->roomy && (n & (n - 1)) != 0)
+    if (j->roomy && n > 0 && (n < FIRST_ROOM || (n & (n - 1)) != 0))
         return old;
     while (room <= n)
         room *= 2;

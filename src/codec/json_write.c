@@ -3,13 +3,14 @@
  * Numbers come out so that they read back as the same type and value: integers exactly, reals with the fewest of 15, 16 or 17
  * digits that give the same double, and never without '.' or 'e'. */
 #include "codec/json.h"
+#include "codec/json_scan.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { REAL_MAX = 32 };
+enum { REAL_MAX = 32, SHORT_SCALE = 1000 * 1000 };
 
 /* ---- strings ---- */
 
@@ -17,28 +18,6 @@ enum { REAL_MAX = 32 };
 static const char escapes[256] = {
     [0 ... 31] = 'u', ['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't', ['"'] = '"', ['\\'] = '\\',
 };
-
-#define EACH_BYTE(c) (0x0101010101010101u * (u64)(c))
-
-/* Whether one of eight bytes may need an escape: quote, backslash or control. */
-static inline bool eight_plain(const char *p)
-{
-    u64 x;
-    memcpy(&x, p, 8);
-    u64 quote = x ^ EACH_BYTE('"'), slash = x ^ EACH_BYTE('\\');
-    u64 hit = ((quote - EACH_BYTE(1)) & ~quote) | ((slash - EACH_BYTE(1)) & ~slash) | ((x - EACH_BYTE(0x20)) & ~x);
-    return (hit & EACH_BYTE(0x80)) == 0;
-}
-
-static size_t plain_run(str s, size_t from)
-{
-    size_t i = from;
-    while (s.n - i >= 8 && eight_plain(s.p + i))
-        i += 8;
-    while (i < s.n && escapes[(unsigned char)s.p[i]] == 0)
-        i++;
-    return i;
-}
 
 static void put_escape(struct buf *b, char c)
 {
@@ -52,12 +31,14 @@ static void put_escape(struct buf *b, char c)
 
 static void put_valid(struct buf *b, str s)
 {
-    for (size_t i = 0; i < s.n;) {
-        size_t end = plain_run(s, i);
-        buf_put(b, s.p + i, end - i);
-        if (end < s.n)
-            put_escape(b, s.p[end++]);
-        i = end;
+    u64 high = 0;
+    const char *end = s.p + s.n;
+    for (const char *p = s.p; p < end;) {
+        const char *stop = json_scan(p, end, &high);
+        buf_put(b, p, (size_t)(stop - p));
+        if (stop < end)
+            put_escape(b, *stop++);
+        p = stop;
     }
 }
 
@@ -74,38 +55,85 @@ static void put_repaired(struct buf *b, str s)
     }
 }
 
-void json_put_str(struct buf *b, str s)
+static void put_odd(struct buf *b, char before, str s, char after)
 {
+    if (before != 0)
+        buf_char(b, before);
     buf_char(b, '"');
     if (str_utf8(s))
         put_valid(b, s);
     else
         put_repaired(b, s);
     buf_char(b, '"');
+    if (after != 0)
+        buf_char(b, after);
+}
+
+/* memcpy() for texts that are mostly shorter than the call would be worth: two words that overlap. */
+static inline void copy_text(char *to, str s)
+{
+    if (s.n > JSON_BLOCK) {
+        memcpy(to, s.p, s.n);
+    } else if (s.n >= 8) {
+        u64 a = json_load8(s.p), b = json_load8(s.p + s.n - 8);
+        memcpy(to, &a, 8);
+        memcpy(to + s.n - 8, &b, 8);
+    } else if (s.n >= 4) {
+        u32 a = (u32)json_load4(s.p), b = (u32)json_load4(s.p + s.n - 4);
+        memcpy(to, &a, 4);
+        memcpy(to + s.n - 4, &b, 4);
+    } else {
+        for (size_t i = 0; i < s.n; i++)
+            to[i] = s.p[i];
+    }
+}
+
+/* The text in quotes, between two bytes of which 0 is none. Nearly every text is plain: one look, one copy. */
+static inline void put_text(struct buf *b, char before, str s, char after)
+{
+    size_t n = (before != 0) + s.n + 2 + (after != 0);
+    if (json_plain(s) && buf_room(b, n)) {
+        char *to = b->p + b->n;
+        /* There is room, so there is a place. */
+        *to = before; // NOLINT(clang-analyzer-core.NullDereference)
+        to += before != 0;
+        *to++ = '"';
+        copy_text(to, s);
+        to[s.n] = '"';
+        if (after != 0)
+            to[s.n + 1] = after;
+        b->n += n;
+    } else {
+        put_odd(b, before, s, after);
+    }
+}
+
+void json_put_str(struct buf *b, str s)
+{
+    put_text(b, 0, s, 0);
 }
 
 /* ---- numbers ---- */
 
-/* Prices, rates and the like: m / 10^k with few digits, where one exact division proves that the text reads back as v. */
+/* Prices, rates and the like: m / 10^k with few digits, where one exact division proves that the text reads back as v. Below 10^8
+ * the product stays under 2^53, so that m is the nearest integer. */
 static size_t short_decimal(double v, char out[REAL_MAX])
 {
-    static const double powers[] = { 1, 10, 100, 1e3, 1e4, 1e5, 1e6 };
-    for (int k = 1; k < (int)COUNT(powers) && fabs(v) < 1e8; k++) { /* so m stays below 2^53 */
-        i64 m = llround(v * powers[k]);
-        if (m == 0 || (double)m / powers[k] != v)
-            continue;
-        char text[REAL_MAX];
-        struct buf b = { .p = text, .cap = sizeof text };
-        if (m < 0)
-            buf_char(&b, '-');
-        buf_i64(&b, llabs(m) / (i64)powers[k]);
-        buf_char(&b, '.');
-        for (i64 rest = llabs(m) % (i64)powers[k], i = k; i-- > 0; rest = rest * 10 % (i64)powers[k])
-            buf_char(&b, (char)('0' + rest * 10 / (i64)powers[k]));
-        memcpy(out, text, b.n);
-        return b.n;
-    }
-    return 0;
+    double size = fabs(v);
+    i64 m = size < 1e8 ? (i64)(size * SHORT_SCALE + 0.5) : 0;
+    if ((double)m / SHORT_SCALE != size)
+        return 0;
+    struct buf b = { .p = out, .cap = REAL_MAX };
+    if (signbit(v))
+        buf_char(&b, '-');
+    buf_i64(&b, m / SHORT_SCALE);
+    buf_char(&b, '.');
+    i64 rest = m % SHORT_SCALE;
+    do {
+        buf_char(&b, (char)('0' + rest / (SHORT_SCALE / 10)));
+        rest = rest % (SHORT_SCALE / 10) * 10;
+    } while (rest != 0);
+    return b.n;
 }
 
 static size_t real_text(double v, char out[REAL_MAX])
@@ -125,7 +153,8 @@ static size_t real_text(double v, char out[REAL_MAX])
     return (size_t)n;
 }
 
-void json_put_real(struct buf *b, double v)
+__attribute__((noinline)) void json_put_real(struct buf *b,
+                                             double v) /* its array would slow all of json_write() down */
 {
     char text[REAL_MAX];
     if (isfinite(v))
@@ -138,26 +167,20 @@ void json_put_real(struct buf *b, double v)
 
 static void write_items(struct buf *b, const struct json *j)
 {
-    buf_char(b, '[');
     for (u32 i = 0; i < j->n; i++) {
-        if (i > 0)
-            buf_char(b, ',');
+        buf_char(b, i == 0 ? '[' : ',');
         json_write(b, &j->items[i]);
     }
-    buf_char(b, ']');
+    buf_str(b, j->n == 0 ? S("[]") : S("]"));
 }
 
 static void write_members(struct buf *b, const struct json *j)
 {
-    buf_char(b, '{');
     for (u32 i = 0; i < j->n; i++) {
-        if (i > 0)
-            buf_char(b, ',');
-        json_put_str(b, j->members[i].key);
-        buf_char(b, ':');
+        put_text(b, i == 0 ? '{' : ',', j->members[i].key, ':');
         json_write(b, &j->members[i].value);
     }
-    buf_char(b, '}');
+    buf_str(b, j->n == 0 ? S("{}") : S("}"));
 }
 
 void json_write(struct buf *b, const struct json *j)
@@ -176,7 +199,7 @@ void json_write(struct buf *b, const struct json *j)
         json_put_real(b, j->real);
         break;
     case JSON_STR:
-        json_put_str(b, json_str(j));
+        put_text(b, 0, json_str(j), 0);
         break;
     case JSON_ARRAY:
         write_items(b, j);
@@ -304,19 +327,18 @@ void jw_end(struct json_writer *w, char bracket)
 
 void jw_key(struct json_writer *w, str key)
 {
-    before_value(w);
-    json_put_str(w->b, key);
-    buf_char(w->b, ':');
+    put_text(w->b, w->comma ? ',' : 0, key, ':');
     w->comma = false;
 }
 
 void jw_str(struct json_writer *w, str s)
 {
-    before_value(w);
-    if (s.p != NULL)
-        json_put_str(w->b, s);
-    else
-        BUF_LIT(w->b, "null");
+    if (s.p == NULL) {
+        jw_null(w);
+        return;
+    }
+    put_text(w->b, w->comma ? ',' : 0, s, 0);
+    w->comma = true;
 }
 
 void jw_i64(struct json_writer *w, i64 v)

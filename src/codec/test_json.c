@@ -1,6 +1,7 @@
 /* test_json.c - what is JSON and what is not, that nothing changes on the way through, and that no memory fault is missed. */
 #include "base/fault.h"
 #include "codec/json.h"
+#include "codec/json_scan.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -364,6 +365,9 @@ static void test_reals_are_written_short(void **state)
         { 0.000001, "0.000001" },
         { 99999999.5, "99999999.5" },
         { -0.0, "-0.0" },
+        { 0.0, "0.0" },
+        { 0.0000001, "1e-07" },
+        { 100000000.5, "100000000.5" },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct json j = json_of_real(cases[i].value);
@@ -377,7 +381,7 @@ static void test_reals_are_written_short(void **state)
 
 /* ---- strings ---- */
 
-/* Every byte at every place of a word: the scan looks at eight at once. */
+/* Every byte at every place of a word: the scan looks at sixteen at once. */
 static void test_string_scanning(void **state)
 {
     for (int c = 0; c < 256; c++)
@@ -394,6 +398,43 @@ static void test_string_scanning(void **state)
                 assert_true(j->n == 20 && j->text[at] == (char)c);
             arena_rewind(arena, mark);
         }
+}
+
+/* Both ways to look at a block, for every byte at every place, beside all others that need attention. */
+static void test_blocks_are_marked_alike(void **state)
+{
+    static const char beside[] = { 'a', '"', '\\', '\x1f', ' ', '\x7f', '\x80', '\xff', '!', '[', ']', '\0' };
+    for (size_t k = 0; k < sizeof beside; k++)
+        for (int c = 0; c < 256; c++)
+            for (u32 at = 0; at < JSON_BLOCK; at++) {
+                char block[JSON_BLOCK];
+                memset(block, beside[k], sizeof block);
+                block[at] = (char)c;
+                struct json_marks m = json_marks(block), p = json_marks_portable(block);
+                assert_true(m.special == p.special && m.high == p.high);
+                bool special = c == '"' || c == '\\' || c < 0x20;
+                assert_int_equal(m.special >> at & 1, special);
+                assert_int_equal(m.high >> at & 1, c >= 0x80);
+            }
+}
+
+/* Every length around a block and a word: what is written reads back, whatever stands where. */
+static void test_texts_of_every_length_round_trip(void **state)
+{
+    static const char *const odd[] = { "x", "\"", "\\", "\n", "\x01", "\x7f", "\xc3\xa9", "\xf0\x9f\x98\x80" };
+    for (size_t n = 0; n <= 2 * JSON_BLOCK + 2; n++)
+        for (size_t at = 0; at <= n; at++)
+            for (size_t k = 0; k < COUNT(odd); k++) {
+                struct arena_mark mark = arena_mark(arena);
+                struct json j =
+                    json_of_str(exact(strf(arena, "%.*s%s%.*s", (int)at, "abcdefghijklmnopqrstuvwxyz0123456789", odd[k],
+                                           (int)(n - at), "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")));
+                assert_int_equal(json_plain(json_str(&j)), k == 0 || k == 5);
+                str text = json_text(arena, &j);
+                assert_int_equal(text.n, json_size(&j));
+                assert_true(json_equal(parse(text), &j));
+                arena_rewind(arena, mark);
+            }
 }
 
 static void test_every_character_round_trips(void **state)
@@ -460,6 +501,23 @@ static void test_adding(void **state)
     assert_true(json_set(arena, j, S("c"), json_null));
     assert_true(json_set(arena, j, S("d"), json_of_str(S("x"))));
     assert_str(json_text(arena, j), "{\"list\":[1,2,3],\"b\":true,\"c\":null,\"d\":\"x\"}");
+}
+
+/* The room behind the last one grows in steps; every container, new or parsed, crosses them, and none touches its neighbour. */
+static void test_adding_around_the_first_room(void **state)
+{
+    for (i64 parsed = 0; parsed <= 6; parsed++) {
+        struct json array = { .type = JSON_ARRAY };
+        array.items = NEW_N(arena, struct json, (size_t)parsed); /* as the parser leaves it: no room */
+        for (i64 i = 0; i < parsed; i++)
+            array.items[array.n++] = json_of_i64(i);
+        for (i64 i = parsed; i < 10; i++) {
+            assert_true(json_add(arena, &array, json_of_i64(i)));
+            *NEW(arena, struct json) = json_of_i64(-1);
+        }
+        for (i64 i = 0; i < 10; i++)
+            assert_int_equal(array.items[i].integer, i);
+    }
 }
 
 static void test_copy_borrows_nothing(void **state)
@@ -639,10 +697,13 @@ int main(void)
         TEST(test_reals_are_read_exactly),
         TEST(test_reals_are_written_short),
         TEST(test_string_scanning),
+        TEST(test_blocks_are_marked_alike),
+        TEST(test_texts_of_every_length_round_trip),
         TEST(test_every_character_round_trips),
         TEST(test_invalid_utf8_is_repaired_on_writing),
         TEST(test_get_and_pointers),
         TEST(test_adding),
+        TEST(test_adding_around_the_first_room),
         TEST(test_copy_borrows_nothing),
         TEST(test_equal),
         TEST(test_equal_of_large_objects_in_another_order),
