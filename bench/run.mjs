@@ -13,8 +13,9 @@ import { connections } from './scenarios/connections.mjs';
 import { listeners } from './scenarios/listeners.mjs';
 import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
+import { json } from './scenarios/json.mjs';
 
-const scenarios = { requests, waiting, connections, listeners, slow, history };
+const scenarios = { requests, waiting, connections, listeners, slow, history, json };
 
 const cell = (value, width, digits) => (value === undefined ? '' : digits === undefined ? String(value) : value.toFixed(digits)).padStart(width);
 
