@@ -1,12 +1,14 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-full console docs bench lint format clean
+.PHONY: help run deps build test test-full fuzz console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
 CLANG_ASAN := build-clang
+FUZZ       := build-fuzz
 SANITIZE   := -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false
 NINJA_JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +35,10 @@ test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## the same with gcc an
 	@ninja -C $(CLANG_ASAN) -j $(NINJA_JOBS)
 	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(CLANG_ASAN)
 
+fuzz: $(FUZZ)/build.ninja ## every fuzzer for FUZZ_SECONDS (60) each, under ASan and UBSan; FUZZ_ONLY="json url" picks some
+	@ninja -C $(FUZZ) -j $(NINJA_JOBS) fuzzers
+	@tools/fuzz.sh $(FUZZ) $(FUZZ_SECONDS) $(FUZZ_ONLY)
+
 docs: build ## rewrite docs/api.md, errors.md and configuration.md from the binary
 	@node tools/docs.mjs --binary $(BUILD)/weir
 
@@ -49,7 +55,7 @@ format: ## rewrite the C sources as .clang-format says
 	@git ls-files -co --exclude-standard '*.c' '*.h' | xargs -r clang-format -i
 
 clean: ## remove what was built; ./data stays
-	@rm -rf $(BUILD) $(ASAN) $(CLANG_ASAN)
+	@rm -rf $(BUILD) $(ASAN) $(CLANG_ASAN) $(FUZZ)
 
 # b_lto is left out: it doubles the build for under 3 %, and a first `make run` is what people wait for.
 $(BUILD)/build.ninja:
@@ -59,3 +65,6 @@ $(ASAN)/build.ninja:
 	@meson setup $(ASAN) $(SANITIZE) -Dtests=enabled -Dbench=false
 $(CLANG_ASAN)/build.ninja:
 	@CC=clang meson setup $(CLANG_ASAN) $(SANITIZE) -Dtests=enabled -Dbench=false
+$(FUZZ)/build.ninja:
+	@tools/deps.sh build test lint
+	@CC=clang meson setup $(FUZZ) $(SANITIZE) -Dtests=disabled -Dbench=false -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link

@@ -12,7 +12,21 @@ struct recipe {
     double real;
 };
 
+/* What a node is; of a container the count, of a bool the integer 0 or 1. */
+struct jansson_value {
+    char kind; /* as in a recipe */
+    size_t count;
+    str text;
+    i64 integer;
+    double real;
+};
+
 void *jansson_parse(str text);
+/* Any value, \u0000 in texts, and whether it was refused only for one in a key. */
+void *jansson_parse_any(str text, bool *nul_in_key);
+void jansson_look(const void *j, struct jansson_value *out);
+const void *jansson_item(const void *j, size_t index);
+const void *jansson_member(const void *j, str key); /* NULL when absent */
 void *jansson_build(const struct recipe *r);
 char *jansson_write(const void *j); /* to be freed */
 void jansson_free(void *j);
