@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/cache.h"
+#include "core/harden.h"
 #include "core/jobs.h"
 #include "core/limit.h"
 #include "core/metrics.h"
@@ -16,9 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 struct app app;
@@ -26,17 +24,6 @@ struct app app;
 enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, LOOPS_MAX = 256 };
 #define APP_ARENA (256 * MIB)
 #define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 /* What only serving needs; beside `app` because no one else may see it. */
 static struct {
@@ -72,21 +59,6 @@ static int say_or(int code, const struct buf *complaint, str otherwise)
 }
 
 /* -- opening ------------------------------------------------------------------------------------------------------- */
-
-static void harden(void)
-{
-    struct rlimit files, none = { 0, 0 };
-    umask(077);
-    signal(SIGPIPE, SIG_IGN);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
-    if (SANITIZED) /* the leak checker needs to look at the process */
-        return;
-    setrlimit(RLIMIT_CORE, &none); /* a core holds every secret */
-    prctl(PR_SET_DUMPABLE, 0);
-}
 
 static enum log_format log_format(str name)
 {
@@ -152,7 +124,7 @@ static int open_schema(void)
 
 int app_open_unmigrated(void)
 {
-    harden();
+    harden_process();
     int code = open_config(LOG_WARN);
     return code != 0 ? code : open_store();
 }
@@ -175,6 +147,31 @@ void app_close(void)
 }
 
 /* -- starting ------------------------------------------------------------------------------------------------------ */
+
+/* Before the first thread, which every later one takes it over from. What is switched off says so in each start's log. */
+static int give_up_calls(void)
+{
+    const char *why = harden_calls_barred();
+    if (str_eq(app.config.seccomp, S("off")))
+        why = "WEIR_SECCOMP=off";
+    if (why != NULL) {
+        LOG(LOG_WARN, "harden.unfiltered", LOG_STR("why", str_of(why)));
+        return 0;
+    }
+    if (harden_calls() != OK)
+        return say(EXIT_FAILED,
+                   S("the kernel does not filter system calls (seccomp); WEIR_SECCOMP=off serves without"));
+    LOG(LOG_INFO, "harden.filtered", LOG_STR("calls", S("all but those that serving needs")));
+    return 0;
+}
+
+static int look_at_limits(void)
+{
+    if (harden_files() < HARDEN_FILES_LOW)
+        LOG(LOG_WARN, "harden.files_low", LOG_INT("files", harden_files()),
+            LOG_STR("why", S("each connection is one; raise the limit (ulimit -Hn, LimitNOFILE=)")));
+    return 0;
+}
 
 static int check(void)
 {
@@ -389,10 +386,10 @@ static void stop_everything(void)
 
 int app_serve(void)
 {
-    static int (*const steps[])(void) = { open_store,    open_schema, check,         build,      make_loops,
-                                          start_modules, listen_all,  watch_signals, start_loops };
+    static int (*const steps[])(void) = { give_up_calls, look_at_limits, open_store, open_schema,   check,      build,
+                                          make_loops,    start_modules,  listen_all, watch_signals, start_loops };
     app.started_us = clock_now_us();
-    harden();
+    harden_process();
     int code = open_config(LOG_INFO);
     for (size_t i = 0; i < COUNT(steps) && code == 0; i++)
         code = steps[i]();

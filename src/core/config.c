@@ -46,6 +46,8 @@ struct setting {
 
 static const char *const log_formats[] = { "json", "text", "off", NULL };
 
+static const char *const filter_modes[] = { "on", "off", NULL };
+
 static const struct setting settings[] = {
     { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
       "Address and port of the API; port 0 takes any free one" },
@@ -82,6 +84,8 @@ static const struct setting settings[] = {
       "Threads for password hashing and long queries" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,
       "Bytes for all requests and executions; 0 = half of the machine's memory" },
+    { "WEIR_SECCOMP", NULL, CHOICE, AT(seccomp), 0, "on", 0, 0, filter_modes,
+      "Whether the server gives up the system calls that it does not need; off says so in the log of every start" },
     { "WEIR_DEBUG", NULL, SWITCH, AT(debug), 0, "false", 0, 0, NULL,
       "Shows causes of internal errors to clients; never in production" },
 };

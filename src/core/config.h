@@ -26,6 +26,7 @@ struct config {
     i64 memory_max;                               /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
     i64 access_minutes;                           /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
     i64 refresh_days;                             /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
+    str seccomp;                                  /* WEIR_SECCOMP: on, off */
     bool debug;                                   /* WEIR_DEBUG */
 };
 

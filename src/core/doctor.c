@@ -4,6 +4,7 @@
 #include "core/doctor.h"
 #include "base/clock.h"
 #include "core/app.h"
+#include "core/harden.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -11,13 +12,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { FILES_LOW = 4096, ANSWER_BYTES = 4096, ANSWER_SECONDS = 5 };
+enum { ANSWER_BYTES = 4096, ANSWER_SECONDS = 5 };
 #define DISK_LOW   ((u64)GIB)
 #define DISK_SPENT ((u64)(64 * MIB))
 #define FIRST_DAY  ((i64)20089) /* 2025-01-01: no clock of a server that runs this program can show less */
@@ -285,21 +285,33 @@ static void check_egress(struct doctor *d)
 
 static void check_files(struct doctor *d)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    if (limit.rlim_max < FILES_LOW)
-        say(d, WARN, "files", "at most %llu may be open, one for each connection; raise the limit (LimitNOFILE=)",
-            (unsigned long long)limit.rlim_max);
+    i64 files = harden_files();
+    if (files < HARDEN_FILES_LOW)
+        say(d, WARN, "files", "at most %lld may be open, one for each connection; raise the limit (LimitNOFILE=)",
+            (long long)files);
     else
-        say(d, FINE, "files", "%llu may be open", (unsigned long long)limit.rlim_max);
+        say(d, FINE, "files", "%lld may be open", (long long)files);
+}
+
+/* What the next start will do: that of a running server stands in its log, and in /proc/PID/status. */
+static void check_calls(struct doctor *d)
+{
+    const char *barred = harden_calls_barred();
+    if (str_eq(d->config.seccomp, S("off")))
+        say(d, WARN, "system calls", "WEIR_SECCOMP=off leaves the server all of them; unset it in production");
+    else if (barred != NULL)
+        say(d, WARN, "system calls", "the server keeps all of them, since %s", barred);
+    else if (!harden_calls_known())
+        say(d, FAIL, "system calls", "the kernel does not filter them (seccomp); WEIR_SECCOMP=off serves without");
+    else
+        say(d, FINE, "system calls", "the server gives up those that it does not need");
 }
 
 bool doctor(struct buf *b)
 {
     static void (*const checks[])(struct doctor *) = { check_debug,    check_folder, check_key,   check_disk,
                                                        check_database, check_schema, check_clock, check_port,
-                                                       check_egress,   check_files };
+                                                       check_egress,   check_files,  check_calls };
     struct doctor d = { .arena = b->arena, .out = b };
     if (!check_settings(&d))
         return false; /* the rest would look at the wrong things */

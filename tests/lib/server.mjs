@@ -3,7 +3,7 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { createServer } from 'node:net';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
@@ -11,6 +11,13 @@ import { Client } from './client.mjs';
 
 const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
+/** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
+export const RELEASE = (() => {
+    if (!readFileSync(BINARY).includes('__asan_init')) return BINARY;
+    const binary = join(ROOT, 'build/weir');
+    const current = existsSync(binary) && statSync(binary).mtimeMs > statSync(join(ROOT, 'src/core/harden.c')).mtimeMs;
+    return current ? binary : null;
+})();
 export const FULL = process.env.WEIR_TEST_FULL === '1';
 export const ROLES = ['owner', 'admin', 'editor', 'member', 'viewer'];
 export const PASSWORD = 'Kestrel-7-marble-lantern';
@@ -54,12 +61,12 @@ export function routes() {
 export class Weir {
     /**
      * A serving Weir. `users`: tenants "acme" and "globex" with a user `role@tenant.test` for every role.
-     * `env`: further settings. `serve: false` prepares the folder only. `within`: a command that is to run the server: it gets the
-     * server's as its arguments and ends with exec.
+     * `env`: further settings. `serve: false` prepares the folder only. `binary`: another build. `within`: a command that is to run the
+     * server: it gets the server's as its arguments and ends with exec.
      */
-    static async start({ env = {}, users = true, serve = true, within = [] } = {}) {
-        if (!existsSync(BINARY)) throw new Error(`there is no ${BINARY}: run \`make test\`, or set WEIR_BINARY`);
-        const weir = new Weir(env);
+    static async start({ env = {}, users = true, serve = true, binary = BINARY, within = [] } = {}) {
+        if (!existsSync(binary)) throw new Error(`there is no ${binary}: run \`make test\`, or set WEIR_BINARY`);
+        const weir = new Weir(env, binary);
         weir.within = within;
         alive.add(weir);
         if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
@@ -67,7 +74,8 @@ export class Weir {
         return weir;
     }
 
-    constructor(env) {
+    constructor(env, binary = BINARY) {
+        this.binary = binary;
         const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
         mkdirSync(parent, { recursive: true });
         this.folder = mkdtempSync(join(parent, 'weir-test-'));
@@ -100,7 +108,7 @@ export class Weir {
         this.port ??= await freePort();
         this.base = `http://127.0.0.1:${this.port}`;
         const began = performance.now();
-        const [program, ...args] = [...this.within, BINARY, 'serve'];
+        const [program, ...args] = [...this.within, this.binary, 'serve'];
         const child = spawn(program, args, {
             cwd: this.folder,
             env: environment({ WEIR_LISTEN: `127.0.0.1:${this.port}`, ...this.env }),
@@ -146,6 +154,8 @@ export class Weir {
             }
             const report = /(ERROR|WARNING): \w*Sanitizer|runtime error:/.exec(this.stderr);
             if (report) throw new Error(`a sanitizer complained:\n${this.stderr.slice(report.index, report.index + 8000)}`);
+            const refused = this.log().filter(({ event }) => event === 'harden.refused');
+            if (refused.length > 0) throw new Error(`system calls that serving needs are not in the list of src/core/harden.c: ${JSON.stringify(refused)}`);
         } finally {
             this.discard();
         }
