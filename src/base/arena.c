@@ -199,7 +199,7 @@ bool arena_defer(struct arena *a, void (*fn)(void *), void *arg)
 
 struct arena_mark arena_mark(struct arena *a)
 {
-    return (struct arena_mark){ a->newest, newest_used(a), a->total, a->defers };
+    return (struct arena_mark){ a->newest, newest_used(a), a->total, a->next_size, a->defers };
 }
 
 void arena_rewind(struct arena *a, struct arena_mark mark)
@@ -209,10 +209,13 @@ void arena_rewind(struct arena *a, struct arena_mark mark)
         a->newest->used = newest_used(a);
     while (a->newest != mark.chunk) {
         struct chunk *c = a->newest;
+        assert(c != NULL); /* else the mark is another arena's */
         a->newest = c->next;
         chunk_free(c);
     }
     a->total = mark.total;
+    a->next_size =
+        mark.next_size; /* else an arena that is used again and again would take 1 MiB for each second chunk */
     open_newest(a, mark.used);
     if (a->free != NULL)
         memset(a->free, 0, a->newest->used - mark.used); /* memory comes zeroed */

@@ -22,7 +22,7 @@ struct arena {
 struct arena_mark {
     void *chunk;
     size_t used;
-    size_t total;
+    size_t total, next_size;
     void *defers;
 };
 

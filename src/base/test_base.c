@@ -154,6 +154,22 @@ static void test_arena_rewind_into_an_older_chunk(void **state)
     arena_free(a);
 }
 
+/* What a recycled arena takes depends on what is asked of it, not on how often it was used before. */
+static void test_arena_rewind_forgets_how_large_it_was(void **state)
+{
+    struct arena *a = arena_new(64 * MIB);
+    assert_non_null(arena_alloc(a, 16));
+    struct arena_mark mark = arena_mark(a);
+    size_t first = 0;
+    for (int i = 0; i < 20; i++) {
+        assert_non_null(arena_alloc(a, 5000));
+        first = i == 0 ? arena_budget_used() : first;
+        assert_int_equal(arena_budget_used(), first);
+        arena_rewind(a, mark);
+    }
+    arena_free(a);
+}
+
 static void test_arena_budget(void **state)
 {
     size_t before = arena_budget_used();
@@ -718,6 +734,7 @@ int main(void)
         cmocka_unit_test(test_arena_defer_at_the_cap),
         cmocka_unit_test(test_arena_rewind),
         cmocka_unit_test(test_arena_rewind_into_an_older_chunk),
+        cmocka_unit_test(test_arena_rewind_forgets_how_large_it_was),
         cmocka_unit_test(test_arena_budget),
         cmocka_unit_test(test_buf_max),
         cmocka_unit_test(test_buf_writes),

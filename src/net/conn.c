@@ -22,7 +22,7 @@ static i64 now_of(const struct conn *c)
 enum {
     REFUSAL_BYTES = 64 << 10, /* of what the handler may say to a refusal */
     RECYCLED_BYTES = 4096
-}; /* an arena that never left its first chunk; larger ones have grown their next chunk too */
+}; /* an arena that never left its first chunk: giving a larger one back costs as much as a new one */
 
 static struct http_stream *exchange_recycled(struct shard *s)
 {
