@@ -1,11 +1,12 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-full fuzz console docs bench lint format clean
+.PHONY: help run deps build test test-full tsan valgrind fuzz console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
 CLANG_ASAN := build-clang
 FUZZ       := build-fuzz
+TSAN       := build-tsan
 SANITIZE   := -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false
 NINJA_JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -35,6 +36,16 @@ test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## the same with gcc an
 	@ninja -C $(CLANG_ASAN) -j $(NINJA_JOBS)
 	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(CLANG_ASAN)
 
+tsan: $(TSAN)/build.ninja ## every test under ThreadSanitizer
+	@tools/deps.sh build test
+	@ninja -C $(TSAN) -j $(NINJA_JOBS)
+	@node tests/run.mjs --build $(TSAN)
+
+valgrind: build ## the unit tests under valgrind: what is read before it was written, which ASan does not see
+	@tools/deps.sh build test lint
+	@ninja -C $(BUILD) -j $(NINJA_JOBS)
+	@meson test -C $(BUILD) --setup valgrind --suite unit --no-suite native --no-rebuild --num-processes $(NINJA_JOBS) --print-errorlogs
+
 fuzz: $(FUZZ)/build.ninja ## every fuzzer for FUZZ_SECONDS (60) each, under ASan and UBSan; FUZZ_ONLY="json url" picks some
 	@ninja -C $(FUZZ) -j $(NINJA_JOBS) fuzzers
 	@tools/fuzz.sh $(FUZZ) $(FUZZ_SECONDS) $(FUZZ_ONLY)
@@ -55,7 +66,7 @@ format: ## rewrite the C sources as .clang-format says
 	@git ls-files -co --exclude-standard '*.c' '*.h' | xargs -r clang-format -i
 
 clean: ## remove what was built; ./data stays
-	@rm -rf $(BUILD) $(ASAN) $(CLANG_ASAN) $(FUZZ)
+	@rm -rf $(BUILD) $(ASAN) $(CLANG_ASAN) $(FUZZ) $(TSAN)
 
 # b_lto is left out: it doubles the build for under 3 %, and a first `make run` is what people wait for.
 $(BUILD)/build.ninja:
@@ -68,3 +79,6 @@ $(CLANG_ASAN)/build.ninja:
 $(FUZZ)/build.ninja:
 	@tools/deps.sh build test lint
 	@CC=clang meson setup $(FUZZ) $(SANITIZE) -Dtests=disabled -Dbench=false -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link
+$(TSAN)/build.ninja:
+	@tools/deps.sh build test
+	@meson setup $(TSAN) -Dbuildtype=debug -Doptimization=1 -Db_sanitize=thread -Db_lundef=false -Dtests=enabled -Dbench=false

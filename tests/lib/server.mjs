@@ -13,7 +13,8 @@ const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathna
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
 /** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
 export const RELEASE = (() => {
-    if (!readFileSync(BINARY).includes('__asan_init')) return BINARY;
+    const program = readFileSync(BINARY);
+    if (!program.includes('__asan_init') && !program.includes('__tsan_init')) return BINARY;
     const binary = join(ROOT, 'build/weir');
     const current = existsSync(binary) && statSync(binary).mtimeMs > statSync(join(ROOT, 'src/core/harden.c')).mtimeMs;
     return current ? binary : null;
