@@ -250,7 +250,7 @@ static void shard_free(struct shard *s)
         exchange_free(s->exchanges);
     if (s->spare != NULL)
         arena_free(s->spare->rq.arena);
-    buf_free(&s->head);
+    buf_free(&s->scratch);
     arena_free(s->arena);
 }
 

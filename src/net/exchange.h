@@ -1,0 +1,45 @@
+/* exchange.h - one exchange: a request and its answer, whatever the protocol. Private to net. */
+#pragma once
+
+#include "net/http1.h"
+
+struct conn;
+struct shard;
+
+/* The first object on the request's arena. */
+struct http_stream {
+    struct http_request rq;
+    struct conn *conn; /* NULL once the client has gone */
+    struct shard *shard;
+    struct http_stream *prev, *next; /* of the shard */
+    struct arena_mark mark;          /* behind this struct: what a recycled arena is rewound to */
+
+    size_t body_limit, body_room, body_raw; /* body_raw: with the framing of chunks */
+    u64 announced;                          /* Content-Length */
+    bool complete, expects_continue, has_body;
+    bool http10;
+    enum refusal refusal; /* set by a parser callback */
+
+    bool admitted;  /* `admit` has seen it */
+    bool delivered; /* the handler owns the request */
+    bool streaming, told_closed, wants_drain;
+    bool late_posted, ended; /* `late` is under way; the handler has ended the stream meanwhile */
+    struct message late;     /* brings `closed` to a stream that was begun after its client had left */
+    struct http_stream_events events;
+
+    struct http1_exchange h1;
+};
+
+/* NULL when there is no memory. */
+struct http_stream *exchange_new(struct conn *c) MUST;
+void exchange_free(struct http_stream *x);
+/* What the connection knows. */
+enum refusal exchange_introduce(struct http_stream *x, const struct conn *c, i64 started_us) MUST;
+/* The head is good: asks the handler, sets body_limit. */
+void exchange_admit(struct http_stream *x);
+/* Appends to the body, within body_limit. */
+enum refusal exchange_body(struct http_stream *x, str bytes) MUST;
+/* The handler's turn. */
+void exchange_deliver(struct http_stream *x);
+/* The connection has gone. */
+void exchange_leave(struct http_stream *x);
