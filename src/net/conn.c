@@ -33,7 +33,8 @@ size_t conn_unsent(const struct conn *c)
 void conn_watch_stall(struct conn *c)
 {
     c->stalled = conn_in_flight(c);
-    conn_deadline(c, now_of(c) + limits_of(c)->write_stall_us);
+    c->stall_due_us = now_of(c) + limits_of(c)->write_stall_us;
+    conn_deadline(c, c->stall_due_us);
 }
 
 bool conn_stall_renewed(struct conn *c)
@@ -49,6 +50,8 @@ static void on_deadline(struct loop_timer *t)
     struct conn *c = CONTAINER(t, struct conn, timer);
     if (c->deadline_us > now_of(c))
         conn_deadline(c, c->deadline_us);
+    else if (c->state == CONN_LINGER)
+        conn_close(c);
     else
         c->speaks->overdue(c);
 }
@@ -288,7 +291,9 @@ static struct conn *conn_take(struct shard *s)
         s->allocated++;
     }
     if (c != NULL)
-        *c = (struct conn){ .shard = s, .next = s->conns, .speaks = &protocol_http1, .deadline_us = INT64_MAX };
+        *c = (struct conn){
+            .shard = s, .next = s->conns, .speaks = &protocol_http1, .deadline_us = INT64_MAX, .fresh = true
+        };
     return c;
 }
 

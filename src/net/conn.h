@@ -9,6 +9,9 @@
 
 #include <stdatomic.h>
 
+struct http2_session;
+struct http2_shared;
+
 enum {
     READ_BYTES = 64 << 10,    /* per loop, for one read(2) */
     IN_MAX = 64 << 10,        /* unread bytes kept while a request is being answered; then reading pauses */
@@ -43,7 +46,7 @@ struct protocol {
     void (*cut)(struct http_stream *x); /* the handler ignores back-pressure; `closed` follows, in a later turn */
     size_t (*unsent)(const struct http_stream *x);
 };
-extern const struct protocol protocol_http1;
+extern const struct protocol protocol_http1, protocol_http2;
 
 struct conn {
     uv_tcp_t tcp;
@@ -56,18 +59,21 @@ struct conn {
     struct conn *prev, *next;
     struct http_stream *exchange; /* HTTP/1: the one that is read or answered */
     struct http1_scan scan;
-    struct buf in;     /* unread; empty when idle */
-    struct buf out;    /* to be written after `flight` */
-    struct buf flight; /* being written by libuv */
-    i64 deadline_us;   /* INT64_MAX = none */
-    i64 started_us;    /* first byte of the head, or start of the body; 0 = nothing has come */
-    size_t stalled;    /* bytes libuv held when the write deadline was set: fewer now is progress */
+    struct http2_session *session; /* HTTP/2 */
+    struct buf in;                 /* unread; empty when idle */
+    struct buf out;                /* to be written after `flight` */
+    struct buf flight;             /* being written by libuv */
+    i64 deadline_us;               /* INT64_MAX = none */
+    i64 started_us;                /* first byte of the head, or start of the body; 0 = nothing has come */
+    i64 stall_due_us;              /* while writing */
+    size_t stalled;                /* bytes libuv held when stall_due_us was set: fewer now is progress */
     size_t discarded;
     enum conn_state state;
     bool reading, eof, writing, again_posted;
     bool turning; /* inside of a turn of its protocol */
     bool corked;  /* more requests are at hand: gather the answers */
     bool closing; /* what is being flushed is the last answer */
+    bool fresh;   /* nothing has been read that would tell its protocol */
     bool is_head; /* HTTP/1: the request being read, perhaps refused, is a HEAD */
     bool gone;    /* closed, but `again` is still posted */
     u8 remote_n;
@@ -99,6 +105,7 @@ struct http_server {
     struct arena *arena;
     struct http_limits limits;
     struct http_handler handler;
+    struct http2_shared *http2;
     struct shard *shards;
     u32 count;
     u16 port;

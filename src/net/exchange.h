@@ -6,6 +6,21 @@
 struct conn;
 struct shard;
 
+/* What an exchange holds for HTTP/2. */
+struct http2_exchange {
+    i32 id;
+    struct http_stream *prev, *next; /* of the session */
+    struct buf out;                  /* of the answer's body, from `sent` on still to go */
+    size_t sent, head_bytes;
+    u32 field_room;
+    str authority;
+    i64 begun_us, moved_us; /* its first header; when bytes of the answer last went */
+    bool open;              /* the stream: no side has cut it */
+    bool headed;            /* the header block is complete */
+    bool answered;          /* the handler is through with it; what is in `out` is the rest */
+    bool deferred;          /* nghttp2 waits for more of the answer */
+};
+
 /* The first object on the request's arena. */
 struct http_stream {
     struct http_request rq;
@@ -27,7 +42,10 @@ struct http_stream {
     struct message late;     /* brings `closed` to a stream that was begun after its client had left */
     struct http_stream_events events;
 
-    struct http1_exchange h1;
+    union {
+        struct http1_exchange h1;
+        struct http2_exchange h2;
+    };
 };
 
 /* NULL when there is no memory. */

@@ -1,10 +1,10 @@
-/* http.h - the HTTP server: bytes in, whole requests out; replies and streams back. HTTP/1.1 by llhttp here, HTTP/2 later behind
- * the same three structs. Knows nothing of routes, JSON or tenants.
+/* http.h - the HTTP server: bytes in, whole requests out; replies and streams back. HTTP/1.1 (llhttp) and HTTP/2 (nghttp2), which a client begins by
+ * its preface, stand behind the same three structs. Knows nothing of routes, JSON or tenants.
  *
  * Strictness (RFC 9112, and more): exactly one Host, one Content-Length, never beside Transfer-Encoding, CRLF only, no folding,
  * exactly one space around the target, HTTP/1.0 and 1.1 only, no NUL or control bytes in values, origin-form targets (and * for OPTIONS). Every refusal
  * (net/refusal.h lists them) is answered (problem+json made by `refuse`) and closes the connection: shut down, drain, close.
- * Pipelined requests are answered one after the other, in order. */
+ * Pipelined requests are answered one after the other, in order. HTTP/2 keeps the same rules, but a refusal ends its stream only. */
 #pragma once
 
 #include "base/arena.h"
@@ -97,7 +97,7 @@ u32 http_connections(const struct http_server *s);
 /* Answers on the request's loop: status line, headers as given, Content-Length, Date, Connection; HEAD sends no body. Then the request and its
  * arena are gone. headers and body may live on that arena. A client that has left is not an error. */
 void http_reply(struct http_request *rq, int status, const struct pair *headers, size_t count, str body);
-/* Closes the connection without an answer; frees the request. */
+/* Closes the connection (HTTP/2: cuts the stream) without an answer; frees the request. */
 void http_drop(struct http_request *rq);
 
 /* Streaming (SSE): chunked, nothing buffered beyond stream_high_bytes. Loop thread only. */

@@ -3,6 +3,7 @@
  * The rule that keeps this free of recursion: an answer given inside a turn only changes the state, and http1_turn() goes on
  * from there; outside of one it starts the next turn itself. */
 #include "net/http1_conn.h"
+#include "net/http2.h"
 
 #include <string.h>
 
@@ -254,8 +255,41 @@ static void input_to_stream(struct conn *c, size_t n)
         conn_close(c);
 }
 
+static void change_to_http2(struct conn *c, str bytes)
+{
+    struct buf first = c->in;
+    c->in = (struct buf){ 0 };
+    http2_open(c);
+    if (c->state == CONN_SESSION)
+        c->speaks->input(c, bytes);
+    buf_free(&first);
+}
+
+/* The first bytes tell whether the client knows that we speak HTTP/2 (prior knowledge, RFC 9113 3.3). Half of its preface waits for the rest. */
+static bool leaves_http1(struct conn *c, str bytes)
+{
+    size_t before = c->in.n;
+    if (before > 0 || http2_preface(bytes) == PREFACE_MAYBE) {
+        buf_put(&c->in, bytes.p, bytes.n);
+        bytes = buf_view(&c->in);
+    }
+    enum preface preface = c->in.fail == OK ? http2_preface(bytes) : PREFACE_NO;
+    c->fresh = preface == PREFACE_MAYBE;
+    if (preface == PREFACE_YES) {
+        change_to_http2(c, bytes);
+    } else if (preface == PREFACE_MAYBE) {
+        c->started_us = c->started_us != 0 ? c->started_us : now_of(c);
+        renew_deadline(c);
+    } else {
+        c->in.n = before; /* the caller has the rest */
+    }
+    return preface != PREFACE_NO;
+}
+
 static void http1_input(struct conn *c, str bytes)
 {
+    if (c->fresh && leaves_http1(c, bytes))
+        return;
     if (c->state == CONN_STREAM)
         input_to_stream(c, bytes.n);
     else if (c->in.n > 0 || !reads_requests(c))

@@ -2,7 +2,7 @@
  *
  * SO_REUSEPORT would let a second Weir join a taken port in silence, so a probe without it goes first. Port 0 needs none: the
  * first listener takes a fresh port and the others join it. */
-#include "net/conn.h"
+#include "net/http2.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -151,6 +151,17 @@ static err listen_all(struct http_server *s, struct loop **loops, u32 count, str
     return OK;
 }
 
+/* What connections of a protocol have in common. */
+static err share(struct http_server *s)
+{
+    struct http2_shared *shared = NEW(s->arena, struct http2_shared);
+    if (shared == NULL)
+        return ERR_MEMORY;
+    TRY(http2_shared_new(shared));
+    s->http2 = shared;
+    return OK;
+}
+
 err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct http_limits *limits,
                 const struct http_handler *handler, struct http_server **out)
 {
@@ -166,7 +177,9 @@ err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct
     s->arena = arena;
     s->limits = *limits;
     s->handler = *handler;
-    err e = listen_all(s, loops, count, &a);
+    err e = share(s);
+    if (e == OK)
+        e = listen_all(s, loops, count, &a);
     if (e != OK) {
         http_free(s);
         return e;
@@ -260,5 +273,6 @@ void http_free(struct http_server *s)
         return;
     for (u32 i = 0; i < s->count; i++)
         shard_free(&s->shards[i]);
+    http2_shared_free(s->http2);
     arena_free(s->arena);
 }
