@@ -16,7 +16,8 @@ enum {
     H2_OUT_MAX = 256 << 10, /* bytes the socket has not taken: then no frames are made, and none read */
     H2_STREAM_WINDOW = 256 << 10,
     H2_SESSION_WINDOW = 1 << 20,
-    H2_FIELDS_MAX = 96, /* of an answer */
+    H2_FIELDS_MAX = 96,      /* of an answer */
+    H2_FORGET_MAX = 1 << 20, /* bytes of a body that nobody wants any more, read and forgotten */
 };
 
 struct http2_session {
@@ -40,6 +41,8 @@ struct http2_shared {
 };
 err http2_shared_new(struct http2_shared *out) MUST;
 void http2_shared_free(struct http2_shared *s);
+
+#define H2_FORGET_US (2 * SECOND_US) /* likewise: then the stream is cut */
 
 enum preface { PREFACE_NO, PREFACE_MAYBE, PREFACE_YES };
 /* Whether bytes begin a connection as clients with prior knowledge do (RFC 9113 3.4). */

@@ -158,6 +158,7 @@ static void answer(struct http_stream *x, int status, const struct pair *headers
 {
     struct fields f;
     bool bare = x->rq.method == HEAD || !status_has_body(status) || body.n == 0;
+    x->h2.moved_us = now_of(x->conn);
     if (x->h2.open && !bare)
         append(x, body);
     if (x->h2.open) {
@@ -217,19 +218,11 @@ void http2_cut_slow(struct http_stream *x)
 
 /* --- what has been sent, and what has ended ---------------------------------------------------------------------- */
 
-/* The answer is complete and the request is not: the client need not go on (RFC 9113 8.1). */
 static int on_sent(nghttp2_session *frames, const nghttp2_frame *frame, void *user)
 {
-    struct http2_session *h = user;
-    bool carries = frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA;
     if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR)
-        http2_charge(h, GUARD_RESET);
-    if (!carries || (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
-        return 0;
-    struct http_stream *x = nghttp2_session_get_stream_user_data(frames, frame->hd.stream_id);
-    if (x == NULL || x->complete)
-        return 0;
-    return nghttp2_submit_rst_stream(frames, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+        http2_charge(user, GUARD_RESET);
+    return 0;
 }
 
 /* The stream has ended, well or not. A request that is still in work counts on, until its handler is through with it. */

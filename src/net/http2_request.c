@@ -229,7 +229,6 @@ static void admit(struct http_stream *x)
 
 static void on_head(struct http_stream *x, bool last)
 {
-    x->rq.tls = false;
     x->rq.keep_alive = true;
     x->has_body = !last;
     x->complete = last;
@@ -264,13 +263,24 @@ static int on_frame(nghttp2_session *frames, const nghttp2_frame *frame, void *u
     return 0;
 }
 
+/* The answer is complete, the request is not. Most clients see that and stop; some, cut at once, would lose the answer (curl 7.88 does). */
+static void forget(struct http_stream *x)
+{
+    if (x->h2.answered && x->body_raw > x->body_limit + H2_FORGET_MAX)
+        http2_cut(x, NGHTTP2_NO_ERROR);
+}
+
 static int on_data(nghttp2_session *frames, u8 flags, i32 id, const u8 *data, size_t n, void *user)
 {
     struct http2_session *h = user;
     struct http_stream *x = exchange_of(frames, id);
-    if (x == NULL || h->calm || is_settled(x))
+    if (x == NULL || h->calm)
         return 0;
     x->body_raw += n;
+    if (is_settled(x)) {
+        forget(x);
+        return 0;
+    }
     enum refusal r = exchange_body(x, (str){ (const char *)data, n });
     if (r != REFUSE_NONE)
         http2_refuse(x, r);
@@ -305,7 +315,9 @@ i64 http2_due(const struct http_stream *x)
         return x->h2.begun_us + l->header_us;
     if (!x->complete && !is_settled(x))
         return x->h2.begun_us + l->body_us + (i64)MAX(x->announced, (u64)x->body_raw) * SECOND_US / (i64)(32 * KIB);
-    return x->h2.out.n > x->h2.sent ? x->h2.moved_us + l->write_stall_us : INT64_MAX;
+    if (x->h2.out.n > x->h2.sent)
+        return x->h2.moved_us + l->write_stall_us;
+    return x->h2.answered && !x->complete ? x->h2.moved_us + H2_FORGET_US : INT64_MAX;
 }
 
 /* Half a header block blocks the whole session, so its end is the session's. */
@@ -317,7 +329,7 @@ void http2_overdue(struct http_stream *x)
     else if (!x->complete && !is_settled(x))
         http2_refuse(x, REFUSE_TIMEOUT);
     else
-        http2_cut(x, NGHTTP2_CANCEL);
+        http2_cut(x, x->h2.out.n > x->h2.sent ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
 }
 
 void http2_set_request_callbacks(nghttp2_session_callbacks *cb)
