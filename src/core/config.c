@@ -51,6 +51,10 @@ static const char *const filter_modes[] = { "on", "off", NULL };
 static const struct setting settings[] = {
     { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
       "Address and port of the API; port 0 takes any free one" },
+    { "WEIR_TLS_CERT", NULL, TEXT, AT(tls_cert), 0, "", 1, 4000, NULL,
+      "PEM file of the certificate with its chain: WEIR_LISTEN then speaks TLS, with HTTP/2; read again on SIGHUP" },
+    { "WEIR_TLS_KEY", NULL, TEXT, AT(tls_key), 0, "", 1, 4000, NULL,
+      "PEM file of the certificate's key, without a passphrase" },
     { "WEIR_DATA", NULL, TEXT, AT(data), 0, "./data", 1, 4000, NULL, "Folder of the database and the generated keys" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
@@ -406,13 +410,11 @@ static void check_key(struct loading *l, const char *name, str key)
         COMPLAIN(l, "%s: (masked) holds a sample that is known to everybody", name);
 }
 
-static void check_admin(struct loading *l, const struct config *c)
+static void check_pair(struct loading *l, const char *one, str first, const char *other, str second)
 {
-    if ((c->admin_email.n > 0) == (c->admin_password.n > 0))
-        return;
-    bool email = c->admin_email.n > 0;
-    COMPLAIN(l, "%s: is set, but %s is not; set both or none", email ? "WEIR_ADMIN_EMAIL" : "WEIR_ADMIN_PASSWORD",
-             email ? "WEIR_ADMIN_PASSWORD" : "WEIR_ADMIN_EMAIL");
+    if ((first.n > 0) != (second.n > 0))
+        COMPLAIN(l, "%s: is set, but %s is not; set both or none", first.n > 0 ? one : other,
+                 first.n > 0 ? other : one);
 }
 
 static void check_origins(struct loading *l, const struct config *c)
@@ -464,7 +466,8 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     for (size_t i = 0; i < COUNT(settings); i++)
         set(&l, &settings[i], find(&l, &settings[i]).value, &c);
     refuse_unknown(&l);
-    check_admin(&l, &c);
+    check_pair(&l, "WEIR_ADMIN_EMAIL", c.admin_email, "WEIR_ADMIN_PASSWORD", c.admin_password);
+    check_pair(&l, "WEIR_TLS_CERT", c.tls_cert, "WEIR_TLS_KEY", c.tls_key);
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);

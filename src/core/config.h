@@ -9,7 +9,8 @@ enum { ORIGINS_MAX = 64 };
 struct config {
     str listen_host; /* WEIR_LISTEN */
     i64 listen_port;
-    str data; /* WEIR_DATA */
+    str tls_cert, tls_key; /* WEIR_TLS_CERT, WEIR_TLS_KEY: PEM files; both or none */
+    str data;              /* WEIR_DATA */
     str admin_email, admin_password;
     str secret_key;                               /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
     str jwt_secret;                               /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */

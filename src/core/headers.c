@@ -45,7 +45,7 @@ err headers_build(struct arena *a, const struct config *config)
             return ERR_MEMORY;
     }
     standing.n = 3;
-    if (str_starts(config->public_url, S("https://"))) /* else plain HTTP is how this server is reached */
+    if (config->tls_cert.n > 0 || str_starts(config->public_url, S("https://"))) /* else it is reached by plain HTTP */
         standing.list[standing.n++] = (struct pair){ S("Strict-Transport-Security"), S("max-age=31536000") };
     return OK;
 }

@@ -84,6 +84,7 @@ static void on_closed(uv_handle_t *handle)
     buf_free(&c->in);
     buf_free(&c->out);
     buf_free(&c->flight);
+    tls_end(c);
     c->speaks->leave(c);
     c->gone = c->again_posted;
     if (!c->gone)
@@ -93,10 +94,23 @@ static void on_closed(uv_handle_t *handle)
     shard_check_drained(s);
 }
 
+/* As far as it goes at once: an end that was not announced looks like an attack to the other side. */
+static void say_bye(struct conn *c)
+{
+    bool clear = !c->writing && c->out.n == 0;
+    tls_bye(c);
+    uv_buf_t last = uv_buf_init(c->out.p, (unsigned)c->out.n);
+    if (clear && c->out.n > 0)
+        (void)uv_try_write((uv_stream_t *)&c->tcp, &last, 1);
+}
+
 void conn_close(struct conn *c)
 {
     if (c->state == CONN_CLOSED)
         return;
+    tls_abort(c);
+    if (c->tls.ssl != NULL)
+        say_bye(c);
     c->state = CONN_CLOSED;
     loop_timer_stop(&c->timer);
     uv_close((uv_handle_t *)&c->tcp, on_closed);
@@ -112,6 +126,10 @@ static void on_shutdown(uv_shutdown_t *shutdown, int status)
 void conn_linger(struct conn *c)
 {
     buf_free(&c->in);
+    tls_bye(c);
+    conn_flush(c);
+    if (c->state == CONN_CLOSED)
+        return;
     if (c->eof || uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shutdown) != 0) {
         conn_close(c);
         return;
@@ -176,6 +194,10 @@ void conn_send(struct conn *c, const uv_buf_t *parts, u32 count)
         total += parts[i].len;
     if (c->state == CONN_CLOSED)
         return;
+    if (c->tls.ssl != NULL) {
+        tls_send(c, parts, count);
+        return;
+    }
     if (c->writing || c->out.n > 0 || (c->corked && total <= CORK_MAX)) {
         gather(c, parts, count, 0);
         return;
@@ -223,10 +245,10 @@ static void on_alloc(uv_handle_t *handle, size_t wanted, uv_buf_t *out)
     *out = uv_buf_init(c->shard->read_buffer, READ_BYTES);
 }
 
-static void read_end(struct conn *c)
+void conn_input_end(struct conn *c)
 {
     c->eof = true;
-    c->reading = false;
+    conn_read(c, false);
     if (c->state == CONN_LINGER)
         conn_close(c);
     else
@@ -238,10 +260,12 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *from)
     struct conn *c = stream->data;
     if (n > 0 && (c->state == CONN_LINGER || c->closing))
         discard(c, (size_t)n);
+    else if (n > 0 && c->tls.ssl != NULL)
+        tls_input(c, (str){ from->base, (size_t)n });
     else if (n > 0)
         c->speaks->input(c, (str){ from->base, (size_t)n });
     else if (n == UV_EOF)
-        read_end(c);
+        conn_input_end(c);
     else if (n < 0)
         conn_close(c);
 }
@@ -333,10 +357,15 @@ static void conn_begin(struct conn *c)
     conn_read(c, true);
     if (c->state == CONN_CLOSED)
         return;
-    if (open > limits_of(c)->connections)
+    bool tls = c->shard->server->tls != NULL, crowded = open > limits_of(c)->connections;
+    if (crowded && tls) /* to tell would cost a handshake */
+        conn_close(c);
+    else if (crowded)
         http1_refuse(c, REFUSE_CONNECTIONS);
     else
         conn_deadline(c, now_of(c) + limits_of(c)->header_us);
+    if (tls && c->state != CONN_CLOSED)
+        tls_accept(c);
 }
 
 void conn_accept(struct shard *s)

@@ -6,11 +6,13 @@
 #pragma once
 
 #include "net/exchange.h"
+#include "net/tls_conn.h"
 
 #include <stdatomic.h>
 
 struct http2_session;
 struct http2_shared;
+struct bio_method_st;
 
 enum {
     READ_BYTES = 64 << 10,    /* per loop, for one read(2) */
@@ -60,13 +62,14 @@ struct conn {
     struct http_stream *exchange; /* HTTP/1: the one that is read or answered */
     struct http1_scan scan;
     struct http2_session *session; /* HTTP/2 */
-    struct buf in;                 /* unread; empty when idle */
-    struct buf out;                /* to be written after `flight` */
-    struct buf flight;             /* being written by libuv */
-    i64 deadline_us;               /* INT64_MAX = none */
-    i64 started_us;                /* first byte of the head, or start of the body; 0 = nothing has come */
-    i64 stall_due_us;              /* while writing */
-    size_t stalled;                /* bytes libuv held when stall_due_us was set: fewer now is progress */
+    struct tls_link tls;
+    struct buf in;     /* unread; empty when idle */
+    struct buf out;    /* to be written after `flight` */
+    struct buf flight; /* being written by libuv */
+    i64 deadline_us;   /* INT64_MAX = none */
+    i64 started_us;    /* first byte of the head, or start of the body; 0 = nothing has come */
+    i64 stall_due_us;  /* while writing */
+    size_t stalled;    /* bytes libuv held when stall_due_us was set: fewer now is progress */
     size_t discarded;
     enum conn_state state;
     bool reading, eof, writing, again_posted;
@@ -93,6 +96,8 @@ struct shard {
     struct http_stream *spare; /* one exchange with its arena's first chunk, so that a request costs no malloc */
     struct buf scratch;        /* where what is sent at once is put together */
     char *read_buffer;
+    char *plain_buffer, *seal_buffer; /* TLS: what was opened, what is to be sealed */
+    struct handshakes handshakes;
     i64 date_until_us;
     char date[64]; /* "date: …\r\n" */
     u32 date_n;
@@ -106,6 +111,8 @@ struct http_server {
     struct http_limits limits;
     struct http_handler handler;
     struct http2_shared *http2;
+    struct tls *tls; /* NULL: plain */
+    struct bio_method_st *tls_link;
     struct shard *shards;
     u32 count;
     u16 port;
@@ -126,6 +133,8 @@ static inline i64 now_of(const struct conn *c)
 }
 void conn_accept(struct shard *s);
 void conn_close(struct conn *c);
+/* The client sends no more. */
+void conn_input_end(struct conn *c);
 /* The last answer has gone: shut down, read on for a while, close. */
 void conn_linger(struct conn *c);
 /* Sends the parts, now as far as the socket takes them; only gathers them while c->corked. */

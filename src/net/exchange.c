@@ -76,6 +76,7 @@ enum refusal exchange_introduce(struct http_stream *x, const struct conn *c, i64
     rq->remote_port = c->remote_port;
     rq->received_mono_us = started_us;
     rq->loop = c->shard->loop;
+    rq->tls = c->tls.ssl != NULL;
     rq->stream = x;
     return rq->remote.p != NULL ? REFUSE_NONE : REFUSE_MEMORY;
 }

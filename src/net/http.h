@@ -85,6 +85,9 @@ struct http_handler {
  * the loops run: their listeners are opened on this thread. */
 err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct http_limits *limits,
                 const struct http_handler *handler, struct http_server **out) MUST;
+/* From its first connection on it speaks TLS, and HTTP/2 to those who ask for it (ALPN). Before the loops run; `t` must outlive the server. */
+struct tls;
+err http_use_tls(struct http_server *s, struct tls *t) MUST;
 u16 http_port(const struct http_server *s);
 /* Stop accepting and close idle connections; busy ones close after their answer (Connection: close). From any thread. `drained` is called
  * once, on a loop, when the last connection has gone. */

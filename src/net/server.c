@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <openssl/bio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,7 +121,7 @@ static err shard_listen(struct shard *s, struct address *a)
 static err shard_memory(struct shard *s)
 {
     size_t conns = (size_t)s->server->limits.connections + SPARE_CONNS;
-    s->arena = arena_new(conns * (sizeof(struct conn) + 16));
+    s->arena = arena_new(conns * (sizeof(struct conn) + 16) + READ_BYTES + SEAL_BYTES + 64);
     s->read_buffer = arena_alloc(s->server->arena, READ_BYTES);
     s->free_conns = s->arena != NULL ? NEW(s->arena, struct conn) : NULL;
     s->allocated = 1;
@@ -186,6 +187,22 @@ err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct
     }
     atomic_init(&s->undrained, count);
     *out = s;
+    return OK;
+}
+
+err http_use_tls(struct http_server *s, struct tls *t)
+{
+    s->tls_link = tls_link_method();
+    if (s->tls_link == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < s->count; i++) {
+        struct shard *one = &s->shards[i];
+        one->plain_buffer = arena_alloc(one->arena, READ_BYTES);
+        one->seal_buffer = arena_alloc(one->arena, SEAL_BYTES);
+        if (one->plain_buffer == NULL || one->seal_buffer == NULL)
+            return ERR_MEMORY;
+    }
+    s->tls = t;
     return OK;
 }
 
@@ -274,5 +291,6 @@ void http_free(struct http_server *s)
     for (u32 i = 0; i < s->count; i++)
         shard_free(&s->shards[i]);
     http2_shared_free(s->http2);
+    BIO_meth_free(s->tls_link);
     arena_free(s->arena);
 }

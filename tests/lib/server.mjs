@@ -2,6 +2,7 @@
 // command line before it serves. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
 
 import { spawn, spawnSync } from 'node:child_process';
+import { request } from 'node:https';
 import { createServer } from 'node:net';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -107,7 +108,7 @@ export class Weir {
     async serve() {
         if (this.child) throw new Error('this Weir is serving already');
         this.port ??= await freePort();
-        this.base = `http://127.0.0.1:${this.port}`;
+        this.base = `${this.env.WEIR_TLS_CERT ? 'https' : 'http'}://127.0.0.1:${this.port}`;
         const began = performance.now();
         const [program, ...args] = [...this.within, this.binary, 'serve'];
         const child = spawn(program, args, {
@@ -127,9 +128,15 @@ export class Weir {
     async #ready() {
         if (this.child.exitCode !== null || this.child.signalCode !== null)
             throw new Error(`Weir ended while starting (${this.child.exitCode ?? this.child.signalCode})\n${this.stderr}`);
+        if (this.env.WEIR_TLS_CERT) return this.#readyByTls();
         const answer = await fetch(`${this.base}/readyz`).catch(() => null);
         await answer?.arrayBuffer();
         return answer?.ok;
+    }
+
+    #readyByTls() {
+        return new Promise((done) =>
+            request(`${this.base}/readyz`, { rejectUnauthorized: false, agent: false }, (answer) => done(answer.resume().statusCode === 200)).on('error', () => done(false)).end());
     }
 
     /** kill -9, as a power cut would. serve() continues on the same folder. */

@@ -191,8 +191,8 @@ static str base_url(struct arena *a)
     if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
         host = S("localhost");
     bool six = str_find_char(host, ':', 0) >= 0;
-    return strf(a, "http://%s%.*s%s:%lld", six ? "[" : "", STR_FMT(host), six ? "]" : "",
-                (long long)app.config.listen_port);
+    return strf(a, "http%s://%s%.*s%s:%lld", app.config.tls_cert.n > 0 ? "s" : "", six ? "[" : "", STR_FMT(host),
+                six ? "]" : "", (long long)app.config.listen_port);
 }
 
 /* For the person at the terminal, so not by the log: a log keeps what it is told, and this is a secret. */
