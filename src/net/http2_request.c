@@ -317,7 +317,7 @@ i64 http2_due(const struct http_stream *x)
         return x->h2.begun_us + l->body_us + (i64)MAX(x->announced, (u64)x->body_raw) * SECOND_US / (i64)(32 * KIB);
     if (x->h2.out.n > x->h2.sent)
         return x->h2.moved_us + l->write_stall_us;
-    return x->h2.answered && !x->complete ? x->h2.moved_us + H2_FORGET_US : INT64_MAX;
+    return x->h2.answered && !x->complete ? x->h2.moved_us + MIN(H2_FORGET_US, l->write_stall_us) : INT64_MAX;
 }
 
 /* Half a header block blocks the whole session, so its end is the session's. */

@@ -269,7 +269,7 @@ static void test_every_allocation_may_fail(void **state)
         wait_for_the_end(&f);
     }
     int fd = dial(&f);
-    say(fd, S(BEGIN GET_1));
+    say(fd, S(BEGIN POST_1 "\0\0\2\0\1\0\0\0\1hi"));
     assert_int_equal(hear(fd).status, 0x88);
     close(fd);
     stop(&f);
