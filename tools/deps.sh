@@ -3,7 +3,7 @@
 #   tools/deps.sh [build] [test] [lint]        what each needs stands in the three lists below
 set -euo pipefail
 
-build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libsqlite3-dev libsodium-dev
+build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libsodium-dev
        liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev)
 test=(libcmocka-dev libjansson-dev openssl)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)

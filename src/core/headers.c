@@ -213,3 +213,20 @@ void headers_stream(const struct request_core *c, struct headers *h)
     add_origin(h, 0, c);
     add_vary(h, false);
 }
+
+void headers_upgrade(const struct request_core *c, str protocol, str name, str value, struct headers *h)
+{
+    h->n = 0;
+    add(h, S("Upgrade"), protocol);
+    add(h, S("Connection"), S("Upgrade"));
+    add(h, name, value);
+    add_standing(h, 0, c);
+}
+
+bool headers_origin_may(const struct http_request *http)
+{
+    str origin = http_header(http, S("origin")), host = http_header(http, S("host"));
+    i64 at = origin.p != NULL ? str_find(origin, S("://"), 0) : -1;
+    bool own = at >= 0 && str_eq_nocase(str_slice(origin, (size_t)at + 3, origin.n), host);
+    return origin.p == NULL || own || (http_header_count(http, S("origin")) == 1 && origin_allowed(origin));
+}

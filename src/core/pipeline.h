@@ -132,6 +132,11 @@ size_t headers_standing(struct pair *out);
 /* The same for a stream: these, the request's own, and those of its origin. */
 void headers_stream(const struct request_core *c, struct headers *h);
 
+/* For a 101: upgrade to `protocol`, its own field, the standing ones. */
+void headers_upgrade(const struct request_core *c, str protocol, str name, str value, struct headers *h);
+/* Browsers let any page open a WebSocket, and tell which: only our own and those of ALLOWED_ORIGINS may. */
+bool headers_origin_may(const struct http_request *http);
+
 /* req.c: what http_listen needs; `listener` stays. */
 struct http_handler req_handler(struct listener *listener);
 

@@ -821,9 +821,8 @@ static void on_closed(void *ctx)
 
 static err stream_some(struct req *rq)
 {
-    struct stream *s = stream_begin(rq, on_closed, NULL);
-    if (s == NULL)
-        return ERR_MEMORY;
+    struct stream *s;
+    TRY(stream_begin(rq, on_closed, NULL, &s));
     stream_event(s, S("7"), S("step.completed"), S("a\nb\r\nc\rd"));
     stream_event(s, S("8\n9"), S("x\ry"), S(""));
     stream_end(s);
@@ -832,9 +831,7 @@ static err stream_some(struct req *rq)
 
 static err stream_open(struct req *rq)
 {
-    st.stream = stream_begin(rq, on_closed, NULL);
-    if (st.stream == NULL)
-        return ERR_MEMORY;
+    TRY(stream_begin(rq, on_closed, NULL, &st.stream));
     stream_event(st.stream, S("1"), S("first"), S("{}"));
     return OK;
 }

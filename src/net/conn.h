@@ -169,6 +169,8 @@ bool status_has_body(int status);
 str date_line(struct shard *s);
 /* The client's side of a stream is over: tells the handler, once. */
 void stream_closed(struct http_stream *x);
+/* The server drains: tells the handler, once. */
+void stream_goodbye(struct http_stream *x);
 /* Bytes have left: perhaps the handler may go on. */
 void stream_drained(struct http_stream *x);
 

@@ -38,6 +38,7 @@ struct http_stream {
     bool admitted;  /* `admit` has seen it */
     bool delivered; /* the handler owns the request */
     bool streaming, told_closed, wants_drain;
+    bool upgraded;
     bool late_posted, ended; /* `late` is under way; the handler has ended the stream meanwhile */
     struct message late;     /* brings `closed` to a stream that was begun after its client had left */
     struct http_stream_events events;

@@ -108,10 +108,17 @@ struct http_stream_events {
     void (*drain)(void *ctx); /* the buffer fell below stream_low_bytes after http_stream_write returned false */
     void (*closed)(
         void *ctx); /* the client left, or the server drains; no write after this; the handler calls http_stream_end */
+    void (*goodbye)(void *ctx);          /* the server drains: say so, and end; NULL: `closed` */
+    void (*input)(void *ctx, str bytes); /* of an upgraded connection: what the client sent */
     void *ctx;
 };
 void http_stream_begin(struct http_request *rq, int status, const struct pair *headers, size_t count,
                        const struct http_stream_events *events);
+/* Whether the client may be answered in another protocol than HTTP: on a connection of its own, and not over HTTP/1.0. */
+bool http_can_upgrade(const struct http_request *rq);
+/* Answers 101 with these headers, Upgrade and Connection among them; from here on it is a stream of bytes as they are, both ways. */
+void http_upgrade(struct http_request *rq, const struct pair *headers, size_t count,
+                  const struct http_stream_events *events);
 /* False: taken, but please wait for `drain`. */
 bool http_stream_write(struct http_request *rq, str bytes);
 /* Ends the answer and frees the request; to be called exactly once, also after `closed`. */

@@ -158,6 +158,15 @@ static void adjust_reading(struct conn *c)
     conn_read(c, reads_requests(c) || c->in.n < IN_MAX);
 }
 
+/* A client that did not wait for the 101: allowed, since nobody else reads this connection. */
+static void input_early(struct conn *c)
+{
+    struct buf early = c->in;
+    c->in = (struct buf){ 0 };
+    c->exchange->events.input(c->exchange->events.ctx, buf_view(&early));
+    buf_free(&early);
+}
+
 /* The end of a turn: gathered answers go out, and the connection waits for what its state needs. */
 static void settle(struct conn *c)
 {
@@ -166,6 +175,8 @@ static void settle(struct conn *c)
         c->state = CONN_FLUSH; /* on_written() goes on; start_write() has set the deadline */
     if (c->state == CONN_STREAM)
         stream_drained(c->exchange);
+    if (c->state == CONN_STREAM && c->exchange->upgraded && c->in.n > 0)
+        input_early(c);
     if (c->state == CONN_CLOSED)
         return;
     bool idle = c->state == CONN_HEAD && !c->again_posted;
@@ -247,10 +258,14 @@ static void input_later(struct conn *c, str bytes)
         adjust_reading(c);
 }
 
-static void input_to_stream(struct conn *c, size_t n)
+static void input_to_stream(struct conn *c, str bytes)
 {
+    if (c->exchange->upgraded) {
+        c->exchange->events.input(c->exchange->events.ctx, bytes);
+        return;
+    }
     c->exchange->rq.keep_alive = false; /* what it sent is lost, so nothing behind it can be trusted */
-    c->discarded += n;
+    c->discarded += bytes.n;
     if (c->discarded > STREAM_EXTRA_MAX)
         conn_close(c);
 }
@@ -291,7 +306,7 @@ static void http1_input(struct conn *c, str bytes)
     if (c->fresh && leaves_http1(c, bytes))
         return;
     if (c->state == CONN_STREAM)
-        input_to_stream(c, bytes.n);
+        input_to_stream(c, bytes);
     else if (c->in.n > 0 || !reads_requests(c))
         input_later(c, bytes);
     else
@@ -325,7 +340,7 @@ static void http1_again(struct conn *c)
 static void http1_drain(struct conn *c)
 {
     if (c->state == CONN_STREAM)
-        stream_closed(c->exchange);
+        stream_goodbye(c->exchange);
     else if (c->state == CONN_HEAD && c->started_us == 0 && c->in.n == 0)
         conn_close(c);
 }

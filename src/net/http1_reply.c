@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum framing { FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE };
+enum framing { FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE, FRAME_UPGRADE };
 
 /* --- the head ---------------------------------------------------------------------------------------------------- */
 
@@ -114,12 +114,13 @@ void http1_drop(struct http_stream *x)
 void http1_begin(struct http_stream *x, int status, const struct pair *headers, size_t count)
 {
     struct conn *c = x->conn;
-    x->h1.answer_chunked = !x->http10;
+    x->h1.answer_chunked = !x->http10 && !x->upgraded;
     x->rq.keep_alive &= x->h1.answer_chunked;
     c->state = CONN_STREAM;
     c->discarded = 0;
-    enum framing framing = x->h1.answer_chunked ? FRAME_CHUNKED : FRAME_CLOSE;
-    send_head(c, make_head(x->shard, x, status, headers, count, framing, 0, keeps(x)), STR_NONE);
+    enum framing framing = x->upgraded ? FRAME_UPGRADE : x->h1.answer_chunked ? FRAME_CHUNKED : FRAME_CLOSE;
+    bool keep = x->upgraded || keeps(x); /* what a 101 says of the connection is among its headers */
+    send_head(c, make_head(x->shard, x, status, headers, count, framing, 0, keep), STR_NONE);
 }
 
 /* Never without bytes: an empty chunk would end the answer. */

@@ -298,7 +298,7 @@ static void http2_drain(struct conn *c)
     for (struct http_stream *x = h->first, *next; x != NULL; x = next) {
         next = x->h2.next;
         if (x->streaming && !x->h2.answered)
-            stream_closed(x);
+            stream_goodbye(x);
     }
     settle(c);
 }

@@ -185,6 +185,19 @@ void http_stream_begin(struct http_request *rq, int status, const struct pair *h
         x->conn->speaks->begin(x, status, headers, count);
 }
 
+bool http_can_upgrade(const struct http_request *rq)
+{
+    const struct http_stream *x = rq->stream;
+    return x->conn != NULL && x->conn->speaks == &protocol_http1 && !x->http10;
+}
+
+void http_upgrade(struct http_request *rq, const struct pair *headers, size_t count,
+                  const struct http_stream_events *events)
+{
+    rq->stream->upgraded = true;
+    http_stream_begin(rq, 101, headers, count, events);
+}
+
 bool http_stream_write(struct http_request *rq, str bytes)
 {
     struct http_stream *x = rq->stream;
@@ -222,6 +235,14 @@ void stream_closed(struct http_stream *x)
     x->told_closed = true;
     if (x->events.closed != NULL)
         x->events.closed(x->events.ctx);
+}
+
+void stream_goodbye(struct http_stream *x)
+{
+    if (x->events.goodbye == NULL)
+        stream_closed(x);
+    else if (!x->told_closed)
+        x->events.goodbye(x->events.ctx);
 }
 
 void stream_drained(struct http_stream *x)

@@ -93,7 +93,8 @@ static void stream_handle(struct http_request *rq, bool open)
     struct stream_job *job = NEW(rq->arena, struct stream_job);
     *job = (struct stream_job){ rq, STREAM_BYTES };
     static const struct pair type = { S_INIT("content-type"), S_INIT("text/event-stream") };
-    http_stream_begin(rq, 200, &type, 1, &(struct http_stream_events){ stream_drain, stream_closed_event, job });
+    http_stream_begin(rq, 200, &type, 1,
+                      &(struct http_stream_events){ .drain = stream_drain, .closed = stream_closed_event, .ctx = job });
     atomic_fetch_add(&stream_state, 1);
     if (open)
         http_stream_write(rq, S(": hello\n\n"));
