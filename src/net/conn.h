@@ -78,6 +78,7 @@ struct conn {
     bool closing; /* what is being flushed is the last answer */
     bool fresh;   /* nothing has been read that would tell its protocol */
     bool is_head; /* HTTP/1: the request being read, perhaps refused, is a HEAD */
+    bool asked;   /* HTTP/1: a half-closed client was sent something, to see whether it still is there */
     bool gone;    /* closed, but `again` is still posted */
     u8 remote_n;
     u16 remote_port;

@@ -5,12 +5,15 @@
 #include "net/http1_conn.h"
 #include "net/http2.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 
 enum {
     TURN_STEPS = 64,             /* heads and bodies of one connection before the others get their turn */
     STREAM_EXTRA_MAX = 64 << 10, /* bytes a client may send into a stream, all ignored */
 };
+#define HALF_CLOSED_US SECOND_US /* for so long an answer may take before we ask whether anybody waits for it */
 
 static void http1_turn(struct conn *c, str bytes);
 static void renew_deadline(struct conn *c);
@@ -25,6 +28,7 @@ static void next_request(struct conn *c)
     c->state = CONN_HEAD;
     c->scan = (struct http1_scan){ 0 };
     c->started_us = 0;
+    c->asked = false;
 }
 
 /* From FLUSH to what comes behind the answer, if it has gone; gathered answers wait for the end of the turn. */
@@ -229,9 +233,36 @@ static void renew_deadline(struct conn *c)
                       c->started_us != 0 ? c->started_us + limits_of(c)->header_us : now_of(c) + limits_of(c)->idle_us);
     else if (c->state == CONN_BODY)
         conn_deadline(c, body_due(c));
+    else if (c->state == CONN_BUSY && c->eof)
+        conn_deadline(c, now_of(c) + HALF_CLOSED_US);
     else if (c->state == CONN_BUSY || (c->state == CONN_STREAM && conn_unsent(c) == 0))
         conn_deadline(c, INT64_MAX); /* the handler's own time */
     /* Else bytes are stuck and watched from where they got stuck; LINGER is watched from its start. */
+}
+
+static bool peer_is_gone(const struct conn *c)
+{
+    struct tcp_info info;
+    socklen_t n = sizeof info;
+    uv_os_fd_t fd;
+    return uv_fileno((const uv_handle_t *)&c->tcp, &fd) == 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 &&
+           info.tcpi_state == TCP_CLOSE;
+}
+
+/* A client that has closed looks like one that only sends no more, until something is sent to it: then its kernel answers by a reset. An interim
+ * answer is something that every client of HTTP/1.1 must take (RFC 9110 15.2). */
+static void look_for_client(struct conn *c)
+{
+    if (peer_is_gone(c)) {
+        conn_close(c);
+        return;
+    }
+    if (!c->asked && !c->exchange->http10)
+        conn_send(c, &go_on, 1);
+    c->asked = true;
+    conn_flush(c);
+    if (c->state == CONN_BUSY)
+        conn_deadline(c, now_of(c) + HALF_CLOSED_US);
 }
 
 static void http1_overdue(struct conn *c)
@@ -239,7 +270,9 @@ static void http1_overdue(struct conn *c)
     bool writes = c->state == CONN_STREAM || c->state == CONN_FLUSH;
     if (writes && conn_stall_renewed(c))
         return;
-    if (c->state == CONN_BODY || (c->state == CONN_HEAD && c->started_us != 0))
+    if (c->state == CONN_BUSY)
+        look_for_client(c);
+    else if (c->state == CONN_BODY || (c->state == CONN_HEAD && c->started_us != 0))
         http1_refuse(c, REFUSE_TIMEOUT);
     else
         conn_close(c);
@@ -320,6 +353,8 @@ static void http1_input_end(struct conn *c)
     bool waits_for_us = c->state == CONN_BUSY || c->state == CONN_FLUSH || c->again_posted;
     if (!waits_for_us)
         conn_close(c);
+    else if (c->state == CONN_BUSY)
+        conn_deadline(c, now_of(c) + HALF_CLOSED_US);
 }
 
 static void http1_written(struct conn *c)

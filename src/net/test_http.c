@@ -838,6 +838,46 @@ static void test_half_closed_client_is_answered(void **state)
     stop(&f);
 }
 
+/* It says nothing more, but it reads on: an interim answer is all that it notices of our asking. */
+static void test_half_closed_client_may_wait(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct answers a = { 0 };
+    start(&f, &http_default_limits);
+    atomic_store(&parked_state, 0);
+    int fd = dial(f.port);
+    say(fd, S("GET /slow HTTP/1.1\r\n" H "\r\n"));
+    shutdown(fd, SHUT_WR);
+    hear(fd, &a, 1, false);
+    assert_int_equal(a.list[0].status, 100);
+    release(&f);
+    assert_true(hear(fd, &a, 0, false));
+    assert_int_equal(a.n, 1);
+    assert_int_equal(a.list[0].status, 200);
+    close(fd);
+    buf_free(&a.in);
+    stop(&f);
+}
+
+/* Its connection does not wait for the answer that nobody will read. */
+static void test_closed_client_is_noticed(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, &http_default_limits);
+    atomic_store(&parked_state, 0);
+    int fd = dial(f.port);
+    say(fd, S("GET /slow HTTP/1.1\r\n" H "\r\n"));
+    WAIT_FOR(atomic_load(&parked_state) == 1);
+    close(fd);
+    WAIT_FOR(http_connections(f.server) == 0);
+    assert_int_equal(atomic_load(&parked_state), 1);
+    release(&f);
+    WAIT_FOR(atomic_load(&parked_state) == 2);
+    stop(&f);
+}
+
 static void test_answer_for_a_lost_client(void **state)
 {
     (void)state;
@@ -1342,6 +1382,8 @@ int main(void)
         cmocka_unit_test(test_slow_answer_holds_the_pipeline),
         cmocka_unit_test(test_reading_pauses_behind_a_slow_answer),
         cmocka_unit_test(test_half_closed_client_is_answered),
+        cmocka_unit_test(test_half_closed_client_may_wait),
+        cmocka_unit_test(test_closed_client_is_noticed),
         cmocka_unit_test(test_answer_for_a_lost_client),
         cmocka_unit_test(test_drop),
         cmocka_unit_test(test_large_answer),
