@@ -15,7 +15,9 @@ import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
 import { json } from './scenarios/json.mjs';
 
-const scenarios = { requests, waiting, connections, listeners, slow, history, json };
+import { tls } from './scenarios/tls.mjs';
+
+const scenarios = { requests, waiting, connections, listeners, slow, history, json, tls };
 
 const cell = (value, width, digits) => (value === undefined ? '' : digits === undefined ? String(value) : value.toFixed(digits)).padStart(width);
 
