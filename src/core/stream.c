@@ -212,7 +212,7 @@ err stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx, struct st
 /* "name: value\n"; a value that cannot stand on one line is left out. */
 static void put_line(struct buf *b, const char *name, str value)
 {
-    if (value.n == 0 || memchr(value.p, '\n', value.n) != NULL || memchr(value.p, '\r', value.n) != NULL)
+    if (value.n == 0 || str_find_char(value, '\n', 0) >= 0 || str_find_char(value, '\r', 0) >= 0)
         return;
     buf_f(b, "%s: ", name);
     buf_str(b, value);

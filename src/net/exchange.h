@@ -11,6 +11,7 @@ struct http2_exchange {
     i32 id;
     struct http_stream *prev, *next; /* of the session */
     struct buf out;                  /* of the answer's body, from `sent` on still to go */
+    str held;                        /* the same of a long one, on the exchange's arena */
     size_t sent, head_bytes;
     u32 field_room;
     str authority;

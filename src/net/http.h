@@ -98,7 +98,7 @@ void http_free(struct http_server *s);
 u32 http_connections(const struct http_server *s);
 
 /* Answers on the request's loop: status line, headers as given, Content-Length, Date, Connection; HEAD sends no body. Then the request and its
- * arena are gone. headers and body may live on that arena. A client that has left is not an error. */
+ * arena are gone. headers and body may live on that arena (a body else as long as the server). A client that has left is not an error. */
 void http_reply(struct http_request *rq, int status, const struct pair *headers, size_t count, str body);
 /* Closes the connection (HTTP/2: cuts the stream) without an answer; frees the request. */
 void http_drop(struct http_request *rq);

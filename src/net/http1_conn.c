@@ -162,12 +162,19 @@ static void adjust_reading(struct conn *c)
     conn_read(c, reads_requests(c) || c->in.n < IN_MAX);
 }
 
-/* A client that did not wait for the 101: allowed, since nobody else reads this connection. */
-static void input_early(struct conn *c)
+/* Behind what a client may have sent without waiting for the 101. */
+static void input_upgraded(struct conn *c, str bytes)
 {
     struct buf early = c->in;
     c->in = (struct buf){ 0 };
-    c->exchange->events.input(c->exchange->events.ctx, buf_view(&early));
+    if (early.n > 0) {
+        buf_put(&early, bytes.p, bytes.n);
+        bytes = buf_view(&early);
+    }
+    if (early.fail == OK)
+        c->exchange->events.input(c->exchange->events.ctx, bytes);
+    else
+        conn_close(c);
     buf_free(&early);
 }
 
@@ -180,7 +187,7 @@ static void settle(struct conn *c)
     if (c->state == CONN_STREAM)
         stream_drained(c->exchange);
     if (c->state == CONN_STREAM && c->exchange->upgraded && c->in.n > 0)
-        input_early(c);
+        input_upgraded(c, S(""));
     if (c->state == CONN_CLOSED)
         return;
     bool idle = c->state == CONN_HEAD && !c->again_posted;
@@ -294,7 +301,7 @@ static void input_later(struct conn *c, str bytes)
 static void input_to_stream(struct conn *c, str bytes)
 {
     if (c->exchange->upgraded) {
-        c->exchange->events.input(c->exchange->events.ctx, bytes);
+        input_upgraded(c, bytes);
         return;
     }
     c->exchange->rq.keep_alive = false; /* what it sent is lost, so nothing behind it can be trusted */

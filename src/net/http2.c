@@ -230,11 +230,12 @@ void http2_wake(struct conn *c)
 /* The bytes make no sense any more: say why, and close. */
 static void give_up(struct http2_session *h, int why)
 {
-    if (why == NGHTTP2_ERR_NOMEM || why == NGHTTP2_ERR_CALLBACK_FAILURE)
-        conn_close(h->conn);
-    else if (why != NGHTTP2_ERR_BAD_CLIENT_MAGIC)
+    bool lost = why == NGHTTP2_ERR_NOMEM || why == NGHTTP2_ERR_CALLBACK_FAILURE;
+    if (why == NGHTTP2_ERR_BAD_CLIENT_MAGIC)
+        lost = nghttp2_session_terminate_session(h->frames, NGHTTP2_PROTOCOL_ERROR) != 0;
+    else if (!lost)
         http2_flood(h, nghttp2_strerror(why));
-    else if (nghttp2_session_terminate_session(h->frames, NGHTTP2_PROTOCOL_ERROR) != 0)
+    if (lost)
         conn_close(h->conn);
     h->calm = true;
 }

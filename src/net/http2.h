@@ -16,6 +16,7 @@ enum {
     H2_OUT_MAX = 256 << 10, /* bytes the socket has not taken: then no frames are made, and none read */
     H2_STREAM_WINDOW = 256 << 10,
     H2_SESSION_WINDOW = 1 << 20,
+    H2_COPY_MAX = 16 << 10,  /* an answer as long as that leaves its arena; a longer one keeps it */
     H2_FIELDS_MAX = 96,      /* of an answer */
     H2_FORGET_MAX = 1 << 20, /* bytes of a body that nobody wants any more, read and forgotten */
 };

@@ -1,7 +1,7 @@
 /* http2_reply.c - answers as frames: fields, and a body that nghttp2 takes as the windows allow.
  *
- * An answer's body is copied at once, so the request's arena never has to wait for a slow reader: what is left of an answered exchange is a
- * number and a buffer. */
+ * A short body is copied at once, so the request's arena does not wait for a slow reader. A long one stays on it: a connection may leave a hundred
+ * answers unread, and what arenas hold is counted (WEIR_MEMORY_MAX). */
 #include "net/http2.h"
 
 #include <stdio.h>
@@ -66,7 +66,18 @@ static void fields_make(struct fields *f, struct shard *s, int status, const str
 
 size_t http2_unsent(const struct http_stream *x)
 {
-    return x->h2.out.n - x->h2.sent;
+    return x->h2.out.n - x->h2.sent + x->h2.held.n;
+}
+
+static void take(struct http2_exchange *e, u8 *to, size_t n)
+{
+    if (n == 0)
+        return;
+    memcpy(to, e->held.n > 0 ? e->held.p : e->out.p + e->sent, n);
+    if (e->held.n > 0)
+        e->held = str_slice(e->held, n, e->held.n);
+    else
+        e->sent += n;
 }
 
 static bool wants_to_hear(const struct http_stream *x)
@@ -87,9 +98,7 @@ static ssize_t on_wanted(nghttp2_session *frames, i32 id, u8 *to, size_t room, u
         e->deferred = true;
         return NGHTTP2_ERR_DEFERRED;
     }
-    if (n > 0)
-        memcpy(to, e->out.p + e->sent, n);
-    e->sent += n;
+    take(e, to, n);
     e->moved_us = now_of(h->conn);
     if (http2_unsent(x) == 0) {
         buf_free(&e->out);
@@ -146,7 +155,8 @@ static void let_go(struct http_stream *x)
 {
     x->h2.answered = true;
     if (x->h2.open) {
-        arena_rewind(x->rq.arena, x->mark);
+        if (x->h2.held.n == 0)
+            arena_rewind(x->rq.arena, x->mark);
         go_on(x);
     } else {
         http2_detach(x);
@@ -154,12 +164,15 @@ static void let_go(struct http_stream *x)
     }
 }
 
-static void answer(struct http_stream *x, int status, const struct pair *headers, size_t count, str body)
+/* ours: the body lies on the request's arena. */
+static void answer(struct http_stream *x, int status, const struct pair *headers, size_t count, str body, bool ours)
 {
     struct fields f;
     bool bare = x->rq.method == HEAD || !status_has_body(status) || body.n == 0;
     x->h2.moved_us = now_of(x->conn);
-    if (x->h2.open && !bare)
+    if (x->h2.open && !bare && ours && body.n > H2_COPY_MAX)
+        x->h2.held = body;
+    else if (x->h2.open && !bare)
         append(x, body);
     if (x->h2.open) {
         fields_make(&f, x->shard, status, headers, count, (i64)body.n);
@@ -170,12 +183,12 @@ static void answer(struct http_stream *x, int status, const struct pair *headers
 
 void http2_reply(struct http_stream *x, int status, const struct pair *headers, size_t count, str body)
 {
-    answer(x, status, headers, count, body);
+    answer(x, status, headers, count, body, true);
 }
 
 void http2_send_refusal(struct http_stream *x, int status, const struct http_refusal *said)
 {
-    answer(x, status, said->headers, said->header_count, said->body);
+    answer(x, status, said->headers, said->header_count, said->body, false);
 }
 
 void http2_drop(struct http_stream *x)

@@ -217,12 +217,10 @@ static int say_continue(struct http_stream *x)
 static void admit(struct http_stream *x)
 {
     exchange_admit(x);
-    if (x->rq.refused != 0)
+    if (x->rq.refused != 0 || x->complete)
         exchange_deliver(x);
     else if (x->announced > x->body_limit)
         http2_refuse(x, REFUSE_BODY_SIZE);
-    else if (x->complete)
-        exchange_deliver(x);
     else if (x->expects_continue && say_continue(x) != 0)
         http2_cut(x, NGHTTP2_INTERNAL_ERROR);
 }
@@ -315,7 +313,7 @@ i64 http2_due(const struct http_stream *x)
         return x->h2.begun_us + l->header_us;
     if (!x->complete && !is_settled(x))
         return x->h2.begun_us + l->body_us + (i64)MAX(x->announced, (u64)x->body_raw) * SECOND_US / (i64)(32 * KIB);
-    if (x->h2.out.n > x->h2.sent)
+    if (http2_unsent(x) > 0)
         return x->h2.moved_us + l->write_stall_us;
     return x->h2.answered && !x->complete ? x->h2.moved_us + MIN(H2_FORGET_US, l->write_stall_us) : INT64_MAX;
 }
@@ -329,7 +327,7 @@ void http2_overdue(struct http_stream *x)
     else if (!x->complete && !is_settled(x))
         http2_refuse(x, REFUSE_TIMEOUT);
     else
-        http2_cut(x, x->h2.out.n > x->h2.sent ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
+        http2_cut(x, http2_unsent(x) > 0 ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
 }
 
 void http2_set_request_callbacks(nghttp2_session_callbacks *cb)
