@@ -137,7 +137,9 @@ static int on_header(nghttp2_session *frames, const nghttp2_frame *frame, const 
 {
     struct http2_session *h = user;
     struct http_stream *x = exchange_of(frames, frame->hd.stream_id);
-    if (x == NULL || h->calm)
+    if (h->calm) /* decoded still, but no more looked at: a bomb of references would cost a check of each */
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (x == NULL)
         return 0;
     if (x->refusal != REFUSE_NONE || x->h2.headed)
         count_only(h, x, name_n + value_n + FIELD_OVERHEAD);
