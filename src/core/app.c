@@ -324,7 +324,7 @@ static void on_reload(uv_signal_t *handle, int number)
 {
     struct arena *a = arena_new(64 * KIB);
     struct buf complaint = { .arena = a };
-    err e = serving.tls != NULL && a != NULL ? tls_reload(serving.tls, &complaint) : OK;
+    err e = a == NULL ? ERR_MEMORY : serving.tls != NULL ? tls_reload(serving.tls, &complaint) : OK;
     if (e == OK)
         LOG(LOG_INFO, "app.reloaded", LOG_INT("certificate_expires", certificate_expires()));
     else
