@@ -13,6 +13,8 @@ import { bounded, until } from '../lib/wait.mjs';
 
 let weir, editor, token, upstream, atRest;
 const opened = new Set();
+// What the engine's tables keep once 200 executions have been live. It is one sum for all tests, so what a connection leaves behind adds up.
+const SLACK = 768 * 1024;
 
 /** Gauges by name, asked for on a connection of its own that is gone afterwards. */
 async function gauges() {
@@ -74,7 +76,7 @@ describe('HTTP/2', () => {
         opened.clear();
         const held = await until('connections, memory and streams return', async () => {
             const now = await gauges();
-            return now.connections <= 2 && now.arena <= atRest.arena + 256 * 1024 && now.streams === 0 && now;
+            return now.connections <= 2 && now.arena <= atRest.arena + SLACK && now.streams === 0 && now;
         }, { within_ms: 15_000 });
         assert.ok(held);
         const session = await client();
@@ -385,20 +387,26 @@ describe('HTTP/2', () => {
         });
 
         test('requests whose streams were cut count until their work has ended', async () => {
-            const { id } = await createWorkflow(editor, { steps: [{ id: 'd', type: 'delay', with: { ms: 600000 } }] });
+            const { id } = await createWorkflow(editor, chain(httpStep('h', `${upstream.base}/hold/work`)));
             const r = await raw();
-            const execute = (stream) =>
-                r.request(stream, [...post(`/api/v1/workflows/${id}/execute?wait=3`), ['authorization', `Bearer ${token}`]], { end: false }).data(stream, '{"input_data":{}}');
+            const more = [['authorization', `Bearer ${token}`]];
             for (let i = 0; i < 200; i++) {
-                execute(2 * i + 1);
-                if (i % 2 === 0 || i >= 150) continue; // some are cut, but never so many that it would be a flood
-                r.send(frame(TYPE.RST_STREAM, 0, 2 * i + 1, u32(ERROR.CANCEL)), frame(TYPE.RST_STREAM, 0, 2 * i - 1, u32(ERROR.CANCEL)));
+                const stream = 2 * i + 1;
+                r.request(stream, post(`/api/v1/workflows/${id}/execute`, more), { end: false }).data(stream, '{"input_data":{}}');
+                if (i < 150) r.send(frame(TYPE.RST_STREAM, 0, stream, u32(ERROR.CANCEL))); // not so many that it would be a flood
             }
+            await upstream.called('/hold/work');
             r.request(401, get());
             assert.equal(await r.reset(401), ERROR.REFUSED_STREAM);
-            await r.find('the wait of the others ends', (f) => f.type === TYPE.HEADERS && f.stream === 399);
-            r.request(403, get());
-            assert.equal(await r.status(403), 200, 'there is room again');
+            await until('the last one is answered', () => {
+                upstream.release(); // also those that came to it later
+                return r.frames.some(({ type, stream }) => type === TYPE.HEADERS && stream === 399);
+            }, { within_ms: 30_000 });
+            assert.equal(await r.status(399), 200);
+            await until('there is room again', async () => {
+                r.request((r.last = (r.last ?? 401) + 2), get());
+                return (await r.status(r.last)) === 200;
+            });
         });
 
         const many = (n, make) => Buffer.concat(Array.from({ length: n }, (_, i) => make(i)));
