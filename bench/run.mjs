@@ -14,7 +14,6 @@ import { listeners } from './scenarios/listeners.mjs';
 import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
 import { json } from './scenarios/json.mjs';
-
 import { tls } from './scenarios/tls.mjs';
 
 const scenarios = { requests, waiting, connections, listeners, slow, history, json, tls };

@@ -426,8 +426,9 @@ static void stop_everything(void)
 
 int app_serve(void)
 {
-    static int (*const steps[])(void) = { open_tls, give_up_calls, look_at_limits, open_store, open_schema,   check,      build,
-                                          make_loops,    start_modules,  listen_all, watch_signals, start_loops };
+    static int (*const steps[])(void) = { open_tls,      give_up_calls, look_at_limits, open_store,
+                                          open_schema,   check,         build,          make_loops,
+                                          start_modules, listen_all,    watch_signals,  start_loops };
     app.started_us = clock_now_us();
     harden_process();
     int code = open_config(LOG_INFO);

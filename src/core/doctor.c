@@ -336,7 +336,7 @@ bool doctor(struct buf *b)
 {
     static void (*const checks[])(struct doctor *) = { check_debug,    check_folder, check_key,   check_disk,
                                                        check_database, check_schema, check_clock, check_port,
-                                                       check_tls,      check_egress,   check_files,  check_calls };
+                                                       check_tls,      check_egress, check_files, check_calls };
     struct doctor d = { .arena = b->arena, .out = b };
     if (!check_settings(&d))
         return false; /* the rest would look at the wrong things */

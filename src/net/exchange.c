@@ -7,7 +7,8 @@
 
 enum {
     FIRST_BODY_ROOM = 16 << 10, /* a body grows from here, so that an announced length alone costs nothing */
-    RECYCLED_BYTES = 4096, /* an arena that never left its first chunk: giving a larger one back costs as much as a new one */
+    RECYCLED_BYTES =
+        4096, /* an arena that never left its first chunk: giving a larger one back costs as much as a new one */
 };
 
 static struct http_stream *recycled(struct shard *s)
