@@ -9,7 +9,9 @@
 #include "codec/hash.h"
 #include "core/app.h"
 #include "core/limit.h"
+#include "core/mail.h"
 #include "net/egress.h"
+#include "net/smtp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,6 +84,11 @@ static const struct setting settings[] = {
       "Threads for password hashing and long queries" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,
       "Bytes for all requests and executions; 0 = half of the machine's memory" },
+    { "SMTP_URL", NULL, SECRET, AT(smtp_url), 0, "", 8, 1000, NULL,
+      "Server for letters, as smtps://user:password@mail.example.com; unset: they are kept as files" },
+    { "WEIR_MAIL_FROM", NULL, TEXT, AT(mail_from), 0, "Weir <weir@localhost>", 3, 320, NULL, "Sender of letters" },
+    { "WEIR_MAIL_DIR", NULL, TEXT, AT(mail_dir), 0, "", 1, 4000, NULL,
+      "Folder that letters are kept in while SMTP_URL is unset; unset: mail in the data folder" },
     { "WEIR_DEBUG", NULL, SWITCH, AT(debug), 0, "false", 0, 0, NULL,
       "Shows causes of internal errors to clients; never in production" },
 };
@@ -447,6 +454,10 @@ static void check_rest(struct loading *l, const struct config *c)
                  PORT_MAX);
     if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
         COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+    if (c->smtp_url.n > 0 && !smtp_url_valid(c->smtp_url))
+        COMPLAIN(l, "SMTP_URL: (masked) is not smtp://[user:password@]host[:port] or smtps://…");
+    if (!mail_sender(c->mail_from, &host))
+        COMPLAIN(l, "WEIR_MAIL_FROM: %.*s is neither an address nor Name <address>", STR_FMT(c->mail_from));
     if (c->memory_max != 0 && c->memory_max < MEMORY_MIN)
         COMPLAIN(l, "WEIR_MEMORY_MAX: %lld is less than %d; 0 is half of the machine's", (long long)c->memory_max,
                  MEMORY_MIN);
@@ -630,4 +641,15 @@ err config_secrets(struct arena *a, struct config *c, struct buf *complaint)
         c->jwt_secret = (str){ (const char *)derived, KEY_BYTES };
     }
     return OK;
+}
+
+str config_base_url(struct arena *a, const struct config *c)
+{
+    str host = c->listen_host, url = c->public_url;
+    if (url.n > 0)
+        return str_ends(url, S("/")) ? str_slice(url, 0, url.n - 1) : url;
+    if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
+        host = S("localhost");
+    bool six = str_find_char(host, ':', 0) >= 0;
+    return strf(a, "http://%s%.*s%s:%lld", six ? "[" : "", STR_FMT(host), six ? "]" : "", (long long)c->listen_port);
 }

@@ -1,5 +1,6 @@
 /* all.c - the one list of modules, in the order of their start: a module may rely on those above it. */
 #include "core/idempotency.h"
+#include "core/mail.h"
 #include "core/module.h"
 #include "core/sinks.h"
 
@@ -16,11 +17,19 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module,  &sinks_module,
-    &health_module,       &docs_module,
-    &tenants_module,      &users_module,
-    &auth_module,         &executions_module,
-    &triggers_module,     &workflows_module,
-    &dead_letters_module, &step_types_module,
-    &limits_module,       NULL,
+    &idempotency_module,
+    &mail_module,
+    &sinks_module,
+    &health_module,
+    &docs_module,
+    &tenants_module,
+    &users_module,
+    &auth_module,
+    &executions_module,
+    &dead_letters_module,
+    &triggers_module,
+    &workflows_module,
+    &step_types_module,
+    &limits_module,
+    NULL,
 };

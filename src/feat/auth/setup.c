@@ -180,25 +180,10 @@ static err owner_from_settings(struct arena *a, struct first *f)
     return e;
 }
 
-/* Where a person on this machine reaches the server. */
-static str base_url(struct arena *a)
-{
-    str host = app.config.listen_host;
-    if (app.config.public_url.n > 0)
-        return str_ends(app.config.public_url, S("/"))
-                   ? str_slice(app.config.public_url, 0, app.config.public_url.n - 1)
-                   : app.config.public_url;
-    if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
-        host = S("localhost");
-    bool six = str_find_char(host, ':', 0) >= 0;
-    return strf(a, "http://%s%.*s%s:%lld", six ? "[" : "", STR_FMT(host), six ? "]" : "",
-                (long long)app.config.listen_port);
-}
-
 /* For the person at the terminal, so not by the log: a log keeps what it is told, and this is a secret. */
 static err print_link(struct arena *a, str token)
 {
-    str url = base_url(a);
+    str url = config_base_url(a, &app.config);
     if (url.p == NULL)
         return ERR_MEMORY;
     bool usual = str_eq(url, S("http://127.0.0.1:8000")); /* what the example takes by itself */
