@@ -14,8 +14,13 @@ struct caller {
     str tenant_id; /* {NULL,0} when nobody signed in */
     str user_id, session_id;
     str email;
-    str plan; /* of the tenant */
-    u32 role; /* one bit of enum role; 0 = nobody */
+    str plan;                    /* of the tenant */
+    u32 role;                    /* one bit of enum role; 0 = nobody */
+    str role_name;               /* "editor", or the name of a custom role */
+    const struct grants *grants; /* of a custom role or an API key: what decides in place of the role; else NULL */
+    str key_id;                  /* of the API key that was sent; {NULL,0} for a session */
+    str csrf;                    /* a browser's session: what X-CSRF-Token must say with every change; else {NULL,0} */
+    bool must_enroll;            /* the tenant asks for a second factor that this person does not have yet */
 };
 
 struct page { /* the common part of every list's query; see LIST_QUERY in list.h */

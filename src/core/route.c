@@ -19,18 +19,6 @@ struct node {
 /* Written by routes_build before the threads start, constant afterwards. */
 static struct node *root;
 
-const struct permission anyone = { "anyone", 0, "Everybody, without a token" };
-const struct permission signed_in = { "signed_in", ROLES_ALL | ROLE_OPERATOR, "Everybody with a valid token" };
-
-extern const struct permission *const __start_weir_permissions[] __attribute__((weak));
-extern const struct permission *const __stop_weir_permissions[] __attribute__((weak));
-
-const struct permission *const *permissions_all(size_t *count)
-{
-    *count = (size_t)(__stop_weir_permissions - __start_weir_permissions);
-    return __start_weir_permissions;
-}
-
 str route_param_name(const struct route *r, u32 i)
 {
     str path = str_of(r->path);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codec/field.h"
+#include "core/permission.h"
 #include "core/problem.h"
 #include "net/http.h"
 
@@ -18,25 +19,6 @@ enum work {
     W_SLOW,   /* in the slow pool, rq->tx a read snapshot */
     W_STREAM, /* on the loop with a read snapshot; starts a stream (stream.h) or replies */
 };
-
-enum role { ROLE_OWNER = 1, ROLE_ADMIN = 2, ROLE_EDITOR = 4, ROLE_MEMBER = 8, ROLE_VIEWER = 16, ROLE_OPERATOR = 32 };
-enum {
-    ROLES_ADMINS = ROLE_OWNER | ROLE_ADMIN,
-    ROLES_EDITORS = ROLES_ADMINS | ROLE_EDITOR,
-    ROLES_MEMBERS = ROLES_EDITORS | ROLE_MEMBER,
-    ROLES_ALL = ROLES_MEMBERS | ROLE_VIEWER, /* of a tenant: all but operator */
-};
-struct permission {
-    const char *name; /* "workflows.write" */
-    u32 roles;        /* who has it built in */
-    const char *doc;
-};
-#define PERMISSION(id, name_, roles_, doc_)                            \
-    static const struct permission id = { (name_), (roles_), (doc_) }; \
-    static const struct permission *const id##_entry __attribute__((section("weir_permissions"), used)) = &id
-const struct permission *const *permissions_all(size_t *count);
-extern const struct permission anyone;    /* no token needed, none read */
-extern const struct permission signed_in; /* any valid token of a tenant */
 
 enum route_flags {
     R_LIST = 1 << 0,           /* answers an array of `.out` */

@@ -10,6 +10,7 @@
 #include "feat/executions/executions.h"
 #include "feat/health/health.h"
 #include "feat/limits/limits.h"
+#include "feat/roles/roles.h"
 #include "feat/step-types/step-types.h"
 #include "feat/tenants/tenants.h"
 #include "feat/triggers/triggers.h"
@@ -23,6 +24,7 @@ const struct module *const modules[] = {
     &health_module,
     &docs_module,
     &tenants_module,
+    &roles_module,
     &users_module,
     &auth_module,
     &executions_module,

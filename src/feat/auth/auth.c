@@ -13,6 +13,7 @@
 #include "core/limit.h"
 #include "core/metrics.h"
 #include "feat/auth/auth_parts.h"
+#include "feat/roles/roles.h"
 #include "feat/users/users.h"
 
 enum { PERMISSIONS_MAX = 256 };
@@ -126,8 +127,8 @@ static const struct field me_fields[] = {
     FIELD(struct me, user, F_OBJECT, .flags = F_OUTPUT, .of = &me_user_table, .doc = "Who is signed in"),
     FIELD(struct me, tenant, F_OBJECT, .flags = F_OUTPUT, .of = &me_tenant_table,
           .doc = "Which tenant the token is for"),
-    FIELD(struct me, role, F_STR, .flags = F_OUTPUT, .max = 20,
-          .doc = "Role in this tenant: owner, admin, editor, member or viewer"),
+    FIELD(struct me, role, F_STR, .flags = F_OUTPUT, .max = ROLE_NAME_MAX,
+          .doc = "Role in this tenant: a built-in one, or the name of one of its own"),
     FIELD(struct me, permissions, F_LIST, .flags = F_OUTPUT, .item = F_STR, .max = PERMISSIONS_MAX,
           .doc = "What the role allows"),
     FIELD(struct me, session_id, F_STR, .flags = F_OUTPUT, .format = "id", .prefix = "session",
@@ -157,8 +158,9 @@ static const struct field member_fields[] = {
 };
 static const struct table member_table = TABLE("Member", struct member, member_fields);
 
-PROBLEM(invalid_credentials, "auth.invalid_credentials", ERR_UNAUTHORIZED, "E-mail address or password is wrong");
-PROBLEM(throttled, "auth.throttled", ERR_LIMIT, "Too many failed attempts");
+PROBLEM_SHARED(invalid_credentials, "auth.invalid_credentials", ERR_UNAUTHORIZED,
+               "E-mail address or password is wrong");
+PROBLEM_SHARED(throttled, "auth.throttled", ERR_LIMIT, "Too many failed attempts");
 PROBLEM(tenant_required, "auth.tenant_required", ERR_INVALID, "The user is in several tenants");
 
 STMT(login_candidate, "SELECT id, password_hash FROM users WHERE email = $1 AND status = 'active'",
@@ -168,10 +170,12 @@ STMT(login_candidate, "SELECT id, password_hash FROM users WHERE email = $1 AND 
 STMT(
     login_members,
     "SELECT m.tenant_id, m.role FROM users u JOIN memberships m ON m.user_id = u.id JOIN tenants t ON t.id = m.tenant_id"
-    " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND t.status = 'active'"
+    " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND m.status = 'active' AND t.status = 'active'"
     " AND ($2 IS NULL OR t.slug = $2)"
     " LIMIT 2",
     .row = &member_table, .scope = SCOPE_SYSTEM);
+STMT(login_home, "SELECT min(tenant_id) AS tenant_id FROM memberships WHERE user_id = $1 HAVING count(*) = 1",
+     .row = &member_table, .scope = SCOPE_SYSTEM);
 STMT(me_user_by_id, "SELECT id, email, name, created_at FROM users WHERE id = $1", .row = &me_user_table);
 STMT(me_tenant_by_id, "SELECT id, slug, name, plan FROM tenants WHERE id = $1", .row = &me_tenant_table);
 
@@ -189,18 +193,18 @@ struct login {
 static const struct limit_policy login_policy = { "login", LOGIN_FAILURES, 60 };
 
 /* On the writer, behind the failure if there was one. */
-static err tell_left(struct req *rq, const struct login *l)
+static err tell_left(struct req *rq, const struct login_from *from)
 {
     i64 left;
-    TRY(login_limit_left(rq->tx, req_now(rq), &l->from, &left));
+    TRY(login_limit_left(rq->tx, req_now(rq), from, &left));
     limit_tell(rq, &login_policy, left, login_policy.window_s);
     return OK;
 }
 
-static err refuse_throttled(struct req *rq, const struct login *l)
+err proof_throttled(struct req *rq, const struct login_from *from)
 {
     i64 wait_us;
-    err e = login_limit_check(rq->tx, req_now(rq), &l->from, &wait_us);
+    err e = login_limit_check(rq->tx, req_now(rq), from, &wait_us);
     if (e != ERR_LIMIT)
         return e;
     i64 seconds = (wait_us + SECOND_US - 1) / SECOND_US;
@@ -213,6 +217,33 @@ static err refuse_throttled(struct req *rq, const struct login *l)
     reply_header(rq, "Retry-After", text);
     limit_tell(rq, &login_policy, 0, seconds);
     return problem(rq, &throttled, "Try again in %lld seconds", (long long)seconds);
+}
+
+struct failure { /* told after the commit: the writer may run a handler twice */
+    const struct req *rq;
+    str user_id;
+    bool burst;
+};
+
+static void tell_failed(void *arg)
+{
+    const struct failure *f = arg;
+    metric_add(&logins, "outcome=\"failed\"", 1);
+    LOG(LOG_WARN, f->burst ? "auth.login_burst" : "auth.login_failed", LOG_STR("request_id", f->rq->request_id),
+        LOG_STR("remote", f->rq->http->remote), LOG_STR("user", f->user_id));
+}
+
+/* The failure is a row and an audit entry, so the transaction commits although the answer is no. */
+err proof_failed(struct req *rq, const struct login_from *from, str tenant_id, str user_id)
+{
+    struct failure *f = NEW(rq->arena, struct failure);
+    if (f == NULL)
+        return ERR_MEMORY;
+    *f = (struct failure){ .rq = rq, .user_id = user_id };
+    TRY(login_limit_failed(rq->tx, req_now(rq), from, &f->burst));
+    TRY(audit_for(rq, tenant_id, STR_NONE, f->burst ? "auth.login_burst" : "auth.login_failed", user_id, STR_NONE));
+    TRY(req_after(rq, tell_failed, f));
+    return tell_left(rq, from);
 }
 
 static err find_members(struct req *rq, struct login *l)
@@ -235,7 +266,7 @@ static err login_prepare(struct req *rq)
     if (l == NULL || email.p == NULL)
         return ERR_MEMORY;
     TRY(login_from(rq->arena, email, rq->http->remote, &l->from));
-    TRY(refuse_throttled(rq, l));
+    TRY(proof_throttled(rq, &l->from));
     err e = db_row(rq->tx, &login_candidate, &l->user, ARGS(STR(email)));
     if (e != OK && e != ERR_NOT_FOUND)
         return e;
@@ -243,24 +274,10 @@ static err login_prepare(struct req *rq)
     if (l->matches)
         TRY(find_members(rq, l));
     if (l->member_count == 1)
-        TRY(grant_new(rq->arena, req_now(rq), l->user.id, l->members[0].tenant_id, users_role(l->members[0].role),
+        TRY(grant_new(rq->arena, req_now(rq), l->user.id, l->members[0].tenant_id, role_bit(l->members[0].role),
                       &l->grant));
     rq->prepared = l;
     return OK;
-}
-
-struct failure { /* told after the commit: the writer may run a handler twice */
-    const struct req *rq;
-    str user_id;
-    bool burst;
-};
-
-static void tell_failed(void *arg)
-{
-    const struct failure *f = arg;
-    metric_add(&logins, "outcome=\"failed\"", 1);
-    LOG(LOG_WARN, f->burst ? "auth.login_burst" : "auth.login_failed", LOG_STR("request_id", f->rq->request_id),
-        LOG_STR("remote", f->rq->http->remote), LOG_STR("user", f->user_id));
 }
 
 static void tell_ok(void *arg)
@@ -268,17 +285,14 @@ static void tell_ok(void *arg)
     metric_add(&logins, "outcome=\"ok\"", 1);
 }
 
-/* The failure is a row and an audit entry, so the transaction commits although the answer is 401. */
+/* A failed login stands in the log of the tenant that it was for, where there is just one: its admins are whom it concerns. */
 static err login_failed(struct req *rq, const struct login *l)
 {
-    struct failure *f = NEW(rq->arena, struct failure);
-    if (f == NULL)
-        return ERR_MEMORY;
-    *f = (struct failure){ .rq = rq, .user_id = l->user.id };
-    TRY(login_limit_failed(rq->tx, req_now(rq), &l->from, &f->burst));
-    TRY(audit_for(rq, STR_NONE, STR_NONE, f->burst ? "auth.login_burst" : "auth.login_failed", l->user.id, STR_NONE));
-    TRY(req_after(rq, tell_failed, f));
-    TRY(tell_left(rq, l));
+    struct member home = { 0 };
+    err e = l->user.id.p != NULL ? db_row(rq->tx, &login_home, &home, ARGS(STR(l->user.id))) : ERR_NOT_FOUND;
+    if (e != OK && e != ERR_NOT_FOUND)
+        return e;
+    TRY(proof_failed(rq, &l->from, home.tenant_id, l->user.id));
     return committed(problem(rq, &invalid_credentials, "Check the e-mail address and the password"));
 }
 
@@ -293,7 +307,7 @@ static err login(struct req *rq)
 {
     const struct login *l = rq->prepared;
     struct login now = *l;
-    TRY(refuse_throttled(rq, l)); /* again: many may have been hashing at once */
+    TRY(proof_throttled(rq, &l->from)); /* again: many may have been hashing at once */
     if (l->matches)
         TRY(find_members(rq, &now));
     if (!l->matches || now.member_count == 0)
@@ -307,7 +321,7 @@ static err login(struct req *rq)
     TRY(grant_store(rq, &l->grant));
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.login", l->grant.session_id, STR_NONE));
     TRY(req_after(rq, tell_ok, NULL));
-    TRY(tell_left(rq, l));
+    TRY(tell_left(rq, &l->from));
     return grant_reply(rq, 200, &l->grant);
 }
 
@@ -322,7 +336,7 @@ static err list_permissions(struct req *rq, struct list *out)
         return ERR_MEMORY;
     out->items = names;
     for (size_t i = 0; i < count && out->n < PERMISSIONS_MAX; i++)
-        if ((all[i]->roles & rq->who.role) != 0 && all[i] != &anyone && all[i] != &signed_in)
+        if (caller_may(&rq->who, all[i]))
             names[out->n++] = str_of(all[i]->name);
     return OK;
 }
@@ -336,7 +350,7 @@ static err me_get(struct req *rq)
     TRY(db_row(rq->tx, &me_user_by_id, m->user, ARGS(STR(rq->who.user_id))));
     TRY(db_row(rq->tx, &me_tenant_by_id, m->tenant, ARGS(TENANT(rq))));
     TRY(list_permissions(rq, &m->permissions));
-    m->role = users_role_name(rq->who.role);
+    m->role = rq->who.role_name;
     m->session_id = rq->who.session_id;
     field_set_all(&me_table, m);
     return reply(rq, 200, &me_table, m);
@@ -356,6 +370,8 @@ static const struct problem *const setup_problems[] = { &setup_done, &setup_toke
 static const struct problem *const login_problems[] = { &invalid_credentials, &throttled, &tenant_required, NULL };
 static const struct problem *const refresh_problems[] = { &refresh_invalid, NULL };
 
+static const struct problem *const accept_problems[] = { &invite_invalid, &invite_full, &invalid_credentials,
+                                                         &throttled, NULL };
 static const struct problem *const setup_page_problems[] = { &setup_over, NULL };
 
 static const struct route routes[] = {
@@ -382,6 +398,11 @@ static const struct route routes[] = {
           "Needs no access token. Each refresh token works once; within ten seconds it gives the same successor again, "
           "later its use ends the "
           "whole session." },
+    { ROUTE(POST, "/api/v1/auth/invite/accept", accept_invitation, W_WRITE), .prepare = accept_prepare, .need = &anyone,
+      .in = &accept_table, .out = &accepted_table, .flags = R_SLOW_PREPARE | R_SECRET, .status = 200,
+      .max_body = 16 * KIB, .problems = accept_problems, .doc = "Accept an invitation to a tenant",
+      .more = "Whoever has no account yet chooses a password; whoever has one gives it. Then sign in.",
+      .example = "{\"token\":\"from the link\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(GET, "/api/v1/auth/me", me_get, W_READ), .need = &signed_in, .out = &me_table,
       .doc = "Who is signed in, and what they may do" },
     { ROUTE(POST, "/api/v1/auth/logout", logout, W_WRITE), .need = &signed_in, .in = &logout_table,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codec/jwt.h"
+#include "core/auth.h"
 #include "core/jobs.h"
 #include "core/req.h"
 
@@ -64,7 +65,7 @@ extern const struct table token_pair_table;
 /* Once, at start, before the threads. */
 err sessions_start(struct arena *a) MUST;
 /* The gate's hook. */
-err sessions_authenticate(struct req *rq, str bearer, const char **reason) MUST;
+err sessions_authenticate(struct req *rq, const struct credential *c, const char **reason) MUST;
 /* A new family: makes its ids and signs both tokens; nothing is stored yet. */
 err grant_new(struct arena *a, i64 now_us, str user_id, str tenant_id, u32 role, struct grant *out) MUST;
 err grant_store(struct req *rq, const struct grant *g) MUST;
@@ -97,6 +98,17 @@ err setup(struct req *rq) MUST;
 err setup_start(void) MUST;
 extern const struct problem setup_done, setup_token_wrong;
 
+/* --- auth_invite.c --- */
+
+struct accept_body {
+    struct presence has;
+    str token, password, name;
+};
+extern const struct table accept_table, accepted_table;
+extern const struct problem invite_invalid, invite_full;
+err accept_prepare(struct req *rq) MUST;
+err accept_invitation(struct req *rq) MUST;
+
 /* --- setup_page.c --- */
 
 err setup_page(struct req *rq) MUST;
@@ -104,5 +116,17 @@ err setup_page_start(struct arena *a) MUST;
 extern const struct table setup_query_table;
 extern const struct problem setup_over;
 
+/* --- auth.c --- */
+
+/* The row of somebody who failed to prove who they are: counted, audited, told after the commit. OK when throttled is answered. */
+err proof_throttled(struct req *rq, const struct login_from *from) MUST;
+err proof_failed(struct req *rq, const struct login_from *from, str tenant_id, str user_id) MUST;
+
+/* SHA-256 in hex: how a secret that we made is kept. */
+err hash_text(struct arena *a, str text, str *out) MUST;
+/* n random bytes as base64url. */
+err secret_make(struct arena *a, size_t n, str *out) MUST;
+
 /* Codes that more than one file answers with. */
+extern const struct problem invalid_credentials, throttled;
 extern const struct problem refresh_invalid;

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/rng.h"
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "codec/typeid.h"
@@ -15,7 +16,10 @@
 #include "core/cache.h"
 #include "core/metrics.h"
 #include "feat/auth/auth.h"
+#include "feat/roles/roles.h"
 #include "feat/users/users.h"
+
+#include <string.h>
 
 enum {
     IDENTITY_BYTES = 16 << 10,
@@ -31,8 +35,9 @@ enum {
 
 struct identity {
     struct presence has;
-    str id, tenant_id, user_id, email, role, plan;
+    str id, tenant_id, user_id, email, role, role_name, permissions, plan;
     i64 absolute_expires_at;
+    struct grants *grants; /* of permissions; no column */
 };
 static const struct field identity_fields[] = {
     FIELD(struct identity, id, F_STR, .doc = "Session"),
@@ -40,6 +45,8 @@ static const struct field identity_fields[] = {
     FIELD(struct identity, user_id, F_STR, .doc = "Whose session"),
     FIELD(struct identity, email, F_STR, .doc = "Address of the user"),
     FIELD(struct identity, role, F_STR, .doc = "Role in the tenant, now"),
+    FIELD(struct identity, role_name, F_STR, .flags = F_NULLABLE, .doc = "Of a role of the tenant's own"),
+    FIELD(struct identity, permissions, F_STR, .flags = F_NULLABLE, .doc = "What it allows, a JSON list"),
     FIELD(struct identity, plan, F_STR, .doc = "Plan of the tenant"),
     FIELD(struct identity, absolute_expires_at, F_TIME, .doc = "When the family ends"),
 };
@@ -69,10 +76,12 @@ PROBLEM_SHARED(refresh_invalid, "auth.refresh_invalid", ERR_UNAUTHORIZED, "The r
 
 /* Only what is alive on all sides is found. */
 STMT(session_identity,
-     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, t.plan, s.absolute_expires_at FROM sessions s"
-     " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
+     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan,"
+     " s.absolute_expires_at FROM sessions s JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
      " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
-     " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
+     " LEFT JOIN roles r ON r.id = m.role_id AND r.tenant_id = m.tenant_id"
+     " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
+     " AND t.status = 'active'",
      .row = &identity_table, .scope = SCOPE_SYSTEM);
 STMT(refresh_by_jti,
      "SELECT r.jti, r.session_id, r.token_hash, r.successor_jti, r.issued_at, r.expires_at, r.rotated_at,"
@@ -80,7 +89,8 @@ STMT(refresh_by_jti,
      " s.absolute_expires_at, m.role FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id"
      " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
      " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
-     " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND t.status = 'active'",
+     " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
+     " AND t.status = 'active'",
      .row = &rotation_table, .scope = SCOPE_SYSTEM);
 STMT(session_add,
      "INSERT INTO sessions (tenant_id, id, user_id, ip, user_agent, created_at, last_seen_at, absolute_expires_at)"
@@ -121,9 +131,13 @@ void auth_forget(void *unused)
     cache_forget(&identities);
 }
 
-static err identity_read(struct tx *tx, str session_id, struct identity *out)
+static err identity_read(struct tx *tx, struct arena *a, str session_id, struct identity *out)
 {
-    return db_row(tx, &session_identity, out, ARGS(STR(session_id)));
+    TRY(db_row(tx, &session_identity, out, ARGS(STR(session_id))));
+    if (out->permissions.p == NULL)
+        return OK;
+    out->grants = NEW(a, struct grants);
+    return out->grants != NULL ? grants_parse(a, out->permissions, out->grants) : ERR_MEMORY;
 }
 
 /* On an arena of its own, which the cache keeps. */
@@ -135,7 +149,7 @@ static err identity_load(str session_id, i64 now_us, const struct identity **out
     struct tx *tx;
     err e = made == NULL ? ERR_MEMORY : db_read_begin(app.db, owner, true, &tx);
     if (e == OK) {
-        e = identity_read(tx, session_id, made);
+        e = identity_read(tx, owner, session_id, made);
         db_read_end(tx);
     }
     if (e != OK) {
@@ -159,31 +173,46 @@ static err identity_of(struct req *rq, str session_id, const struct identity **o
     if (made == NULL)
         return ERR_MEMORY;
     *out = made;
-    return identity_read(rq->tx, session_id, made);
+    return identity_read(rq->tx, rq->arena, session_id, made);
+}
+
+/* The cache may let go of the identity while the request still runs. */
+static err grants_copy(struct arena *a, const struct grants *from, const struct grants **out)
+{
+    struct grants *g = from != NULL ? NEW(a, struct grants) : NULL;
+    if (from != NULL && g == NULL)
+        return ERR_MEMORY;
+    if (from != NULL)
+        memcpy(g, from, offsetof(struct grants, list) + from->n * sizeof from->list[0]);
+    *out = g;
+    return OK;
 }
 
 static err become(struct req *rq, const struct identity *i)
 {
+    str name = i->role_name.p != NULL ? i->role_name : i->role;
     struct caller who = {
         .tenant_id = str_dup(rq->arena, i->tenant_id),
         .user_id = str_dup(rq->arena, i->user_id),
         .session_id = str_dup(rq->arena, i->id),
         .email = str_dup(rq->arena, i->email),
         .plan = str_dup(rq->arena, i->plan),
-        .role = users_role(i->role),
+        .role = role_bit(i->role),
+        .role_name = str_dup(rq->arena, name),
     };
     if (who.tenant_id.p == NULL || who.user_id.p == NULL || who.session_id.p == NULL || who.email.p == NULL ||
-        who.plan.p == NULL)
+        who.plan.p == NULL || who.role_name.p == NULL)
         return ERR_MEMORY;
+    TRY(grants_copy(rq->arena, i->grants, &who.grants));
     rq->who = who;
     return OK;
 }
 
-err sessions_authenticate(struct req *rq, str bearer, const char **reason)
+err sessions_authenticate(struct req *rq, const struct credential *c, const char **reason)
 {
     struct token t;
     const struct identity *i = NULL;
-    TRY(token_read(rq->arena, &key, bearer, TOKEN_ACCESS, req_now(rq), &t, reason));
+    TRY(token_read(rq->arena, &key, c->text, TOKEN_ACCESS, req_now(rq), &t, reason));
     *reason = "session";
     err e = identity_of(rq, t.session_id, &i);
     if (e == ERR_NOT_FOUND)
@@ -196,7 +225,7 @@ err sessions_authenticate(struct req *rq, str bearer, const char **reason)
 
 /* --- grants ------------------------------------------------------------------------------------------------------- */
 
-static err hash_text(struct arena *a, str text, str *out)
+err hash_text(struct arena *a, str text, str *out)
 {
     u8 hash[SHA256_BYTES];
     hash_sha256(text, hash);
@@ -207,6 +236,18 @@ static err hash_text(struct arena *a, str text, str *out)
     return OK;
 }
 
+err secret_make(struct arena *a, size_t n, str *out)
+{
+    u8 bytes[64];
+    assert(n <= sizeof bytes);
+    rng_bytes(bytes, n);
+    str text = base64_encode(a, BASE64URL, (str){ (const char *)bytes, n });
+    if (text.p == NULL)
+        return ERR_MEMORY;
+    *out = text;
+    return OK;
+}
+
 /* Both tokens of a family, the refresh token as `g->refresh` says; an access token is new each time. */
 static err grant_sign(struct arena *a, i64 now_us, struct grant *g)
 {
@@ -214,7 +255,7 @@ static err grant_sign(struct arena *a, i64 now_us, struct grant *g)
     struct token access = g->refresh;
     access.type = TOKEN_ACCESS;
     access.jti = typeid_new(a, "token", now_us);
-    access.role = users_role_name(g->role);
+    access.role = role_name(g->role);
     access.issued_s = now_s;
     access.expires_s = MIN(now_s + app.config.access_minutes * 60, g->absolute_us / SECOND_US);
     if (access.jti.p == NULL)
@@ -308,7 +349,7 @@ static struct grant grant_of(const struct rotation *row)
     return (struct grant){ .user_id = row->user_id,
                            .tenant_id = row->tenant_id,
                            .session_id = row->session_id,
-                           .role = users_role(row->role),
+                           .role = role_bit(row->role),
                            .absolute_us = row->absolute_expires_at };
 }
 

@@ -8,8 +8,10 @@
 
 #include "base/log.h"
 #include "core/app.h"
+#include "core/mail.h"
 #include "feat/auth/auth.h"
 #include "feat/auth/auth_parts.h"
+#include "feat/roles/roles.h"
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
 
@@ -18,7 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct module *const modules[] = { &tenants_module, &users_module, &auth_module, NULL };
+const struct module *const modules[] = {
+    &mail_module, &tenants_module, &roles_module, &users_module, &auth_module, NULL
+};
 
 /* ---- tokens ---- */
 
@@ -211,12 +215,11 @@ static void test_password_hash_and_verify(void **state)
 
 static void test_roles(void **state)
 {
-    assert_int_equal(users_role(S("owner")), ROLE_OWNER);
-    assert_int_equal(users_role(S("Owner")), 0);
-    assert_int_equal(users_role(S("operator")), 0);
-    for (u32 role = ROLE_OWNER; role <= ROLE_VIEWER; role *= 2)
-        assert_int_equal(users_role(users_role_name(role)), role);
-    assert_int_equal(users_role_name(ROLE_OWNER | ROLE_ADMIN).n, 0);
+    assert_int_equal(role_bit(S("owner")), ROLE_OWNER);
+    assert_int_equal(role_bit(S("Owner")), 0);
+    for (u32 role = ROLE_OWNER; role <= ROLE_CUSTOM; role *= 2)
+        assert_int_equal(role_bit(role_name(role)), role);
+    assert_int_equal(role_name(ROLE_OWNER | ROLE_ADMIN).n, 0);
 }
 
 /* ---- failed logins ---- */

@@ -180,6 +180,8 @@ const char *password_refused(str password, const struct password_owner *owner, c
     *code = "password.length";
     if (chars < PASSWORD_MIN || chars > PASSWORD_MAX || password.n > BYTES_MAX)
         return "A password has 10 to 256 characters";
+    if ((i64)chars < owner->least)
+        return "This tenant asks for a longer password";
     char text[BYTES_MAX];
     for (size_t i = 0; i < password.n; i++)
         text[i] = (char)(password.p[i] >= 'A' && password.p[i] <= 'Z' ? password.p[i] + 32 : password.p[i]);
