@@ -15,8 +15,8 @@ err audit_for(struct req *rq, str tenant_id, str actor, const char *action, str 
     if (id.p == NULL)
         return ERR_MEMORY;
     return db_exec(rq->tx, &audit_add, NULL,
-                   ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), STR(changed), NIL,
-                        STR(rq->request_id), STR(rq->http->remote), I64(req_now(rq))));
+                   ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), STR(changed),
+                        STR(rq->who.key_id), STR(rq->request_id), STR(rq->http->remote), I64(req_now(rq))));
 }
 
 err audit(struct req *rq, const char *action, str object_id, str changed)

@@ -4,6 +4,7 @@
 #include "core/module.h"
 #include "core/sinks.h"
 
+#include "feat/api-keys/api-keys.h"
 #include "feat/auth/auth.h"
 #include "feat/dead-letters/dead-letters.h"
 #include "feat/docs/docs.h"
@@ -25,6 +26,7 @@ const struct module *const modules[] = {
     &docs_module,
     &tenants_module,
     &roles_module,
+    &api_keys_module,
     &users_module,
     &auth_module,
     &executions_module,

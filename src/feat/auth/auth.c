@@ -131,8 +131,8 @@ static const struct field me_fields[] = {
           .doc = "Role in this tenant: a built-in one, or the name of one of its own"),
     FIELD(struct me, permissions, F_LIST, .flags = F_OUTPUT, .item = F_STR, .max = PERMISSIONS_MAX,
           .doc = "What the role allows"),
-    FIELD(struct me, session_id, F_STR, .flags = F_OUTPUT, .format = "id", .prefix = "session",
-          .doc = "Id of this session"),
+    FIELD(struct me, session_id, F_STR, .flags = F_OUTPUT | F_NULLABLE, .format = "id", .prefix = "session",
+          .doc = "Id of this session; null for an API key"),
 };
 static const struct table me_table = TABLE("Me", struct me, me_fields, .doc = "The caller as Weir knows them");
 
@@ -405,7 +405,7 @@ static const struct route routes[] = {
       .example = "{\"token\":\"from the link\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(GET, "/api/v1/auth/me", me_get, W_READ), .need = &signed_in, .out = &me_table,
       .doc = "Who is signed in, and what they may do" },
-    { ROUTE(POST, "/api/v1/auth/logout", logout, W_WRITE), .need = &signed_in, .in = &logout_table,
+    { ROUTE(POST, "/api/v1/auth/logout", logout, W_WRITE), .need = &in_person, .in = &logout_table,
       .flags = R_OPTIONAL_BODY, .status = 204, .max_body = 4 * KIB, .doc = "End sessions of the caller" },
 };
 

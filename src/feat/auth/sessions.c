@@ -15,6 +15,7 @@
 #include "core/audit.h"
 #include "core/cache.h"
 #include "core/metrics.h"
+#include "feat/api-keys/api-keys.h"
 #include "feat/auth/auth.h"
 #include "feat/roles/roles.h"
 #include "feat/users/users.h"
@@ -212,6 +213,8 @@ err sessions_authenticate(struct req *rq, const struct credential *c, const char
 {
     struct token t;
     const struct identity *i = NULL;
+    if (c->kind == CREDENTIAL_KEY)
+        return api_keys_authenticate(rq, c->text, reason);
     TRY(token_read(rq->arena, &key, c->text, TOKEN_ACCESS, req_now(rq), &t, reason));
     *reason = "session";
     err e = identity_of(rq, t.session_id, &i);

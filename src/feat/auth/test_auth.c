@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "core/app.h"
 #include "core/mail.h"
+#include "feat/api-keys/api-keys.h"
 #include "feat/auth/auth.h"
 #include "feat/auth/auth_parts.h"
 #include "feat/roles/roles.h"
@@ -20,9 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct module *const modules[] = {
-    &mail_module, &tenants_module, &roles_module, &users_module, &auth_module, NULL
-};
+const struct module *const modules[] = { &mail_module,  &tenants_module, &roles_module, &api_keys_module,
+                                         &users_module, &auth_module,    NULL };
 
 /* ---- tokens ---- */
 
