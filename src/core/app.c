@@ -23,7 +23,7 @@
 
 struct app app;
 
-enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, LOOPS_MAX = 256 };
+enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, HASHING_QUEUE = 64, LOOPS_MAX = 256 };
 #define APP_ARENA (256 * MIB)
 #define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
 
@@ -216,7 +216,8 @@ static int make_loops(void)
             return say(EXIT_FAILED, S("no resources for a network thread"));
     }
     app.slow = pool_new("weir-slow", (u32)app.config.slow_threads, SLOW_QUEUE);
-    return app.slow != NULL ? 0 : say(EXIT_FAILED, S("no resources for the slow pool"));
+    app.hashing = pool_new("weir-hash", (u32)app.config.hash_threads, HASHING_QUEUE);
+    return app.slow != NULL && app.hashing != NULL ? 0 : say(EXIT_FAILED, S("no resources for the pools"));
 }
 
 static int start_modules(void)
@@ -377,6 +378,7 @@ static void stop_everything(void)
 {
     stop_modules();
     stop_loops();
+    pool_free(app.hashing);
     pool_free(app.slow);
     db_thread_end(app.db);
     db_close(app.db);

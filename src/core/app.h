@@ -15,7 +15,7 @@ struct app {
     struct loop **loops;
     struct client **clients; /* one per loop */
     u32 loop_count;
-    struct pool *slow;
+    struct pool *slow, *hashing; /* hashing: passwords and nothing else */
     const struct egress *egress;
     struct engine *engine; /* the engine's own; core never looks inside */
     struct http_server *server;

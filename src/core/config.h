@@ -30,6 +30,7 @@ struct config {
     str smtp_url;        /* SMTP_URL; else letters are files in: */
     str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
     str mail_from;       /* WEIR_MAIL_FROM */
+    i64 hash_threads;    /* WEIR_HASH_THREADS */
     bool debug;                                   /* WEIR_DEBUG */
 };
 

@@ -137,6 +137,7 @@ static err identify(struct req *rq)
     struct credential c;
     const char *reason = "missing";
     err e = ERR_UNAUTHORIZED;
+    rq->background = str_eq(req_header(rq, "x-weir-background"), S("true"));
     if (authenticate != NULL && credential_of(rq->http, &c))
         e = authenticate(rq, &c, &reason);
     if (e == OK)
@@ -166,6 +167,7 @@ bool gate_still_allows(struct req *rq)
     const char *reason;
     struct credential c;
     rq->now_us = clock_now_us();
+    rq->background = true;
     err e = credential_of(rq->http, &c) ? authenticate(rq, &c, &reason) : ERR_UNAUTHORIZED;
     bool same = caller_may(&rq->who, rq->route->need) && str_eq(rq->who.tenant_id, before.tenant_id);
     rq->who = before;

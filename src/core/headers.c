@@ -14,7 +14,7 @@ static const char expose[] =
     "Retry-After, Idempotent-Replayed, Preference-Applied, Content-Disposition";
 static const char request_headers[] =
     "Authorization, Content-Type, Accept, Idempotency-Key, If-Match, If-None-Match, Prefer, "
-    "X-API-Key, X-CSRF-Token, X-Request-Id, Traceparent, Last-Event-ID";
+    "X-API-Key, X-CSRF-Token, X-Weir-Background, X-Request-Id, Traceparent, Last-Event-ID";
 
 /* Written by headers_build before the threads start, constant afterwards. */
 static struct {

@@ -582,6 +582,7 @@ static const char problem_schema[] =
     "\"detail\":{\"type\":\"string\",\"description\":\"What is wrong with this very request\"},"
     "\"code\":{\"type\":\"string\",\"description\":\"Stable; for programs\",\"examples\":[\"request.invalid\"]},"
     "\"request_id\":{\"type\":[\"string\",\"null\"],\"description\":\"Names the request in the logs\"},"
+    "\"challenge_id\":{\"type\":\"string\",\"description\":\"With auth.totp_required: send it with the code, in place of address and password\"},"
     "\"errors\":{\"type\":\"array\",\"description\":\"Each thing that is wrong\",\"items\":{\"$ref\":\"#/components/schemas/ProblemEntry\"}}}}";
 
 static const char entry_schema[] =

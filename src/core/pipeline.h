@@ -143,9 +143,9 @@ void reply_send(struct request_core *c, err outcome);
 struct letter reply_encode(struct request_core *c, size_t max);
 /* Logs and counts; for answers that went out as a stream. */
 void reply_account(struct request_core *c, int status, size_t bytes);
-/* A problem document; `errors` may be NULL. */
+/* A problem document; `errors` and `extension` may be NULL. */
 void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
-                   const struct problems *errors);
+                   const struct problems *errors, const struct pair *extension);
 /* No answer, no entries. */
 void req_forget_answer(struct request_core *c);
 /* Back to the mark, before a handler runs (again): no answer, and nobody who was found since (gate_allows), whose texts went with it. */

@@ -40,6 +40,9 @@ enum route_flags {
         << 11, /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) and never kept for a repeat,
                               * so an Idempotency-Key does not count */
     R_NEED_MATCH = 1 << 12, /* 428 without If-Match */
+    R_HASHES =
+        1
+        << 13, /* prepare in the pool of its own that hashes passwords: a storm of logins takes nothing from anybody else */
 };
 
 enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */

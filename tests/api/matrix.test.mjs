@@ -63,11 +63,15 @@ const makers = {
     },
     'users/invitations': async () => (await clients.owner.post('/api/v1/users/invite', { email: `guest-${++guests}@acme.test`, role: 'member' }, { expect: 201 })).body.id,
     roles: async () => (await clients.owner.post('/api/v1/roles', { name: `matrix-${++guests}`, permissions: ['workflows.read'] }, { expect: 201 })).body.id,
+    'auth/sessions': async () => {
+        const client = await weir.anonymous().login('owner@acme.test', PASSWORD);
+        return (await client.get('/api/v1/auth/me', { expect: 200 })).body.session_id;
+    },
     'api-keys': async () => (await clients.owner.post('/api/v1/api-keys', { name: 'matrix', scopes: ['workflows.read'] }, { expect: 201 })).body.id,
     tenants: async () => (await clients.owner.get('/api/v1/auth/me', { expect: 200 })).body.tenant.id,
 };
 let guests = 0;
-const makerOf = (path) => /^\/api\/v1\/(users\/invitations|users|roles|api-keys|tenants)\/\{id\}/.exec(path)?.[1];
+const makerOf = (path) => /^\/api\/v1\/(users\/invitations|users|roles|api-keys|auth\/sessions|tenants)\/\{id\}/.exec(path)?.[1];
 
 /** The path with ids of tenant acme in place of its parameters. */
 function fill(method, path) {

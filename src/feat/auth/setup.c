@@ -123,7 +123,8 @@ err setup(struct req *rq)
                        .tenant_slug = in->tenant_slug,
                        .tenant_name = in->tenant_name };
     TRY(insert_owner(rq->tx, rq->arena, req_now(rq), &o));
-    TRY(grant_new(rq->arena, req_now(rq), o.user_id, o.tenant_id, ROLE_OWNER, &g));
+    TRY(grant_new(rq->arena, req_now(rq), &(struct grant_for){ o.user_id, o.tenant_id, S("owner"), false, false, 0 },
+                  &g));
     TRY(grant_store(rq, &g));
     TRY(audit_for(rq, o.tenant_id, o.user_id, "auth.setup", o.user_id, STR_NONE));
     reply_location(rq, "/api/v1/auth/me");
