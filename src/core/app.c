@@ -157,6 +157,24 @@ int app_open_unmigrated(void)
     return code != 0 ? code : open_store();
 }
 
+/* The keys must be there: making one here would hide that it is lost. */
+int app_open_reading(void)
+{
+    harden();
+    int code = open_config(LOG_WARN);
+    if (code != 0)
+        return code;
+    struct db_options options = { .folder = app.config.data, .read_only = true };
+    struct buf complaint = { .arena = app.arena };
+    const char *key = str_z(app.arena, strf(app.arena, "%.*s/secret.key", STR_FMT(app.config.data)));
+    if (db_open(&options, &app.db) != OK)
+        return say(EXIT_CONFIG, strf(app.arena, "%.*s: there is no database to read", STR_FMT(app.config.data)));
+    if (app.config.secret_key.n == 0 && (key == NULL || access(key, R_OK) != 0))
+        return say(EXIT_CONFIG, S("SECRET_KEY is not set, and the data folder's secret.key cannot be read"));
+    err e = config_secrets(app.arena, &app.config, &complaint);
+    return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
+}
+
 int app_open(void)
 {
     int code = app_open_unmigrated();

@@ -28,4 +28,5 @@ str http_cookie(const struct http_request *http, str name);
 #define COOKIE_ACCESS  "__Host-weir"
 #define COOKIE_REFRESH "__Secure-weir-refresh"
 
-extern const struct problem problem_csrf; /* auth.csrf 403 */
+extern const struct problem problem_csrf;       /* auth.csrf 403 */
+extern const struct problem problem_totp_setup; /* auth.totp_setup_required 403 */

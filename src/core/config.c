@@ -82,6 +82,8 @@ static const struct setting settings[] = {
       "The same of a workflow whose settings name no limit; 0 = none" },
     { "WEIR_SLOW_THREADS", NULL, NUMBER, AT(slow_threads), 0, "8", 1, 256, NULL,
       "Threads for long queries and background jobs" },
+    { "WEIR_AUDIT_DAYS", NULL, NUMBER, AT(audit_days), 0, "0", 0, 36500, NULL,
+      "Days that audit entries are kept; 0 = for ever" },
     { "WEIR_HASH_THREADS", NULL, NUMBER, AT(hash_threads), 0, "2", 1, 64, NULL,
       "Threads for password hashing, 19 MiB each; 64 logins wait for them, further ones are answered 503" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,

@@ -31,6 +31,7 @@ struct config {
     str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
     str mail_from;       /* WEIR_MAIL_FROM */
     i64 hash_threads;    /* WEIR_HASH_THREADS */
+    i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
     bool debug;                                   /* WEIR_DEBUG */
 };
 

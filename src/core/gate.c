@@ -10,7 +10,7 @@
 enum { TOKEN_MAX = 4096 };
 
 PROBLEM_SHARED(problem_csrf, "auth.csrf", ERR_FORBIDDEN, "The request does not come from a page of this server");
-PROBLEM(totp_setup, "auth.totp_setup_required", ERR_FORBIDDEN, "The tenant asks for a second factor");
+PROBLEM_SHARED(problem_totp_setup, "auth.totp_setup_required", ERR_FORBIDDEN, "The tenant asks for a second factor");
 
 /* Set by the auth module at its start, before the threads; core cannot name a feature. */
 static authenticate_fn *authenticate;
@@ -190,7 +190,7 @@ static err permit(struct req *rq)
                    ? problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now")
                    : e;
     if (rq->who.must_enroll && need != &in_person && need != &signed_in)
-        return problem(rq, &totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
+        return problem(rq, &problem_totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
     if (caller_may(&rq->who, need))
         return OK;
     return problem(rq, &problem_forbidden, "This needs the permission %s", need->name);

@@ -42,6 +42,7 @@ err reply_empty(struct req *rq, int status)
 err reply_raw(struct req *rq, int status, str content_type, str body)
 {
     rq->answer.status = status;
+    rq->answer.table = NULL; /* in place of rows, where there were some: an export */
     rq->answer.content_type = content_type;
     rq->answer.raw = body;
     return OK;

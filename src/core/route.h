@@ -71,6 +71,7 @@ struct route {
     /* R_ADMIT: bytes of body for this very object; or, at the head still, a problem, as a handler answers it. No tx; nothing of it is there in the handler. */
     err (*admit)(struct req *rq, size_t *max_body);
     const char *produces;
+    const char *const *also_types;         /* other forms of the answer, by Accept (text); ends with NULL */
     const struct route_status *also;       /* ends with status 0 */
     const struct problem *const *problems; /* documented codes beyond the gate's; ends with NULL */
     const char *doc;                       /* one sentence, the operation's summary */

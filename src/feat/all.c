@@ -5,6 +5,7 @@
 #include "core/sinks.h"
 
 #include "feat/api-keys/api-keys.h"
+#include "feat/audit/audit.h"
 #include "feat/auth/auth.h"
 #include "feat/dead-letters/dead-letters.h"
 #include "feat/docs/docs.h"
@@ -24,6 +25,7 @@ const struct module *const modules[] = {
     &sinks_module,
     &health_module,
     &docs_module,
+    &audit_module,
     &tenants_module,
     &roles_module,
     &api_keys_module,
