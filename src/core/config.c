@@ -62,6 +62,8 @@ static const struct setting settings[] = {
     { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", NULL, NUMBER, AT(access_minutes), 0, "15", 1, 1440, NULL,
       "Life of an access token" },
     { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
+    { "JWT_ACCEPT_LEGACY_USER_ID", NULL, SWITCH, AT(legacy_user_id), 0, "false", 0, 0, NULL,
+      "Takes the claim user_id of tokens that have no sub; they need a session like any other" },
     { "WEIR_EGRESS_ALLOW", NULL, NETWORKS, AT(egress_allow), 0, "", 1, 16384, NULL,
       "Private networks and host:port that workflows may call" },
     { "WEIR_LOG", NULL, CHOICE, AT(log), 0, "", 0, 0, log_formats,

@@ -32,6 +32,7 @@ struct config {
     str mail_from;       /* WEIR_MAIL_FROM */
     i64 hash_threads;    /* WEIR_HASH_THREADS */
     i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
+    bool legacy_user_id; /* JWT_ACCEPT_LEGACY_USER_ID */
     bool debug;                                   /* WEIR_DEBUG */
 };
 

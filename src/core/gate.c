@@ -220,13 +220,31 @@ static err no_endpoint(struct request_core *c)
     return problem(rq, &problem_method, "%.*s is not a method of this path", STR_FMT(rq->http->method_text));
 }
 
+/* Where there is nothing at the path as it was sent, an alias may lead somewhere; from there on the request is one of the path that answers. */
+static err lookup(struct request_core *c)
+{
+    struct req *rq = &c->rq;
+    struct http_request *http = rq->http;
+    str path;
+    TRY(route_lookup(rq->arena, http->method, http->path, &c->endpoint, rq->params, &c->allowed));
+    if (c->endpoint != NULL || c->allowed != 0)
+        return OK;
+    TRY(route_alias(rq->arena, http->path, &path));
+    if (path.p == NULL)
+        return OK;
+    TRY(route_lookup(rq->arena, http->method, path, &c->endpoint, rq->params, &c->allowed));
+    if (c->endpoint != NULL || c->allowed != 0)
+        http->path = path;
+    return OK;
+}
+
 err gate(struct request_core *c)
 {
     struct req *rq = &c->rq;
     const struct http_request *http = rq->http;
     if (wrong_side(c))
         return problem(rq, &problem_route, "There is nothing at this path");
-    err e = route_lookup(rq->arena, http->method, http->path, &c->endpoint, rq->params, &c->allowed);
+    err e = lookup(c);
     if (e == ERR_DECODE)
         return problem(rq, &problem_of_class[ERR_DECODE], "The path holds a bad percent escape or is not UTF-8");
     TRY(e);

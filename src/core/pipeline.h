@@ -27,6 +27,9 @@ struct endpoint {
 err route_lookup(struct arena *a, enum http_method method, str path, struct endpoint **out, str params[6],
                  u32 *allowed) MUST;
 
+/* The path in place of an alias; STR_NONE when it is none. ERR_MEMORY. */
+err route_alias(struct arena *a, str path, str *out) MUST;
+
 struct after {
     struct after *next;
     void (*fn)(void *arg);

@@ -118,6 +118,29 @@ err route_find(struct arena *a, enum http_method method, str path, const struct 
     return OK;
 }
 
+static bool alias_of(const struct alias *al, str path, str *rest)
+{
+    str from = str_of(al->from);
+    if (str_ends(path, S("/")) && !str_ends(from, S("/")))
+        path = str_slice(path, 0, path.n - 1);
+    bool whole = !str_ends(from, S("/"));
+    *rest = str_slice(path, from.n, path.n);
+    return whole ? str_eq(path, from) : str_starts(path, from);
+}
+
+err route_alias(struct arena *a, str path, str *out)
+{
+    str rest;
+    *out = STR_NONE;
+    for (const struct module *const *m = modules; *m != NULL; m++)
+        for (u32 i = 0; i < (*m)->alias_count; i++)
+            if (alias_of(&(*m)->aliases[i], path, &rest)) {
+                *out = strf(a, "%s%.*s", (*m)->aliases[i].to, STR_FMT(rest));
+                return out->p != NULL ? OK : ERR_MEMORY;
+            }
+    return OK;
+}
+
 /* -- building ------------------------------------------------------------------------------------------------------ */
 
 static err child_make(struct arena *a, struct node *n, str segment, struct node **out)

@@ -364,6 +364,16 @@ static const struct job_kind jobs[] = {
     { .name = "auth.notice", .run = notice_run, .doc = "Tells somebody what happened to their account" },
 };
 
+static const struct alias aliases[] = {
+    { "/v1/auth/", AUTH "/" },
+    { "/chat/authenticate", AUTH "/token" },
+    { "/chat/refresh", AUTH "/refresh" },
+    { "/chat/revoke", AUTH "/revoke" },
+    { "/api/v1/chat/authenticate", AUTH "/token" },
+    { "/api/v1/chat/refresh", AUTH "/refresh" },
+    { "/api/v1/chat/revoke", AUTH "/revoke" },
+};
+
 static err start(void)
 {
     TRY(sessions_start(app.arena));
@@ -385,6 +395,8 @@ const struct module auth_module = {
     .route_count = COUNT(routes),
     .jobs = jobs,
     .job_count = COUNT(jobs),
+    .aliases = aliases,
+    .alias_count = COUNT(aliases),
     .start = start,
     .stop = stop,
 };

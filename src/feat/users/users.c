@@ -182,6 +182,13 @@ static const struct job_kind jobs[] = {
     { .name = "users.clean", .run = invitations_clean, .every_us = HOUR_US, .doc = "Deletes invitations that expired" },
 };
 
+static const struct alias aliases[] = {
+    { "/api/admin/users", "/api/v1/users" },
+    { "/api/admin/users/", "/api/v1/users/" },
+    { "/api/v1/admin/users", "/api/v1/users" },
+    { "/api/v1/admin/users/", "/api/v1/users/" },
+};
+
 const struct module users_module = {
     .name = "users",
     .doc = "People and their memberships in tenants",
@@ -189,4 +196,6 @@ const struct module users_module = {
     .route_count = USERS_ROUTES,
     .jobs = jobs,
     .job_count = COUNT(jobs),
+    .aliases = aliases,
+    .alias_count = COUNT(aliases),
 };
