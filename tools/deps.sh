@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libsqlite3-dev libsodium-dev
        liblua5.4-dev libssl-dev libpcre2-dev zlib1g-dev libbrotli-dev
-       libqrencode-dev)
+       libqrencode-dev libcrypt-dev)
 test=(libcmocka-dev oathtool)
 lint=(clang clang-format clang-tidy cppcheck git)
 

@@ -125,7 +125,7 @@ STMT(
 
 /* ---- who is it ---- */
 
-static struct cache identities = { .name = "api-keys", .capacity = 1024 };
+CACHE(identities, "api-keys", .capacity = 1024);
 
 static err save_use(struct tx *tx, str id, i64 last_us)
 {

@@ -166,6 +166,8 @@ STMT(login_members,
      .row = &member_table, .scope = SCOPE_SYSTEM);
 STMT(login_home, "SELECT min(tenant_id) AS tenant_id FROM memberships WHERE user_id = $1 HAVING count(*) = 1",
      .row = &member_table, .scope = SCOPE_SYSTEM);
+STMT(password_upgrade, "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+     .scope = SCOPE_SYSTEM);
 STMT(challenge_by_id,
      "SELECT user_id, tenant_id, password_hash, remember FROM login_challenges"
      " WHERE id = $1 AND expires_at > $2 AND failures < $3",
@@ -260,6 +262,7 @@ struct login {
     struct totp_state totp;
     struct totp_proof proof;
     struct grant grant; /* signed in advance, so that the writer only writes */
+    str better_hash;    /* in place of an imported one */
 };
 
 static err find_members(struct req *rq, struct login *l)
@@ -304,7 +307,9 @@ static err by_password(struct req *rq, struct login *l)
     err e = db_row(rq->tx, &login_candidate, &l->user, ARGS(STR(email)));
     if (e != OK && e != ERR_NOT_FOUND)
         return e;
-    return password_verify(l->user.password_hash, in->password, &l->matches);
+    TRY(password_verify(l->user.password_hash, in->password, &l->matches));
+    bool upgrade = l->matches && password_outdated(l->user.password_hash);
+    return upgrade ? password_hash(rq->arena, in->password, &l->better_hash) : OK;
 }
 
 static err read_code(struct req *rq, struct login *l)
@@ -436,6 +441,9 @@ static err browser_reply(struct req *rq, const struct login *l)
 static err begin_session(struct req *rq, const struct login *l)
 {
     TRY(login_limit_passed(rq->tx, &l->from));
+    if (l->better_hash.p != NULL)
+        TRY(db_exec(rq->tx, &password_upgrade, NULL,
+                    ARGS(STR(l->user.id), STR(l->user.password_hash), STR(l->better_hash))));
     if (l->challenge_id.p != NULL)
         TRY(db_exec(rq->tx, &challenge_end, NULL, ARGS(STR(l->challenge_id))));
     TRY(grant_store(rq, &l->grant));

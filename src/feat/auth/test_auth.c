@@ -17,6 +17,7 @@
 #include "feat/users/users.h"
 
 #include <ftw.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,6 +175,9 @@ static void test_password_rules(void **state)
         { "lovelace-1815", "password.personal" },
         { "acmeworks!1", "password.personal" },
         { "zxcvbnm123", "password.common" },
+        { "bigdaddy-99", "password.common" }, /* of the 10,000: somewhere in the middle, */
+        { "zzzzzz7777", "password.common" },  /* the last */
+        { "cocacola2024", "password.common" },
         { "0987654321", "password.common" },
         { "acme-works-1", "password.personal" },
         { "weir-acme-2025", "password.personal" },
@@ -205,6 +209,8 @@ static void test_password_hash_and_verify(void **state)
     bool matches;
     assert_int_equal(password_hash(a, S("horse-cabs"), &hash), OK);
     assert_true(str_starts(hash, S("$argon2id$v=19$m=19456,t=2,p=1$")));
+    assert_int_equal(crypto_pwhash_str_verify(hash.p, "horse-cabs", 10), 0); /* libsodium by itself */
+    assert_int_not_equal(crypto_pwhash_str_verify(hash.p, "horse-cabz", 10), 0);
     assert_int_equal(password_verify(hash, S("horse-cabs"), &matches), OK);
     assert_true(matches);
     assert_int_equal(password_verify(hash, S("horse-cabz"), &matches), OK);

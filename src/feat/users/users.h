@@ -20,6 +20,8 @@ const char *password_refused(str password, const struct password_owner *owner, c
 err password_hash(struct arena *a, str password, str *hash) MUST;
 /* hash STR_NONE (nobody of that name) costs the same time and is false. ERR_MEMORY as above: then nothing is known. */
 err password_verify(str hash, str password, bool *matches) MUST;
+/* Whether it is an imported bcrypt hash, which verifies and is to be replaced by whoever knows the password. */
+bool password_outdated(str hash);
 
 /* Inside a write transaction; email in lower case. ERR_CONFLICT: it is taken. */
 err users_insert(struct tx *tx, struct arena *a, i64 now_us, str email, str name, str password_hash_text, str *id) MUST;
