@@ -238,8 +238,8 @@ describe('setup', () => {
     const setup = (body) => fresh.anonymous().post('/api/v1/setup', body);
     const owner = { email: 'first@example.test', password: PASSWORD };
 
-    test('the page behind the link loads nothing but itself, and its policy allows its one script and style', async () => {
-        const { text, headers } = await fresh.anonymous().get('/setup?token=any', { expect: 200 });
+    for (const path of ['/setup', '/invite', '/reset']) test(`the page behind the link ${path} loads nothing but itself, and its policy allows its one script and style`, async () => {
+        const { text, headers } = await fresh.anonymous().get(`${path}?token=any`, { expect: 200 });
         const policy = headers.get('content-security-policy');
         for (const [kind, tag] of [['script-src', 'script'], ['style-src', 'style']]) {
             const parts = [...text.matchAll(new RegExp(`<${tag}>(.*?)</${tag}>`, 'gs'))];

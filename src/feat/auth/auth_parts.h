@@ -175,6 +175,7 @@ err accept_invitation(struct req *rq) MUST;
 /* --- setup_page.c --- */
 
 err setup_page(struct req *rq) MUST;
+err link_page(struct req *rq) MUST;
 err setup_page_start(struct arena *a) MUST;
 extern const struct table setup_query_table;
 extern const struct problem setup_over;
