@@ -350,7 +350,7 @@ static err walk_row(struct arena *a, struct walk *w, const struct row *r, struct
 {
     str right;
     if (r->seq != w->seq + 1)
-        return broken(v, a, w->head.chain, w->seq + 1, STR_NONE, "it is missing");
+        return broken(v, a, w->head.chain, w->seq + 1, S(""), "it is missing");
     TRY(seal_of(a, r, r->seq, w->seal, &right));
     if (!str_eq(right, r->seal))
         return broken(v, a, w->head.chain, r->seq, r->id,
@@ -369,7 +369,7 @@ static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, stru
     TRY(head_mac(a, h, &right));
     v->chains++;
     if (!str_eq(right, h->mac))
-        return broken(v, a, h->chain, h->seq, STR_NONE, "the head of the chain was changed");
+        return broken(v, a, h->chain, h->seq, S(""), "the head of the chain was changed");
     while (n == PAGE && !v->broken) {
         void *rows;
         TRY(db_list(tx, &audit_chain_page, PAGE, &rows, &n, ARGS(STR(h->chain), I64(w.seq), I64(PAGE))));
@@ -377,7 +377,7 @@ static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, stru
             TRY(walk_row(a, &w, (const struct row *)rows + i, v));
     }
     if (!v->broken && (w.seq != h->seq || !str_eq(w.seal, h->seal)))
-        return broken(v, a, h->chain, w.seq + 1, STR_NONE, "it is missing at the end of the chain");
+        return broken(v, a, h->chain, w.seq + 1, S(""), "it is missing at the end of the chain");
     return OK;
 }
 
@@ -402,7 +402,7 @@ static err walk_all(struct tx *tx, struct arena *a, struct audit_verdict *v)
         return e;
     TRY(db_row(tx, &audit_strays, &strays, NO_ARGS));
     if (!v->broken && strays.n > 0)
-        return broken(v, a, S(""), 0, STR_NONE, "there are sealed rows whose chain has no head");
+        return broken(v, a, S(""), 0, S(""), "there are sealed rows whose chain has no head");
     return OK;
 }
 
