@@ -91,6 +91,10 @@ describe('never more than its maker', () => {
         await client.get('/api/v1/workflows', { expect: 200 });
         await owner.del(`/api/v1/users/${body.user_id}`, { expect: 204 });
         await client.get('/api/v1/workflows', { expect: 401 });
+        await owner.post('/api/v1/users/invite', { email, role: 'admin' }, { expect: 201 });
+        const again = (await weir.mail(email, 2)).at(-1);
+        await anyone.post('/api/v1/auth/invite/accept', { token: again.token, password: PASSWORD }, { expect: 200 });
+        await client.get('/api/v1/workflows', { expect: 401 });
     });
 
     test('a key makes no keys and ends no sessions', async () => {

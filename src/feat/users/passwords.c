@@ -251,7 +251,8 @@ static err bcrypt_verify(str hash, str password, bool *matches)
         return OK;
     memcpy(phrase, password.p, password.n);
     memcpy(setting, hash.p, hash.n);
-    const char *made = crypt_rn(phrase, setting, &state, sizeof state); /* not crypt_r: sanitizers put their own in its place */
+    const char *made =
+        crypt_rn(phrase, setting, &state, sizeof state); /* not crypt_r: sanitizers put their own in its place */
     *matches = made != NULL && str_eq_secret(str_of(made), hash);
     sodium_memzero(phrase, sizeof phrase);
     sodium_memzero(&state, sizeof state);

@@ -79,9 +79,11 @@ STMT(member_state,
 STMT(member_update, "UPDATE memberships SET role = $3, role_id = $4, status = $5, updated_at = $6"
                     " WHERE tenant_id = $1 AND user_id = $2");
 STMT(member_delete, "DELETE FROM memberships WHERE tenant_id = $1 AND user_id = $2");
-/* auth's rows, which stands above: a session that lives on unseen would be good again once its owner is let in anew. */
+/* Rows of auth and api-keys: a session or key that lives on unseen would be good again once its owner is let in anew. */
 STMT(member_sessions_end,
      "UPDATE sessions SET revoked_at = $3 WHERE tenant_id = $1 AND user_id = $2 AND revoked_at IS NULL");
+
+STMT(member_keys_end, "DELETE FROM api_keys WHERE tenant_id = $1 AND user_id = $2");
 
 /* ---- handlers ---- */
 
@@ -176,6 +178,7 @@ static err member_remove(struct req *rq)
     TRY(find_below(rq, &m));
     TRY(db_exec(rq->tx, &member_delete, NULL, ARGS(TENANT(rq), STR(m.id))));
     TRY(end_sessions(rq, m.id));
+    TRY(db_exec(rq->tx, &member_keys_end, NULL, ARGS(TENANT(rq), STR(m.id))));
     TRY(audit(rq, "users.delete", m.id, STR_NONE));
     TRY(req_after(rq, cache_forget_all, NULL));
     return reply_empty(rq, 204);
@@ -218,5 +221,6 @@ const struct route users_routes[USERS_ROUTES] = {
       .more = "It holds for their next request. Only owners change owners, and nobody changes themselves." },
     { ROUTE(DELETE, USERS "/{id}", member_remove, W_WRITE), .etag = &member_state, .need = &can_write, .status = 204,
       .problems = write_problems, .doc = "Let somebody out of the tenant",
-      .more = "Their sessions in it end. What they made stays; their account and other tenants are not touched." },
+      .more =
+          "Their sessions and keys in it end. What they made stays; their account and other tenants are not touched." },
 };
