@@ -22,9 +22,11 @@ const struct permission *permission_find(str name)
 {
     size_t count;
     const struct permission *const *all = permissions_all(&count);
-    for (size_t i = 0; i < count; i++)
-        if (str_eq(name, str_of(all[i]->name)))
-            return all[i];
+    for (size_t i = 0; i < count; i++) {
+        const struct permission *p = all[i];
+        if (p != NULL && str_eq(name, str_of(p->name)))
+            return p;
+    }
     return NULL;
 }
 

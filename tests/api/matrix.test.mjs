@@ -61,7 +61,7 @@ const makers = {
         const [{ token }] = await weir.mail(email);
         return (await clients.nobody.post('/api/v1/auth/invite/accept', { token, password: PASSWORD }, { expect: 200 })).body.user_id;
     },
-    'users/invitations': async () => (await clients.owner.post('/api/v1/users/invite', { email: `guest-${++guests}@acme.test`, role: 'member' }, { expect: 201 })).body.id,
+    invitations: async () => (await clients.owner.post('/api/v1/users/invite', { email: `guest-${++guests}@acme.test`, role: 'member' }, { expect: 201 })).body.id,
     roles: async () => (await clients.owner.post('/api/v1/roles', { name: `matrix-${++guests}`, permissions: ['workflows.read'] }, { expect: 201 })).body.id,
     'auth/sessions': async () => {
         const client = await weir.anonymous().login('owner@acme.test', PASSWORD);
@@ -71,7 +71,7 @@ const makers = {
     tenants: async () => (await clients.owner.get('/api/v1/auth/me', { expect: 200 })).body.tenant.id,
 };
 let guests = 0;
-const makerOf = (path) => /^\/api\/v1\/(users\/invitations|users|roles|api-keys|auth\/sessions|tenants)\/\{id\}/.exec(path)?.[1];
+const makerOf = (path) => /^\/api\/v1\/(invitations|users|roles|api-keys|auth\/sessions|tenants)\/\{id\}/.exec(path)?.[1];
 
 /** The path with ids of tenant acme in place of its parameters. */
 function fill(method, path) {

@@ -62,10 +62,10 @@ describe('invitations', () => {
         const { body } = await invite();
         const [first, second] = await weir.mail('twice@example.test', 2);
         const accept = ({ token }) => anyone.post('/api/v1/auth/invite/accept', { token, password: PASSWORD });
-        const listed = (await owner.get('/api/v1/users/invitations?count=true', { expect: 200 })).body;
+        const listed = (await owner.get('/api/v1/invitations?count=true', { expect: 200 })).body;
         assert.equal(listed.filter(({ email }) => email === 'twice@example.test').length, 1);
         assert.equal((await accept(first)).status, 404);
-        await owner.del(`/api/v1/users/invitations/${body.id}`, { expect: 204 });
+        await owner.del(`/api/v1/invitations/${body.id}`, { expect: 204 });
         assert.equal((await accept(second)).status, 404);
     });
 

@@ -349,7 +349,7 @@ static err tenant_change(struct req *rq)
 static err set_status(struct req *rq, const char *status, const char *action)
 {
     struct tenant *t = NEW(rq->arena, struct tenant);
-    i64 changed;
+    i64 changed = 0;
     if (t == NULL)
         return ERR_MEMORY;
     TRY(find(rq, t));
@@ -382,8 +382,8 @@ static err tenant_resume(struct req *rq)
 
 static err tenant_remove(struct req *rq)
 {
-    struct tenant t;
-    i64 changed;
+    struct tenant t = { 0 };
+    i64 changed = 0;
     TRY(not_at_home(rq));
     TRY(find(rq, &t));
     TRY(db_exec(rq->tx, &tenant_delete, &changed, ARGS(STR(t.id), I64(req_now(rq)))));
