@@ -27,12 +27,12 @@ struct config {
     i64 access_minutes;                           /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
     i64 refresh_days;                             /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
     str seccomp;                                  /* WEIR_SECCOMP: on, off */
-    str smtp_url;        /* SMTP_URL; else letters are files in: */
-    str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
-    str mail_from;       /* WEIR_MAIL_FROM */
-    i64 hash_threads;    /* WEIR_HASH_THREADS */
-    i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
-    bool legacy_user_id; /* JWT_ACCEPT_LEGACY_USER_ID */
+    str smtp_url;                                 /* SMTP_URL; else letters are files in: */
+    str mail_dir;                                 /* WEIR_MAIL_DIR; else <data>/mail */
+    str mail_from;                                /* WEIR_MAIL_FROM */
+    i64 hash_threads;                             /* WEIR_HASH_THREADS */
+    i64 audit_days;                               /* WEIR_AUDIT_DAYS, 0 = for ever */
+    bool legacy_user_id;                          /* JWT_ACCEPT_LEGACY_USER_ID */
     bool debug;                                   /* WEIR_DEBUG */
 };
 
