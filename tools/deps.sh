@@ -4,8 +4,9 @@
 set -euo pipefail
 
 build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libsodium-dev
-       liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev)
-test=(libcmocka-dev libjansson-dev openssl)
+       liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev
+       libqrencode-dev libcrypt-dev)
+test=(libcmocka-dev libjansson-dev openssl oathtool sqlite3)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }

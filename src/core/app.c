@@ -22,7 +22,7 @@
 
 struct app app;
 
-enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, LOOPS_MAX = 256 };
+enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, HASHING_QUEUE = 64, LOOPS_MAX = 256 };
 #define APP_ARENA (256 * MIB)
 #define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
 
@@ -138,6 +138,24 @@ int app_open_unmigrated(void)
     return code != 0 ? code : open_store();
 }
 
+/* The keys must be there: making one here would hide that it is lost. */
+int app_open_reading(void)
+{
+    harden_process();
+    int code = open_config(LOG_WARN);
+    if (code != 0)
+        return code;
+    struct db_options options = { .folder = app.config.data, .read_only = true };
+    struct buf complaint = { .arena = app.arena };
+    const char *key = str_z(app.arena, strf(app.arena, "%.*s/secret.key", STR_FMT(app.config.data)));
+    if (db_open(&options, &app.db) != OK)
+        return say(EXIT_CONFIG, strf(app.arena, "%.*s: there is no database to read", STR_FMT(app.config.data)));
+    if (app.config.secret_key.n == 0 && (key == NULL || access(key, R_OK) != 0))
+        return say(EXIT_CONFIG, S("SECRET_KEY is not set, and the data folder's secret.key cannot be read"));
+    err e = config_secrets(app.arena, &app.config, &complaint);
+    return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
+}
+
 int app_open(void)
 {
     int code = app_open_unmigrated();
@@ -222,7 +240,8 @@ static int make_loops(void)
             return say(EXIT_FAILED, S("no resources for a network thread"));
     }
     app.slow = pool_new("weir-slow", (u32)app.config.slow_threads, SLOW_QUEUE);
-    return app.slow != NULL ? 0 : say(EXIT_FAILED, S("no resources for the slow pool"));
+    app.hashing = pool_new("weir-hash", (u32)app.config.hash_threads, HASHING_QUEUE);
+    return app.slow != NULL && app.hashing != NULL ? 0 : say(EXIT_FAILED, S("no resources for the pools"));
 }
 
 static int start_modules(void)
@@ -413,6 +432,7 @@ static void stop_everything(void)
 {
     stop_modules();
     stop_loops();
+    pool_free(app.hashing);
     pool_free(app.slow);
     db_thread_end(app.db);
     db_close(app.db);

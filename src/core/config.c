@@ -9,7 +9,9 @@
 #include "codec/hash.h"
 #include "core/app.h"
 #include "core/limit.h"
+#include "core/mail.h"
 #include "net/egress.h"
+#include "net/smtp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,6 +68,8 @@ static const struct setting settings[] = {
     { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", NULL, NUMBER, AT(access_minutes), 0, "15", 1, 1440, NULL,
       "Life of an access token" },
     { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
+    { "JWT_ACCEPT_LEGACY_USER_ID", NULL, SWITCH, AT(legacy_user_id), 0, "false", 0, 0, NULL,
+      "Takes the claim user_id of tokens that have no sub; they need a session like any other" },
     { "WEIR_EGRESS_ALLOW", NULL, NETWORKS, AT(egress_allow), 0, "", 1, 16384, NULL,
       "Private networks and host:port that workflows may call" },
     { "WEIR_LOG", NULL, CHOICE, AT(log), 0, "", 0, 0, log_formats,
@@ -85,11 +89,20 @@ static const struct setting settings[] = {
     { "WEIR_WORKFLOW_CONCURRENCY", NULL, NUMBER, AT(workflow_concurrency), 0, "0", 0, 1000, NULL,
       "The same of a workflow whose settings name no limit; 0 = none" },
     { "WEIR_SLOW_THREADS", NULL, NUMBER, AT(slow_threads), 0, "8", 1, 256, NULL,
-      "Threads for password hashing and long queries" },
+      "Threads for long queries and background jobs" },
+    { "WEIR_AUDIT_DAYS", NULL, NUMBER, AT(audit_days), 0, "0", 0, 36500, NULL,
+      "Days that audit entries are kept; 0 = for ever" },
+    { "WEIR_HASH_THREADS", NULL, NUMBER, AT(hash_threads), 0, "2", 1, 64, NULL,
+      "Threads for password hashing, 19 MiB each; 64 logins wait for them, further ones are answered 503" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,
       "Bytes for all requests and executions; 0 = half of the machine's memory" },
     { "WEIR_SECCOMP", NULL, CHOICE, AT(seccomp), 0, "on", 0, 0, filter_modes,
       "Whether the server gives up the system calls that it does not need; off says so in the log of every start" },
+    { "SMTP_URL", NULL, SECRET, AT(smtp_url), 0, "", 8, 1000, NULL,
+      "Server for letters, as smtps://user:password@mail.example.com; unset: they are kept as files" },
+    { "WEIR_MAIL_FROM", NULL, TEXT, AT(mail_from), 0, "Weir <weir@localhost>", 3, 320, NULL, "Sender of letters" },
+    { "WEIR_MAIL_DIR", NULL, TEXT, AT(mail_dir), 0, "", 1, 4000, NULL,
+      "Folder that letters are kept in while SMTP_URL is unset; unset: mail in the data folder" },
     { "WEIR_DEBUG", NULL, SWITCH, AT(debug), 0, "false", 0, 0, NULL,
       "Shows causes of internal errors to clients; never in production" },
 };
@@ -453,6 +466,10 @@ static void check_rest(struct loading *l, const struct config *c)
                  PORT_MAX);
     if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
         COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+    if (c->smtp_url.n > 0 && !smtp_url_valid(c->smtp_url))
+        COMPLAIN(l, "SMTP_URL: (masked) is not smtp://[user:password@]host[:port] or smtps://…");
+    if (!mail_sender(c->mail_from, &host))
+        COMPLAIN(l, "WEIR_MAIL_FROM: %.*s is neither an address nor Name <address>", STR_FMT(c->mail_from));
     if (c->memory_max != 0 && c->memory_max < MEMORY_MIN)
         COMPLAIN(l, "WEIR_MEMORY_MAX: %lld is less than %d; 0 is half of the machine's", (long long)c->memory_max,
                  MEMORY_MIN);
@@ -637,4 +654,16 @@ err config_secrets(struct arena *a, struct config *c, struct buf *complaint)
         c->jwt_secret = (str){ (const char *)derived, KEY_BYTES };
     }
     return OK;
+}
+
+str config_base_url(struct arena *a, const struct config *c)
+{
+    str host = c->listen_host, url = c->public_url;
+    if (url.n > 0)
+        return str_ends(url, S("/")) ? str_slice(url, 0, url.n - 1) : url;
+    if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
+        host = S("localhost");
+    bool six = str_find_char(host, ':', 0) >= 0;
+    return strf(a, "http%s://%s%.*s%s:%lld", c->tls_cert.n > 0 ? "s" : "", six ? "[" : "", STR_FMT(host),
+                six ? "]" : "", (long long)c->listen_port);
 }

@@ -28,6 +28,12 @@ struct config {
     i64 access_minutes;                           /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
     i64 refresh_days;                             /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
     str seccomp;                                  /* WEIR_SECCOMP: on, off */
+    str smtp_url;                                 /* SMTP_URL; else letters are files in: */
+    str mail_dir;                                 /* WEIR_MAIL_DIR; else <data>/mail */
+    str mail_from;                                /* WEIR_MAIL_FROM */
+    i64 hash_threads;                             /* WEIR_HASH_THREADS */
+    i64 audit_days;                               /* WEIR_AUDIT_DAYS, 0 = for ever */
+    bool legacy_user_id;                          /* JWT_ACCEPT_LEGACY_USER_ID */
     bool debug;                                   /* WEIR_DEBUG */
 };
 
@@ -42,6 +48,8 @@ err config_secrets(struct arena *a, struct config *c, struct buf *complaint) MUS
 bool origin_valid(struct arena *a, str origin);
 /* "host:port", "[::1]:port" or ":port" (any address) taken apart. */
 bool config_host_port(str text, str *host, i64 *port);
+/* Where people reach the server, without a slash at its end: WEIR_PUBLIC_URL, else http or https, and where it listens. {NULL,0} out of memory. */
+str config_base_url(struct arena *a, const struct config *c);
 /* NAME  value (masked)  source  default  bounds  help: for `weir config`. */
 void config_print(struct buf *b);
 /* The same as rows, for its JSON and the documentation. */

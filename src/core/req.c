@@ -307,7 +307,7 @@ static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct 
     c->next = fn;
     c->then = then;
     c->task.run = pool_run;
-    err e = pool_submit(app.slow, &c->task);
+    err e = pool_submit(c->rq.route->flags & R_HASHES ? app.hashing : app.slow, &c->task);
     if (e == OK)
         return;
     req_forget_answer(c);
@@ -419,7 +419,7 @@ static void write_prepare(struct request_core *c)
     const struct route *r = c->rq.route;
     if (r->prepare == NULL)
         write_submit(c);
-    else if (r->flags & R_SLOW_PREPARE)
+    else if (r->flags & (R_SLOW_PREPARE | R_HASHES))
         in_pool(c, r->prepare, after_prepare);
     else
         on_loop(c, r->prepare, after_prepare);
@@ -628,7 +628,7 @@ static void refuse(void *ctx, int status, const char *code, str remote, struct a
     const struct request_core *c = out->request != NULL ? out->request->user : NULL;
     str id = c != NULL ? c->rq.request_id : typeid_new(a, "req", clock_now_us());
     struct buf b = { .arena = a };
-    problem_write(&b, status, &p, STR_NONE, id, NULL);
+    problem_write(&b, status, &p, STR_NONE, id, NULL, NULL);
     reply_count_refused(status);
     LOG(LOG_INFO, "http.refused", LOG_STR("request_id", id), LOG_INT("status", status), LOG_STR("code", str_of(code)),
         LOG_STR("remote", remote));

@@ -59,9 +59,10 @@ struct args {
 /* Opens the data folder's database (made when absent), takes the folder's lock (ERR_BUSY: another process has it), starts the writer thread.
  * ERR_INTERNAL is logged with its cause. */
 struct db_options {
-    str folder;         /* WEIR_DATA */
-    u32 batch_max;      /* jobs per commit; 0 = 256 */
-    u32 queue_max;      /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
+    str folder;     /* WEIR_DATA */
+    u32 batch_max;  /* jobs per commit; 0 = 256 */
+    u32 queue_max;  /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
+    bool read_only; /* for tools beside a running server: no lock, no writer; ERR_NOT_FOUND when there is no database */
     i64 read_budget_us; /* of a fast read (db_read_begin fast = true); 0 = 2,000 */
 };
 err db_open(const struct db_options *options, struct db **out) MUST;
