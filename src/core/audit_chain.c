@@ -87,6 +87,9 @@ STMT(audit_strays,
      "SELECT count(*) AS n FROM audit_logs WHERE seq IS NOT NULL AND coalesce(tenant_id, '') NOT IN"
      " (SELECT chain FROM audit_heads)",
      .row = &number_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
+STMT(audit_up_to,
+     "SELECT count(*) AS n FROM audit_logs WHERE coalesce(tenant_id, '') = $1 AND seq IS NOT NULL AND seq <= $2",
+     .row = &number_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(audit_delete, "DELETE FROM audit_logs WHERE coalesce(tenant_id, '') = $1 AND seq <= $2 AND seq IS NOT NULL",
      .scope = SCOPE_SYSTEM, .scan_ok = true);
 
@@ -361,6 +364,14 @@ static err walk_row(struct arena *a, struct walk *w, const struct row *r, struct
     return OK;
 }
 
+/* Rows that no walk comes to: before the anchor, or of a chain without a head. */
+static err walk_past(struct tx *tx, struct arena *a, str chain, i64 up_to, struct audit_verdict *v)
+{
+    struct number past;
+    TRY(db_row(tx, &audit_up_to, &past, ARGS(STR(chain), I64(up_to))));
+    return past.n == 0 ? OK : broken(v, a, chain, up_to, S(""), "there are sealed rows that the chain does not hold");
+}
+
 static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, struct audit_verdict *v)
 {
     struct walk w = { .head = *h, .seq = h->anchor_seq, .seal = h->anchor_seal };
@@ -370,6 +381,7 @@ static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, stru
     v->chains++;
     if (!str_eq(right, h->mac))
         return broken(v, a, h->chain, h->seq, S(""), "the head of the chain was changed");
+    TRY(walk_past(tx, a, h->chain, h->anchor_seq, v));
     while (n == PAGE && !v->broken) {
         void *rows;
         TRY(db_list(tx, &audit_chain_page, PAGE, &rows, &n, ARGS(STR(h->chain), I64(w.seq), I64(PAGE))));
@@ -416,7 +428,7 @@ static err walk(struct tx *tx, struct arena *a, str tenant_id, struct audit_verd
         return walk_all(tx, a, v);
     err e = db_row(tx, &audit_head, &h, ARGS(STR(tenant_id)));
     if (e == ERR_NOT_FOUND)
-        return OK;
+        return walk_past(tx, a, tenant_id, INT64_MAX, v);
     TRY(e);
     return walk_chain(tx, a, &h, v);
 }

@@ -20,6 +20,8 @@ bool gate_allows(struct req *rq, const struct permission *need);
 /* For what goes on after the gate (streams): may the caller still have it? Asks with the same token as if it came now: a session that ended, a role that was taken away, a
  * token that expired say no. On the loop. */
 bool gate_still_allows(struct req *rq);
+/* The body has come, which may take a minute: whoever was let in for the head must still be who they were. Refreshes rq->who. */
+err gate_again(struct req *rq) MUST;
 /* Whether a page of ours, or of ALLOWED_ORIGINS, sent this: by Origin and Sec-Fetch-Site. A browser sends one of them with every change; without either it is false. */
 bool gate_same_origin(const struct req *rq);
 /* The value of a cookie; STR_NONE when it is absent, or there twice: a proxy and we might believe different ones. */

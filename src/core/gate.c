@@ -177,10 +177,32 @@ bool gate_still_allows(struct req *rq)
 
 /* -- the gate ------------------------------------------------------------------------------------------------------ */
 
-static err permit(struct req *rq)
+static err may_pass(struct req *rq)
 {
     const struct permission *need = rq->route->need;
-    if (need == &anyone || (rq->route->flags & R_NO_AUTH_HEADER))
+    if (rq->who.must_enroll && need != &in_person && need != &signed_in)
+        return problem(rq, &problem_totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
+    if (caller_may(&rq->who, need))
+        return OK;
+    return problem(rq, &problem_forbidden, "This needs the permission %s", need->name);
+}
+
+static bool is_open(const struct route *r)
+{
+    return r->need == &anyone || (r->flags & R_NO_AUTH_HEADER) != 0;
+}
+
+err gate_again(struct req *rq)
+{
+    if (is_open(rq->route) || rq->http->body.n == 0)
+        return OK;
+    TRY(identify(rq));
+    return may_pass(rq);
+}
+
+static err permit(struct req *rq)
+{
+    if (is_open(rq->route))
         return OK;
     TRY(identify(rq));
     TRY(check_csrf(rq));
@@ -189,12 +211,9 @@ static err permit(struct req *rq)
         return e == ERR_LIMIT
                    ? problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now")
                    : e;
-    if (rq->who.must_enroll && need != &in_person && need != &signed_in)
-        return problem(rq, &problem_totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
-    if (caller_may(&rq->who, need))
-        return OK;
-    return problem(rq, &problem_forbidden, "This needs the permission %s", need->name);
+    return may_pass(rq);
 }
+
 static err nowhere(struct req *rq)
 {
     str path = rq->http->path;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "codec/typeid.h"
 #include "codec/url.h"
+#include "core/auth.h"
 #include "core/pipeline.h"
 #include "core/trace.h"
 #include "net/refusal.h"
@@ -597,7 +598,9 @@ static void request(void *ctx, struct http_request *http)
         return http_reply(http, 503, NULL, 0, STR_NONE);
     if (http->refused != 0)
         return reply_send(c, c->outcome);
-    err e = decode(&c->rq);
+    err e = gate_again(&c->rq);
+    if (e == OK)
+        e = decode(&c->rq);
     if (e != OK)
         return reply_send(c, e);
     start(c);

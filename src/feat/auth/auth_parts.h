@@ -84,6 +84,7 @@ struct grant_for {
     str user_id, tenant_id, role;
     bool browser, remember;
     i64 absolute_minutes; /* of a browser's session */
+    i64 ends_us;          /* not later than that: the end of the family that it goes on for; 0 = a new one */
 };
 /* A new family: makes its ids and signs both tokens; nothing is stored yet. */
 err grant_new(struct arena *a, i64 now_us, const struct grant_for *f, struct grant *out) MUST;

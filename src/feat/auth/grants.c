@@ -169,6 +169,8 @@ err grant_new(struct arena *a, i64 now_us, const struct grant_for *f, struct gra
                        .browser = f->browser,
                        .remember = f->remember,
                        .absolute_us = now_us + family_us };
+    if (f->ends_us != 0)
+        g.absolute_us = MIN(g.absolute_us, f->ends_us);
     g.session_id = typeid_new(a, "session", now_us);
     if (g.session_id.p == NULL)
         return ERR_MEMORY;

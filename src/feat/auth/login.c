@@ -481,7 +481,23 @@ err challenge_clean(struct tx *tx, i64 now_us, i64 max, i64 *n)
 
 /* --- another tenant -------------------------------------------------------------------------------------------------- */
 
-/* The person is who they are; only the tenant is another, and its own rules hold from the first request on. */
+struct family_end {
+    struct presence has;
+    i64 absolute_expires_at;
+};
+static const struct field family_end_fields[] = { FIELD(struct family_end, absolute_expires_at, F_TIME,
+                                                        .doc = "When the family ends") };
+static const struct table family_end_table = TABLE("FamilyEnd", struct family_end, family_end_fields);
+STMT(family_end_of, "SELECT absolute_expires_at FROM sessions WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL",
+     .row = &family_end_table);
+
+static err ended(struct req *rq, err e)
+{
+    return e == ERR_NOT_FOUND ? problem(rq, &problem_of_class[ERR_UNAUTHORIZED], "The session has ended; sign in") : e;
+}
+
+/* The person is who they are; only the tenant is another, and its own rules hold from the first request on. It is the same family: switching makes nothing
+ * last longer, and what has been revoked meanwhile switches nothing. */
 err switch_prepare(struct req *rq)
 {
     const struct switch_body *in = rq->body;
@@ -491,21 +507,28 @@ err switch_prepare(struct req *rq)
     rq->prepared = l;
     l->browser = rq->who.csrf.p != NULL;
     TRY(db_row(rq->tx, &login_candidate_by_id, &l->user, ARGS(STR(rq->who.user_id))));
+    struct family_end family;
     void *rows;
+    TRY(ended(rq, db_row(rq->tx, &family_end_of, &family, ARGS(TENANT(rq), STR(rq->who.session_id)))));
     TRY(db_list(rq->tx, &login_members, 2, &rows, &l->member_count,
                 ARGS(STR(l->user.id), STR(in->tenant), STR(l->user.password_hash), NIL)));
     if (l->member_count != 1)
         return problem(rq, &not_member, "You are in no tenant %.*s", STR_FMT(in->tenant));
     l->members[0] = *(struct member *)rows;
     const struct member *m = &l->members[0];
-    const struct grant_for f = { l->user.id, m->tenant_id, m->role, l->browser, false, m->session_absolute_minutes };
+    const struct grant_for f = {
+        l->user.id, m->tenant_id, m->role, l->browser, false, m->session_absolute_minutes, family.absolute_expires_at
+    };
     return grant_new(rq->arena, req_now(rq), &f, &l->grant);
 }
 
 err switch_tenant(struct req *rq)
 {
     const struct login *l = rq->prepared;
-    TRY(session_end(rq, rq->who.tenant_id, rq->who.session_id, "logout", NULL));
+    i64 changed;
+    TRY(session_end(rq, rq->who.tenant_id, rq->who.session_id, "logout", &changed));
+    if (changed == 0)
+        return ended(rq, ERR_NOT_FOUND);
     TRY(grant_store(rq, &l->grant));
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.switch_tenant", l->grant.session_id, STR_NONE));
     return grant_reply(rq, 200, &l->grant);

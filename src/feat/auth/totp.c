@@ -264,6 +264,7 @@ err totp_setup(struct req *rq)
 {
     const struct proving *p = rq->prepared;
     i64 changed;
+    TRY(proof_throttled(rq, &p->password_from)); /* again: many may have been hashing at once */
     if (!p->matches)
         return wrong_password(rq, p);
     TRY(db_exec(rq->tx, &totp_offer_set, &changed, ARGS(STR(rq->who.user_id), STR(p->seed_sealed))));

@@ -84,6 +84,8 @@ STMT(member_sessions_end,
      "UPDATE sessions SET revoked_at = $3 WHERE tenant_id = $1 AND user_id = $2 AND revoked_at IS NULL");
 
 STMT(member_keys_end, "DELETE FROM api_keys WHERE tenant_id = $1 AND user_id = $2");
+/* What they offered with an authority that they no longer have. */
+STMT(member_offers_end, "DELETE FROM invitations WHERE tenant_id = $1 AND invited_by = $2");
 
 /* ---- handlers ---- */
 
@@ -165,6 +167,7 @@ static err member_change(struct req *rq)
     m->updated_at = MAX(req_now(rq), m->updated_at + 1);
     TRY(db_exec(rq->tx, &member_update, NULL,
                 ARGS(TENANT(rq), STR(m->id), STR(role.role), STR(role.role_id), STR(m->status), I64(m->updated_at))));
+    TRY(db_exec(rq->tx, &member_offers_end, NULL, ARGS(TENANT(rq), STR(m->id))));
     if (str_eq(m->status, S("disabled")))
         TRY(end_sessions(rq, m->id));
     TRY(audit(rq, "users.update", m->id, buf_view(&changed)));
@@ -179,6 +182,7 @@ static err member_remove(struct req *rq)
     TRY(db_exec(rq->tx, &member_delete, NULL, ARGS(TENANT(rq), STR(m.id))));
     TRY(end_sessions(rq, m.id));
     TRY(db_exec(rq->tx, &member_keys_end, NULL, ARGS(TENANT(rq), STR(m.id))));
+    TRY(db_exec(rq->tx, &member_offers_end, NULL, ARGS(TENANT(rq), STR(m.id))));
     TRY(audit(rq, "users.delete", m.id, STR_NONE));
     TRY(req_after(rq, cache_forget_all, NULL));
     return reply_empty(rq, 204);
