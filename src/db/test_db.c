@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -588,7 +588,7 @@ static void test_readers_of_threads(void **state)
         pthread_join(threads[i], &result);
         assert_ptr_equal(result, s);
     }
-    assert_int_equal(atomic_load(&s->db->readers), 0);
+    assert_int_equal(atomic_load(&sqlite_of(s->db)->readers), 0);
 }
 
 static void test_two_stores_in_a_thread(void **state)
@@ -796,7 +796,7 @@ static err then_spill(struct insert *in, struct tx *tx)
 {
     static char text[64 * 1024];
     memset(text, 'x', sizeof text);
-    TRY(conn_script(tx->conn, "test", "PRAGMA cache_size = 10"));
+    TRY(conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", "PRAGMA cache_size = 10"));
     fault_arm(FAULT_WRITE, 1);
     for (i64 i = 0; i < 20; i++)
         TRY(db_exec(tx, &good_plain, NULL, ARGS(I64(1000 + i), STR(((str){ text, sizeof text })))));
@@ -1101,7 +1101,7 @@ static void test_one_process_has_the_folder(void **state)
 
 static err run_text(void *ctx, struct tx *tx)
 {
-    return conn_script(tx->conn, "test", *(const char **)ctx);
+    return conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", *(const char **)ctx);
 }
 
 static err run_sql(struct store *s, const char *sql)

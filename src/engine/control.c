@@ -3,7 +3,7 @@
 #include "engine/internal.h"
 
 STMT(cancel_ask,
-     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 STMT(kill_ask, "UPDATE executions SET kill_at = $3, cancel_at = coalesce(cancel_at, $3),"
                " due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"

@@ -1,5 +1,5 @@
 // server.mjs - a Weir of one's own for a test file: free port, temporary data folder, tenants and a user of every role made by the
-// command line before it serves. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
+// command line before it serves. With WEIR_TEST_DB=postgres it has a database of its own in the server of run.mjs. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
 
 import { spawn, spawnSync } from 'node:child_process';
 import { createServer } from 'node:net';
@@ -8,9 +8,12 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
 import { Client } from './client.mjs';
+import { Postgres, TEMPLATE } from './postgres.mjs';
 
 const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
+/** The store under test. */
+export const DB = process.env.WEIR_TEST_DB ?? 'sqlite';
 /** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
 export const RELEASE = (() => {
     const program = readFileSync(BINARY);
@@ -30,6 +33,7 @@ const SANITIZERS = {
 // Only what Weir needs: a developer's own WEIR_* or proxy settings must not reach the tests.
 const environment = (extra) => ({ PATH: process.env.PATH, HOME: process.env.HOME ?? '/', TZ: 'UTC', WEIR_LOG: 'json', ...SANITIZERS, ...extra });
 
+let databases = 0;
 const alive = new Set();
 process.on('exit', () => {
     for (const weir of alive) weir.discard();
@@ -81,10 +85,17 @@ export class Weir {
         mkdirSync(parent, { recursive: true });
         this.folder = mkdtempSync(join(parent, 'weir-test-'));
         this.data = join(this.folder, 'data');
-        this.env = { WEIR_DATA: this.data, ...env };
+        this.env = { WEIR_DATA: this.data, ...this.#database(), ...env };
         this.clients = new Map();
         this.stderr = '';
         this.child = null;
+    }
+
+    #database() {
+        if (DB !== 'postgres') return {};
+        this.postgres = Postgres.there();
+        this.database = `weir_${process.pid}_${++databases}`;
+        return { DATABASE_URL: this.postgres.create(this.database, { template: TEMPLATE }) };
     }
 
     /** `weir …args` on this data folder; throws unless it succeeds. */
@@ -167,6 +178,7 @@ export class Weir {
         this.child?.kill('SIGKILL');
         this.child = null;
         alive.delete(this);
+        this.postgres?.drop(this.database);
         rmSync(this.folder, { recursive: true, force: true });
     }
 

@@ -169,7 +169,7 @@ STMT(
     login_members,
     "SELECT m.tenant_id, m.role FROM users u JOIN memberships m ON m.user_id = u.id JOIN tenants t ON t.id = m.tenant_id"
     " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND t.status = 'active'"
-    " AND ($2 IS NULL OR t.slug = $2)"
+    " AND (t.slug = $2 OR $2 IS NULL)"
     " LIMIT 2",
     .row = &member_table, .scope = SCOPE_SYSTEM);
 STMT(me_user_by_id, "SELECT id, email, name, created_at FROM users WHERE id = $1", .row = &me_user_table);
