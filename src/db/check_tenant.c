@@ -921,7 +921,7 @@ static u32 value_item(str sql, size_t at, u32 wanted)
 
 u32 tenant_parameter(str sql)
 {
-    struct token before[2] = { { .kind = KIND_END }, { .kind = KIND_END } }, t; /* the last one and the one before */
+    struct token before[4] = { { .kind = KIND_END } }, t; /* the last one first */
     u32 into = 0, found = 0;
     bool lists = false; /* INTO <table> was read: a parenthesis lists its columns */
     for (size_t at = 0; found == 0 && (t = next_token(sql, &at)).kind != KIND_END;) {
@@ -933,8 +933,10 @@ u32 tenant_parameter(str sql)
             found = parameter_of(&t);
         else if (is_equals(&before[0]) && is_tenant_id(&t))
             found = parameter_of(&before[1]);
+        else if (is_symbol(&before[0], ".") && is_equals(&before[2]) && is_tenant_id(&t))
+            found = parameter_of(&before[3]);
         lists = is_word(&before[0], "INTO");
-        before[1] = before[0];
+        memmove(&before[1], &before[0], 3 * sizeof before[0]);
         before[0] = t;
     }
     return found;

@@ -425,11 +425,11 @@ static err postgres_script(struct tx *base, const char *name, const char *sql)
     return run_script(of_base(base), name, sql);
 }
 
-/* As the owner of the tables, for so long as the transaction lasts; one process at a time. */
+/* As the owner of the tables, for so long as the transaction lasts; one process at a time, and what is read afterwards is what the one before has left. */
 static err postgres_migrate_lock(struct tx *base)
 {
     return run_script(of_base(base), "lock",
-                      "SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
+                      "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
                       ")");
 }
 
