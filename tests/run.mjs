@@ -111,6 +111,7 @@ try {
         sums.push(nodeTests('api', db, 2));
         sums.push(nodeTests('fault', db, 1)); // alone: they measure how soon things go on
     }
+    if (postgres) sums.push(nodeTests('conformance', 'postgres', 1));
     if (whole) sums.push(coverage());
     sums.push(leftovers());
 } finally {

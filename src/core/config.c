@@ -63,7 +63,7 @@ static const struct setting settings[] = {
     { "WEIR_DB_POOL_RECYCLE_SECONDS", NULL, NUMBER, AT(db_pool_recycle_s), 0, "3600", 10, 86400, NULL,
       "PostgreSQL: age at which a connection is replaced" },
     { "WEIR_DB_STATEMENT_SECONDS", NULL, NUMBER, AT(db_statement_s), 0, "30", 1, 3600, NULL,
-      "PostgreSQL: a statement that runs longer is stopped (504)" },
+      "PostgreSQL: a statement that runs longer is stopped (503)" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },

@@ -308,7 +308,8 @@ static void pool_run(struct task *t)
 {
     struct request_core *c = CONTAINER(t, struct request_core, task);
     bool slow;
-    c->outcome = run_reading(c, c->next, false, &slow);
+    bool late = c->queued_us != 0 && clock_mono_us() - c->queued_us > app.config.db_pool_wait_s * SECOND_US;
+    c->outcome = late ? ERR_BUSY : run_reading(c, c->next, false, &slow);
     post(c, pool_done);
 }
 
@@ -318,6 +319,7 @@ static void in_pool_of(struct pool *pool, struct request_core *c, handler_fn *fn
     c->next = fn;
     c->then = then;
     c->task.run = pool_run;
+    c->queued_us = pool == app.reads ? clock_mono_us() : 0;
     err e = pool_submit(pool, &c->task);
     if (e == OK)
         return;

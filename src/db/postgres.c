@@ -428,9 +428,10 @@ static err postgres_script(struct tx *base, const char *name, const char *sql)
 /* As the owner of the tables, for so long as the transaction lasts; one process at a time, and what is read afterwards is what the one before has left. */
 static err postgres_migrate_lock(struct tx *base)
 {
-    return run_script(of_base(base), "lock",
-                      "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
-                      ")");
+    return run_script(
+        of_base(base), "lock",
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
+        ")");
 }
 
 /* The role that the pool uses owns nothing and may do no more than change rows. Without the right to make roles the login itself serves. */
@@ -576,7 +577,7 @@ err postgres_open(const struct db_options *options, struct db **out)
     TRY(db_base(options, &postgres_driver, sizeof(struct postgres), &base));
     struct postgres *db = postgres_of(base);
     take_options(&base->options);
-    db->pool = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    db->pool = db->turn = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     err e = start_store(db);
     if (e == OK)
         *out = base;

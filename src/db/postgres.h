@@ -11,7 +11,7 @@
 enum {
     ASKS_MAX = 512,    /* in flight on a connection; then their answers are read first */
     TENANT_BYTES = 64, /* of a tenant's id; one that is longer finds no rows */
-    ATTEMPTS_MAX = 8,  /* of a transaction that PostgreSQL refused because of another one */
+    ATTEMPTS_MAX = 12, /* of a transaction that PostgreSQL refused because of another one */
     LOST_MAX = 3,      /* of one whose connection was lost before its first effect */
     SHARERS = 2,       /* threads for jobs that share transactions; measured: a third gained nothing */
     SHARED_MAX = 64,   /* jobs in one transaction */
@@ -99,6 +99,7 @@ struct postgres {
     bool closing;
 
     atomic_uint generation; /* of the schema and role: connections of an older one are replaced */
+    pthread_mutex_t turn;   /* who was refused twice runs one at a time */
     pthread_t *threads;
     u32 thread_count;
     i64 background_us; /* when a background job was last taken; under the base's mutex */

@@ -38,7 +38,7 @@ static const struct state {
 } states[] = {
     { "23505", ERR_CONFLICT, false },    { "23503", ERR_CONFLICT, false },    { "23514", ERR_CONFLICT, false },
     { "23P01", ERR_CONFLICT, false },    { "40001", ERR_BUSY, true },         { "40P01", ERR_BUSY, true },
-    { "55P03", ERR_BUSY, false },        { "57014", ERR_TIMEOUT, false },     { "57P", ERR_UNAVAILABLE, false },
+    { "55P03", ERR_BUSY, false },        { "57014", ERR_BUSY, false },        { "57P", ERR_UNAVAILABLE, false },
     { "08", ERR_UNAVAILABLE, false },    { "53300", ERR_UNAVAILABLE, false }, { "53", ERR_BUSY, false },
     { "25006", ERR_UNAVAILABLE, false }, /* a standby: the connection goes, the next one finds the primary */
     { "25P03", ERR_UNAVAILABLE, false }, { "54", ERR_TOO_LARGE, false },      { "22001", ERR_TOO_LARGE, false },

@@ -64,10 +64,13 @@ static void end_one(struct postgres *db, struct pg_conn *c)
     pthread_mutex_unlock(&db->pool);
 }
 
-/* The place is counted already. */
+/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. */
 static err open_one(struct postgres *db, struct pg_conn **out)
 {
-    err e = pg_connect(db, clock_mono_us() + CONNECT_US, out);
+    i64 deadline_us = clock_mono_us() + CONNECT_US;
+    err e = pg_connect(db, deadline_us, out);
+    if (e == ERR_UNAVAILABLE)
+        e = pg_connect(db, deadline_us, out);
     if (e == OK)
         return OK;
     end_one(db, NULL);

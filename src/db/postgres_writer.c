@@ -12,12 +12,24 @@
 
 /* ---- one job ---- */
 
-/* So that two that met do not meet again: 1 ms doubling to 64 ms, of which the upper half is random. */
+/* So that two that met do not meet again: 2 ms doubling to 64 ms, of which the upper half is random. */
 static void step_aside(u32 attempt)
 {
-    i64 whole_us = 1000 << MIN(attempt, 6u);
+    i64 whole_us = 2000 << MIN(attempt, 5u);
     i64 us = whole_us / 2 + (i64)rng_below((u64)(whole_us / 2));
     nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
+}
+
+/* Chance alone does not help many that want the same rows: those that were refused twice take turns. Not for long, since the one whose turn it is may
+ * wait for a lock. False: it goes without. */
+static bool take_turn(struct postgres *db, u32 attempt)
+{
+    struct timespec until;
+    if (attempt < 2)
+        return false;
+    clock_gettime(CLOCK_REALTIME, &until); /* what pthread_mutex_timedlock goes by */
+    until.tv_sec++;
+    return pthread_mutex_timedlock(&db->turn, &until) == 0;
 }
 
 static err run_alone(struct postgres *db, struct db_job *job, enum isolation isolation, struct pg_tx *tx)
@@ -38,7 +50,10 @@ static err run_job(struct postgres *db, struct db_job *job, enum isolation isola
     if (job->arena != NULL)
         job->mark = arena_mark(job->arena);
     for (u32 attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+        bool turn = take_turn(db, attempt);
         e = run_alone(db, job, isolation, &tx);
+        if (turn)
+            pthread_mutex_unlock(&db->turn);
         bool again = e != OK && (tx.refused || (tx.lost && !tx.committing && ++lost < LOST_MAX));
         if (!again)
             break;
@@ -59,10 +74,16 @@ static void count(struct postgres *db, u32 jobs, u32 failed, i64 from_us)
     pthread_mutex_unlock(&db->base.mutex);
 }
 
+/* Somebody waits for the answer, and not for ever: a queue in front of a database that hangs is emptied by refusing. */
+static bool too_late(const struct postgres *db, const struct db_job *job, i64 now_us)
+{
+    return !job->background && !job->shared && now_us - job->queued_us > db->base.options.pool_wait_us;
+}
+
 static void finish(struct postgres *db, struct db_job *job, enum isolation isolation)
 {
     i64 from_us = clock_mono_us();
-    err e = run_job(db, job, isolation);
+    err e = too_late(db, job, from_us) ? ERR_BUSY : run_job(db, job, isolation);
     count(db, 1, e != OK, from_us); /* first: who is told may look at once */
     job->done(job, e);
 }

@@ -103,6 +103,17 @@ export class Postgres {
         return stdout.trimEnd();
     }
 
+    /** Runs SQL and keeps the session, with its transaction, until release(). */
+    async hold(sql, url = this.url) {
+        const child = spawn('psql', ['-X', '-q', '-A', '-t', url], { stdio: ['pipe', 'pipe', 'ignore'], env: { PATH: process.env.PATH } });
+        const ended = new Promise((done) => child.once('close', done));
+        let said = '';
+        child.stdout.setEncoding('utf8').on('data', (text) => (said += text));
+        child.stdin.write(`${sql};\nSELECT 'held';\n`);
+        await until('the session has what it wants', () => said.includes('held'));
+        return { release: () => (child.stdin.end(), ended) };
+    }
+
     /** The URL of a database for a login. */
     of(database, user = 'weir', password = PASSWORD) {
         const url = new URL(this.url);
