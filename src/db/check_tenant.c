@@ -923,12 +923,15 @@ u32 tenant_parameter(str sql)
 {
     struct token before[4] = { { .kind = KIND_END } }, t; /* the last one first */
     u32 into = 0, found = 0;
-    bool lists = false; /* INTO <table> was read: a parenthesis lists its columns */
+    bool lists = false;   /* INTO <table> was read: a parenthesis lists its columns */
+    bool assigns = false; /* between SET and WHERE `=` compares nothing */
     for (size_t at = 0; found == 0 && (t = next_token(sql, &at)).kind != KIND_END;) {
         if (is_symbol(&t, "(") && lists)
             into = tenant_item(sql, &at);
         else if (is_word(&t, "VALUES") && into > 0)
             found = value_item(sql, at, into);
+        else if (assigns)
+            found = 0;
         else if (is_equals(&before[0]) && is_tenant_id(&before[1]))
             found = parameter_of(&t);
         else if (is_equals(&before[0]) && is_tenant_id(&t))
@@ -936,6 +939,7 @@ u32 tenant_parameter(str sql)
         else if (is_symbol(&before[0], ".") && is_equals(&before[2]) && is_tenant_id(&t))
             found = parameter_of(&before[3]);
         lists = is_word(&before[0], "INTO");
+        assigns = is_word(&t, "SET") || (assigns && !is_word(&t, "WHERE") && !is_word(&t, "FROM"));
         memmove(&before[1], &before[0], 3 * sizeof before[0]);
         before[0] = t;
     }

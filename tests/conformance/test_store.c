@@ -610,6 +610,7 @@ static void test_the_parameter_of_the_tenant(void **state)
         { "INSERT INTO t (id, tenant_id) VALUES ($1, 'acme')", 0 },
         { "INSERT INTO t (id, tenant_id) SELECT id, tenant_id FROM u WHERE tenant_id = $4", 4 },
         { "UPDATE t SET n = 1 WHERE id = $1 -- AND tenant_id = $2", 0 },
+        { "UPDATE t SET tenant_id = $3, n = 1 WHERE id = $1 AND tenant_id = $2", 2 },
         { "SELECT ')' FROM t WHERE tenant_id IN ($1)", 0 },
         { "INSERT INTO t (id", 0 },
         { "", 0 },
