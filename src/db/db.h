@@ -103,6 +103,8 @@ err db_migrate_up(struct db *db) MUST;
 /* Takes the newest one back. ERR_NOT_FOUND when there is none. */
 err db_migrate_down(struct db *db) MUST;
 err db_migrate_status(struct db *db, struct arena *a, struct migration_state **list, u32 *n) MUST;
+/* What a migration's text is on this database, up or down; NULL: there is no such migration. */
+const char *db_migration_text(const struct db *db, u32 number, bool up);
 /* Prepares every statement and applies the rules above; writes each complaint as a line. */
 err db_check(struct db *db, struct buf *complaint) MUST;
 

@@ -105,6 +105,14 @@ static err apply(struct tx *tx, const struct migration *m)
                    ARGS(I64(m->number), STR(str_of(m->name)), STR(text), I64(clock_now_us())));
 }
 
+const char *db_migration_text(const struct db *db, u32 number, bool up)
+{
+    for (const struct migration *m = db_migrations; m->number != 0; m++)
+        if (m->number == number)
+            return up ? up_of(db->driver, m) : down_of(db->driver, m);
+    return NULL;
+}
+
 /* The one that this step is about; NULL when there was nothing to do. */
 struct migrate_step {
     const struct migration *ran;

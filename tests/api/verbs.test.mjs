@@ -117,6 +117,22 @@ test('weir config --json masks secrets, and says where a value comes from', () =
     assert.equal(runWeir(['config', '--json'], { WEIR_LOOPS: 'many' }).status, 2);
 });
 
+test('weir migrate --dry-run prints the SQL that would run, and changes nothing', async () => {
+    const fresh = await Weir.start({ users: false, serve: false });
+    fresh.tool('migrate', 'up');
+    const status = fresh.tool('migrate', 'status');
+    const down = fresh.tool('migrate', 'down', '--dry-run');
+    assert.match(down, /^-- \d{4} \w+\nDROP /);
+    assert.equal(fresh.tool('migrate', 'up', '--dry-run'), '', 'nothing is missing');
+    assert.equal(fresh.tool('migrate', 'status'), status);
+    const without = fresh.tool('migrate', 'down');
+    assert.match(without, /missing/);
+    assert.match(fresh.tool('migrate', 'up', '--dry-run'), /^-- \d{4} \w+\n(CREATE|ALTER) /);
+    assert.equal(fresh.tool('migrate', 'status'), without);
+    assert.equal(fresh.tool('migrate', 'up'), status);
+    await fresh.stop();
+});
+
 describe('weir doctor', () => {
     /** {status, lines: {check: [verdict, text]}} */
     const doctor = (env = {}) => {
