@@ -162,7 +162,7 @@ describe('weir doctor', () => {
 
     test('makes nothing where there is nothing', async () => {
         const data = join(weir.folder, 'never/there');
-        const { status, lines } = doctor({ WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` });
+        const { status, lines } = doctor({ DATABASE_URL: '', WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` });
         assert.equal(status, 0);
         assert.match(lines.port[1], /is free/);
         assert.ok(!existsSync(join(weir.folder, 'never')));
@@ -203,7 +203,7 @@ describe('weir doctor', () => {
     test('a database without its key, and one that is none', async () => {
         const data = join(weir.folder, 'hurt');
         mkdirSync(data, { mode: 0o700 });
-        const env = { WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` };
+        const env = { DATABASE_URL: '', WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` };
         assert.equal(runWeir(['migrate', 'up'], env, { cwd: weir.folder }).status, 0);
         rmSync(join(data, 'secret.key'));
         finds('secret key', 'fail', /restore it from the backup/, env);
