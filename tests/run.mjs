@@ -98,7 +98,7 @@ async function startPostgres() {
     if (!DATABASES.includes('postgres')) return;
     postgres = await Postgres.start();
     postgres.prepare(join(BUILD, 'weir'), folder('template'));
-    process.env.WEIR_TEST_POSTGRES = postgres.url;
+    process.env.TEST_POSTGRES_URL = postgres.url;
 }
 
 const whole = options.only === '';

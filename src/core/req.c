@@ -415,7 +415,8 @@ static void write_submit(struct request_core *c)
 {
     const struct answer *a = &c->rq.answer;
     c->kept = (struct answer){ .headers = a->headers, .header_count = a->header_count, .header_room = a->header_count };
-    c->job = (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena };
+    c->job =
+        (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena, .tenant = c->rq.who.tenant_id };
     err e = db_submit(app.db, &c->job);
     if (e == OK)
         return;

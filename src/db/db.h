@@ -122,7 +122,8 @@ bool db_read_leave(struct tx *tx);
 err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args) MUST;
 /* All rows, at most `max` (then the rest is left): *rows is an array of the row struct. */
 err db_list(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args) MUST;
-/* No rows; *changed (may be NULL) is how many rows the statement changed. A broken UNIQUE, CHECK or foreign key is ERR_CONFLICT. */
+/* No rows; *changed is how many rows the statement changed. A broken UNIQUE, CHECK or foreign key is ERR_CONFLICT. Without `changed` it is as db_send: with
+ * PostgreSQL such a failure may be that of a later call or of the transaction. */
 err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args) MUST;
 /* db_exec whose outcome is the transaction's: with PostgreSQL it is not waited for but rides with the next statement that is, or with the commit.
  * unless_one: how the transaction ends when the statement changes another number of rows than one; OK = any number will do. */
@@ -140,7 +141,11 @@ struct db_job {
     void (*done)(struct db_job *job, err outcome);
     struct arena *arena; /* rows live here */
     bool background;     /* behind interactive ones, in slices of 2 ms */
-    bool shared;         /* PostgreSQL: it only sends (db_send), so it may share its transaction with others */
+    /* PostgreSQL. Jobs of one tenant, and those of none, run one after another, on all nodes: what one has read stays true until it commits, as with SQLite's
+     * one writer. A loose job takes no turn: it depends on nothing that it read but what the WHERE of its own statements says. A shared one is loose,
+     * and only sends (db_send): it may share its transaction with others. */
+    str tenant;
+    bool loose, shared;
     struct db_job *next; /* this and the rest are the queue's */
     i64 queued_us;
     err outcome;

@@ -12,14 +12,6 @@
 
 static _Thread_local struct pg_reader *my_readers; /* one for each open db; a thread has no other place to keep it */
 
-static const char *const begins[] = {
-    [READ_SNAPSHOT] = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    /* Handlers are written as if there were one writer, as SQLite has: what they read stays true until they commit, or they run again. */
-    [WRITE_SERIAL] = "BEGIN ISOLATION LEVEL SERIALIZABLE",
-    /* Nothing is read that a later statement depends on; the fence is compared by the UPDATE itself. */
-    [WRITE_SHARED] = "BEGIN ISOLATION LEVEL READ COMMITTED",
-};
-
 /* ---- transactions ---- */
 
 void pg_begin(struct pg_tx *tx, struct postgres *db, struct arena *a, enum isolation isolation)
@@ -91,9 +83,9 @@ static err enter(struct pg_tx *tx)
         return OK;
     if (tx->conn == NULL)
         TRY(tx->fast ? take_fast(tx) : pool_take(store_of(tx), tx->base.db->options.pool_wait_us, &tx->conn));
-    TRY(pg_send_text(tx->conn, begins[tx->isolation]));
+    TRY(pg_send_verb(tx->conn, tx->isolation == READ_SNAPSHOT ? PG_BEGIN_READ : PG_BEGIN_WRITE));
     tx->begun = true;
-    return OK;
+    return tx->isolation == WRITE_IN_TURN ? pg_send_turn(tx->conn, tx->turn) : OK;
 }
 
 /* For whom the next statement runs: told to the server when it is another than before. */
@@ -260,26 +252,27 @@ static err postgres_list(struct tx *base, const struct stmt *s, u32 max, void **
     return OK;
 }
 
-static err postgres_exec(struct tx *base, const struct stmt *s, i64 *changed, struct args args)
-{
-    PGresult *r;
-    i64 n = 0;
-    TRY(run(of_base(base), s, args, &r));
-    bool reads = strncmp(PQcmdStatus(r), "SELECT", 6) == 0;
-    if (!reads && !str_i64(str_of(PQcmdTuples(r)), 0, INT64_MAX, &n))
-        n = 0;
-    PQclear(r);
-    if (changed != NULL)
-        *changed = n;
-    return OK;
-}
-
 static err postgres_send(struct tx *base, const struct stmt *s, err unless_one, struct args args)
 {
     struct pg_tx *tx = of_base(base);
     err e = put(tx, s, unless_one, args);
     tx->statements += e == OK;
     return e == OK ? OK : fail(tx, e, false);
+}
+
+static err postgres_exec(struct tx *base, const struct stmt *s, i64 *changed, struct args args)
+{
+    PGresult *r;
+    i64 n = 0;
+    if (changed == NULL)
+        return postgres_send(base, s, OK, args);
+    TRY(run(of_base(base), s, args, &r));
+    bool reads = strncmp(PQcmdStatus(r), "SELECT", 6) == 0;
+    if (!reads && !str_i64(str_of(PQcmdTuples(r)), 0, INT64_MAX, &n))
+        n = 0;
+    PQclear(r);
+    *changed = n;
+    return OK;
 }
 
 /* ---- the end ---- */
@@ -290,14 +283,16 @@ static void roll_back(struct pg_tx *tx)
     struct pg_conn *c = tx->conn;
     if (c == NULL)
         return;
-    if (c->broken || pg_send_text(c, "ROLLBACK") != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
+    if (!c->broken && c->asked == 0 && PQtransactionStatus(c->pg) == PQTRANS_IDLE) /* COMMIT itself has failed */
+        return;
+    if (c->broken || pg_send_verb(c, PG_ROLLBACK) != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
         c->broken = true;
 }
 
 static err commit(struct pg_tx *tx)
 {
     struct answers answers;
-    TRY(pg_send_commit(tx->conn));
+    TRY(pg_send_verb(tx->conn, PG_COMMIT));
     tx->committing = true;
     TRY(settle(tx, &answers));
     PQclear(answers.rows);
@@ -428,10 +423,9 @@ static err postgres_script(struct tx *base, const char *name, const char *sql)
 /* As the owner of the tables, for so long as the transaction lasts; one process at a time, and what is read afterwards is what the one before has left. */
 static err postgres_migrate_lock(struct tx *base)
 {
-    return run_script(
-        of_base(base), "lock",
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
-        ")");
+    return run_script(of_base(base), "lock",
+                      "SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(" MIGRATE_LOCK
+                      ")");
 }
 
 /* The role that the pool uses owns nothing and may do no more than change rows. Without the right to make roles the login itself serves. */
@@ -577,7 +571,7 @@ err postgres_open(const struct db_options *options, struct db **out)
     TRY(db_base(options, &postgres_driver, sizeof(struct postgres), &base));
     struct postgres *db = postgres_of(base);
     take_options(&base->options);
-    db->pool = db->turn = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    db->pool = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     err e = start_store(db);
     if (e == OK)
         *out = base;

@@ -11,10 +11,12 @@
 enum {
     ASKS_MAX = 512,    /* in flight on a connection; then their answers are read first */
     TENANT_BYTES = 64, /* of a tenant's id; one that is longer finds no rows */
-    ATTEMPTS_MAX = 12, /* of a transaction that PostgreSQL refused because of another one */
+    ATTEMPTS_MAX = 8,  /* of a transaction that PostgreSQL refused because of another one (a deadlock) */
     LOST_MAX = 3,      /* of one whose connection was lost before its first effect */
-    SHARERS = 2,       /* threads for jobs that share transactions; measured: a third gained nothing */
-    SHARED_MAX = 64,   /* jobs in one transaction */
+    TURNS = 64,
+    TURN_LOCKS = 7305790, /* the first of the two keys of pg_advisory_xact_lock */
+    SHARERS = 2,          /* threads for jobs that share transactions; measured: a third gained nothing */
+    SHARED_MAX = 64,      /* jobs in one transaction */
     POOL_PER_CORE = 4,
     POOL_MIN = 8,
     POOL_PRESET_MAX = 20,
@@ -50,6 +52,7 @@ struct ask {
 
 struct pg_conn {
     PGconn *pg;
+    struct arena *arena;  /* on which this is */
     struct pg_conn *next; /* of the idle ones */
     struct ask asks[ASKS_MAX];
     u32 first, asked;
@@ -60,7 +63,7 @@ struct pg_conn {
     u8 prepared[2 * STATEMENTS_MAX / 8]; /* two bits per slot: as it is, and guarded */
 };
 
-enum isolation { READ_SNAPSHOT, WRITE_SERIAL, WRITE_SHARED };
+enum isolation { READ_SNAPSHOT, WRITE_IN_TURN, WRITE_LOOSE };
 struct postgres;
 struct pg_tx {
     struct tx base;
@@ -74,6 +77,7 @@ struct pg_tx {
     u32 statements;
     char tenant[TENANT_BYTES + 1]; /* as the server was told */
     bool scoped, system;
+    u32 turn; /* WRITE_IN_TURN: the key of the lock */
 };
 
 /* The reads of a thread; a loop's connection is its own, so that it never waits for one. */
@@ -99,10 +103,10 @@ struct postgres {
     bool closing;
 
     atomic_uint generation; /* of the schema and role: connections of an older one are replaced */
-    pthread_mutex_t turn;   /* who was refused twice runs one at a time */
     pthread_t *threads;
     u32 thread_count;
-    i64 background_us; /* when a background job was last taken; under the base's mutex */
+    i64 background_us; /* when a background job was last taken; with the next under the base's mutex */
+    u64 turns; /* a bit per key, modulo TURNS, whose job runs: the others of it wait here and hold no connection */
 };
 static inline struct postgres *postgres_of(struct db *db)
 {
@@ -115,8 +119,9 @@ static inline struct postgres *postgres_of(struct db *db)
 err pg_connect(struct postgres *db, i64 deadline_us, struct pg_conn **out) MUST;
 void pg_close(struct pg_conn *c);
 /* Each sends something and notes what will be answered; nothing waits. ERR_UNAVAILABLE: the connection is broken. */
-err pg_send_text(struct pg_conn *c, const char *sql) MUST;
-err pg_send_commit(struct pg_conn *c) MUST;
+enum pg_verb { PG_BEGIN_READ, PG_BEGIN_WRITE, PG_COMMIT, PG_ROLLBACK, PG_PING, PG_VERBS };
+err pg_send_verb(struct pg_conn *c, enum pg_verb verb) MUST;
+err pg_send_turn(struct pg_conn *c, u32 key) MUST;
 err pg_send_scope(struct pg_conn *c, const char *tenant, bool system) MUST;
 /* A guarded statement fails, and its transaction with it, unless it changes one row: nothing behind it in the pipeline is carried out, COMMIT included. Counting
  * the rows afterwards was rejected: it costs another round trip before the COMMIT. */

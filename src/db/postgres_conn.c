@@ -27,6 +27,7 @@ enum {
     OID_NUMERIC = 1700,
     NUMBER_BYTES = 32, /* of an argument's text */
     SETUP_BYTES = 1024,
+    CONN_BYTES = 64 << 10,
 };
 
 /* ---- what an error means ---- */
@@ -155,6 +156,22 @@ static err simple(struct pg_conn *c, struct arena *a, const char *name, const ch
     }
 }
 
+/* What each connection has prepared from the start; the first PG_VERBS take no parameters. */
+static const struct {
+    const char *name, *sql;
+} ours[] = {
+    [PG_BEGIN_READ] = { "begin_read", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" },
+    [PG_BEGIN_WRITE] = { "begin_write", "BEGIN ISOLATION LEVEL READ COMMITTED" },
+    [PG_COMMIT] = { "commit", "COMMIT" },
+    [PG_ROLLBACK] = { "rollback", "ROLLBACK" },
+    [PG_PING] = { "ping", "SELECT 1" },
+    { "turn", "SELECT pg_advisory_xact_lock($1, $2)" },
+    { "scope", "SELECT set_config('app.tenant', $1, true), set_config('app.system', $2, true)" },
+};
+
+/* The server's remarks are for people at a terminal. */
+static void no_notice(void *ctx, const PGresult *r) {}
+
 /* The role is taken when a migration has made it and we may: without it the login owns the tables and is bound by FORCE ROW LEVEL SECURITY. */
 static err set_up(struct postgres *db, struct pg_conn *c, i64 deadline_us)
 {
@@ -170,10 +187,11 @@ static err set_up(struct postgres *db, struct pg_conn *c, i64 deadline_us)
     TRY(simple(c, NULL, "set up", text, deadline_us, NULL));
     if (PQenterPipelineMode(c->pg) == 0)
         return ERR_UNAVAILABLE;
-    if (PQsendPrepare(c->pg, "scope", "SELECT set_config('app.tenant', $1, true), set_config('app.system', $2, true)",
-                      0, NULL) == 0)
-        return lost(c, "set up");
-    c->asks[c->asked++] = (struct ask){ .kind = ASK_PLAIN, .name = "scope" };
+    for (size_t i = 0; i < COUNT(ours); i++) {
+        if (PQsendPrepare(c->pg, ours[i].name, ours[i].sql, 0, NULL) == 0)
+            return lost(c, "set up");
+        c->asks[c->asked++] = (struct ask){ .kind = ASK_PLAIN, .name = ours[i].name };
+    }
     TRY(pg_send_sync(c, deadline_us));
     struct answers answers;
     TRY(pg_read(c, deadline_us, &answers));
@@ -186,12 +204,18 @@ err pg_connect(struct postgres *db, i64 deadline_us, struct pg_conn **out)
     static const char *const names[] = { "dbname",           "application_name", "client_encoding",
                                          "tcp_user_timeout", "keepalives_idle",  NULL };
     const char *const values[] = { db->url, "weir", "UTF8", "10000", "30", NULL };
-    struct pg_conn *c = fault_hit(FAULT_ALLOC) ? NULL : calloc(1, sizeof *c);
-    if (c == NULL)
+    struct arena *a = arena_new(CONN_BYTES);
+    struct pg_conn *c = a != NULL ? NEW(a, struct pg_conn) : NULL;
+    if (c == NULL) {
+        arena_free(a);
         return ERR_MEMORY;
+    }
+    c->arena = a;
     c->born_us = c->used_us = clock_mono_us();
     c->generation = atomic_load(&db->generation);
     c->pg = PQconnectStartParams(names, values, 1);
+    if (c->pg != NULL)
+        PQsetNoticeReceiver(c->pg, no_notice, NULL);
     err e = c->pg == NULL ? ERR_MEMORY : reach(c, deadline_us);
     if (e == ERR_UNAVAILABLE)
         LOG(LOG_WARN, "db.not_reached", LOG_STR("cause", first_line(PQerrorMessage(c->pg))));
@@ -210,7 +234,7 @@ void pg_close(struct pg_conn *c)
     if (c == NULL)
         return;
     PQfinish(c->pg);
-    free(c);
+    arena_free(c->arena);
 }
 
 /* ---- sending ---- */
@@ -224,16 +248,20 @@ static err note(struct pg_conn *c, int sent, struct ask ask)
     return OK;
 }
 
-err pg_send_text(struct pg_conn *c, const char *sql)
+err pg_send_verb(struct pg_conn *c, enum pg_verb verb)
 {
-    return note(c, PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0),
-                (struct ask){ .kind = ASK_PLAIN, .name = sql });
+    return note(c, PQsendQueryPrepared(c->pg, ours[verb].name, 0, NULL, NULL, NULL, 0),
+                (struct ask){ .kind = verb == PG_COMMIT ? ASK_COMMIT : ASK_PLAIN, .name = ours[verb].name });
 }
 
-err pg_send_commit(struct pg_conn *c)
+err pg_send_turn(struct pg_conn *c, u32 key)
 {
-    return note(c, PQsendQueryParams(c->pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 0),
-                (struct ask){ .kind = ASK_COMMIT, .name = "COMMIT" });
+    char first[NUMBER_BYTES], second[NUMBER_BYTES];
+    const char *values[] = { first, second };
+    snprintf(first, sizeof first, "%d", TURN_LOCKS);
+    snprintf(second, sizeof second, "%d", (int)key);
+    return note(c, PQsendQueryPrepared(c->pg, "turn", COUNT(values), values, NULL, NULL, 0),
+                (struct ask){ .kind = ASK_PLAIN, .name = "turn" });
 }
 
 err pg_send_scope(struct pg_conn *c, const char *tenant, bool system)

@@ -30,8 +30,7 @@ static bool answers(struct pg_conn *c)
 {
     struct answers answers;
     i64 deadline_us = clock_mono_us() + FAST_US;
-    if (pg_send_text(c, "SELECT 1") != OK || pg_send_sync(c, deadline_us) != OK ||
-        pg_read(c, deadline_us, &answers) != OK)
+    if (pg_send_verb(c, PG_PING) != OK || pg_send_sync(c, deadline_us) != OK || pg_read(c, deadline_us, &answers) != OK)
         return false;
     PQclear(answers.rows);
     return answers.failed == OK;

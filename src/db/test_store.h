@@ -1,5 +1,5 @@
 /* test_store.h - a place for a store of a test, on either database: a folder of its own, or a database of its own in the PostgreSQL whose URL
- * run.mjs puts into WEIR_TEST_POSTGRES (its login is a superuser; the stores are opened as "weir", which is not). */
+ * run.mjs puts into TEST_POSTGRES_URL (its login is a superuser; the stores are opened as "weir", which is not). */
 #pragma once
 
 #include "db/db.h"
@@ -23,7 +23,7 @@ static u32 test_stores;
 static inline int test_store_admin(const char *database, const char *sql)
 {
     const char *const names[] = { "dbname", "dbname", NULL };
-    const char *const values[] = { getenv("WEIR_TEST_POSTGRES"), database, NULL };
+    const char *const values[] = { getenv("TEST_POSTGRES_URL"), database, NULL };
     PGconn *c = PQconnectdbParams(names, values, 1);
     PGresult *r = PQexec(c, sql);
     ExecStatusType status = PQresultStatus(r);
@@ -38,7 +38,7 @@ static inline int test_store_admin(const char *database, const char *sql)
 /* The URL with another login and database: scheme://login:password@host:port/database. */
 static inline void test_store_url(struct test_store *t, const char *login)
 {
-    const char *admin = getenv("WEIR_TEST_POSTGRES"), *colon = strchr(admin + strlen("postgresql://"), ':');
+    const char *admin = getenv("TEST_POSTGRES_URL"), *colon = strchr(admin + strlen("postgresql://"), ':');
     const char *slash = strrchr(admin, '/');
     snprintf(t->url, sizeof t->url, "postgresql://%s%.*s/%s", login, (int)(slash - colon), colon, t->database);
 }
@@ -47,7 +47,7 @@ static inline void test_store_url(struct test_store *t, const char *login)
 static inline bool test_store_on_postgres(int argc, char **argv)
 {
     bool postgres = argc > 1 && strcmp(argv[1], "postgres") == 0;
-    if (postgres && getenv("WEIR_TEST_POSTGRES") == NULL)
+    if (postgres && getenv("TEST_POSTGRES_URL") == NULL)
         exit(TEST_SKIPPED);
     return postgres;
 }

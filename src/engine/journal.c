@@ -518,7 +518,8 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
     if (e == OK && final)
         e = outcome_prepare(r, w);
     if (e == OK) {
-        w->job.shared = only_sends(w);
+        w->job.tenant = r->tenant_id;
+        w->job.loose = w->job.shared = only_sends(w); /* the fence stands in the statements */
         r->write = w;
         r->writing = true; /* before the writer can answer */
         r->message.run = back;

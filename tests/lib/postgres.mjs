@@ -42,7 +42,7 @@ async function freePort() {
 export class Postgres {
     /** The one that run.mjs started, by its URL; or null. */
     static there() {
-        const url = process.env.WEIR_TEST_POSTGRES;
+        const url = process.env.TEST_POSTGRES_URL;
         return url ? new Postgres(url) : null;
     }
 
