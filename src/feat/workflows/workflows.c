@@ -134,7 +134,7 @@ static const struct lister workflow_lister = { &workflow_table, sorts,          
     "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL"
 STMT(workflow_state, WORKFLOW_STATE, .row = &etag_table);
 /* The path of a restore names a version as well; what it answers is the workflow. */
-STMT(restored_state, WORKFLOW_STATE " AND $3 IS NOT NULL", .row = &etag_table);
+STMT(restored_state, WORKFLOW_STATE " AND CAST($3 AS TEXT) IS NOT NULL", .row = &etag_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
      .row = &number_table);
 STMT(
