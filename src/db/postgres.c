@@ -277,7 +277,8 @@ static err postgres_exec(struct tx *base, const struct stmt *s, i64 *changed, st
 
 /* ---- the end ---- */
 
-/* Not waited for: whoever uses the connection next reads the answer. */
+/* Not waited for: whoever uses the connection next reads the answer. What was sent and not waited for may have failed, and then the server skips all up to
+ * the next sync: ROLLBACK must not stand in that stretch. */
 static void roll_back(struct pg_tx *tx)
 {
     struct pg_conn *c = tx->conn;
@@ -285,7 +286,8 @@ static void roll_back(struct pg_tx *tx)
         return;
     if (!c->broken && c->asked == 0 && PQtransactionStatus(c->pg) == PQTRANS_IDLE) /* COMMIT itself has failed */
         return;
-    if (c->broken || pg_send_verb(c, PG_ROLLBACK) != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
+    bool apart = c->asked == 0 || pg_send_sync(c, clock_mono_us() + FAST_US) == OK;
+    if (c->broken || !apart || pg_send_verb(c, PG_ROLLBACK) != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
         c->broken = true;
 }
 

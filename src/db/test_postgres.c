@@ -173,6 +173,26 @@ static void test_nth_allocation(void **state)
     }
 }
 
+static err insert_and_give_up(void *ctx, struct tx *tx)
+{
+    TRY(insert(ctx, tx)); /* sent; that it fails nobody has heard yet */
+    return ERR_INVALID;
+}
+
+/* The next one on the connection begins in no transaction of somebody else's. */
+static void test_giving_up_after_an_unseen_failure(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (int i = 0; i < 3; i++) {
+        i64 next = 10 + 10 * i;
+        assert_int_equal(db_write_wait(s->db, s->arena, insert_and_give_up, &id), ERR_INVALID);
+        assert_int_equal(db_write_wait(s->db, s->arena, insert, &next), OK);
+        assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(next)), NULL), OK);
+    }
+}
+
 /* ---- the pool ---- */
 
 struct holder {
@@ -313,6 +333,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_nth_failure_of_a_write),
         WITH_STORE(test_nth_failure_of_a_read),
         WITH_STORE(test_nth_allocation),
+        WITH_STORE(test_giving_up_after_an_unseen_failure),
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
         WITH_STORE(test_texts_that_it_does_not_take),

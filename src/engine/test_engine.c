@@ -215,7 +215,7 @@ static int teardown(void **state)
     db_thread_end(house.db);
     db_close(house.db);
     if (on_postgres)
-        assert_int_equal(test_store_admin(place.database, "TRUNCATE execution_journal, executions"), 0);
+        assert_int_equal(test_store_admin(place.database, "TRUNCATE execution_journal, executions, jobs"), 0);
     else
         remove_place(NULL);
     arena_free(house.arena);
@@ -2387,6 +2387,8 @@ static void test_long_definitions_leave_the_loop(void **state)
 {
     enum { ON_LOOP = 16 * 1024 };
     bool slow;
+    if (on_postgres) /* nothing is read on a loop there */
+        skip();
     for (int more = -1; more <= 1; more++) {
         house.definition = definition_of((size_t)(ON_LOOP + more));
         assert_int_equal(plan_in_read(true, true, &slow), more <= 0 ? OK : ERR_BUSY);
