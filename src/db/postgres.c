@@ -388,7 +388,7 @@ static bool postgres_read_leave(struct tx *base)
 
 static err postgres_ping(struct db *base, i64 *latency_us)
 {
-    struct tx *tx;
+    struct tx *tx = NULL;
     struct arena *a = arena_new(READER_BYTES);
     i64 from_us = clock_mono_us();
     if (a == NULL)

@@ -531,9 +531,9 @@ err pg_describe(struct postgres *db, struct pg_conn *c, const struct stmt *s, i6
 
 /* ---- values ---- */
 
-static int hex_of(char c)
+static u32 hex_of(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return c >= '0' && c <= '9' ? (u32)(c - '0') : c >= 'a' && c <= 'f' ? (u32)(c - 'a' + 10) : 0;
 }
 
 /* "\x6162…" */
