@@ -81,6 +81,7 @@ export class Weir {
 
     constructor(env, binary = BINARY) {
         this.binary = binary;
+        this.within = [];
         const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
         mkdirSync(parent, { recursive: true });
         this.folder = mkdtempSync(join(parent, 'weir-test-'));
