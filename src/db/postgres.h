@@ -15,7 +15,7 @@ enum {
     LOST_MAX = 3,      /* of one whose connection was lost before its first effect */
     TURNS = 64,
     TURN_LOCKS = 7305790, /* the first of the two keys of pg_advisory_xact_lock */
-    SHARERS = 2,          /* threads for jobs that share transactions; measured: a third gained nothing */
+    SHARERS = 2,          /* threads for jobs that share transactions: one gathers while the other commits */
     SHARED_MAX = 64,      /* jobs in one transaction */
     POOL_PER_CORE = 4,
     POOL_MIN = 8,
