@@ -8,14 +8,16 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { clean, options, ROOT } from './lib.mjs';
 import { requests } from './scenarios/requests.mjs';
+import { identity } from './scenarios/identity.mjs';
 import { waiting } from './scenarios/waiting.mjs';
 import { connections } from './scenarios/connections.mjs';
 import { listeners } from './scenarios/listeners.mjs';
 import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
 import { json } from './scenarios/json.mjs';
+import { tls } from './scenarios/tls.mjs';
 
-const scenarios = { requests, waiting, connections, listeners, slow, history, json };
+const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls };
 
 const cell = (value, width, digits) => (value === undefined ? '' : digits === undefined ? String(value) : value.toFixed(digits)).padStart(width);
 

@@ -2,7 +2,7 @@
  * the end are the same; and no request that comes out breaks what the rest of the house relies on. */
 #include "fuzz.h"
 
-#include "net/http1.h"
+#include "net/exchange.h"
 
 enum { REQUESTS_MAX = 16, BODY_LIMIT = 4096 };
 

@@ -2,6 +2,7 @@
  *
  * Exit codes are part of the interface: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong. */
 #include "core/app.h"
+#include "core/audit_chain.h"
 #include "core/doctor.h"
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
@@ -235,6 +236,42 @@ static int verb_migrate(const struct command *c)
     return code;
 }
 
+/* Exit codes of its own: 0 good, 1 broken, 2 cannot be read. */
+static int audit_verify_all(const struct command *c)
+{
+    struct audit_verdict v;
+    str tenant = STR_NONE;
+    struct tx *tx;
+    err e = c->options[0] != NULL ? db_read_begin(app.db, app.arena, false, &tx) : OK;
+    if (e == OK && c->options[0] != NULL) {
+        e = tenants_find(tx, str_of(c->options[0]), &tenant);
+        db_read_end(tx);
+    }
+    if (e == OK)
+        e = audit_verify(app.db, app.arena, tenant, &v);
+    if (e != OK) {
+        fprintf(stderr, "weir: the audit log cannot be read: %s\n",
+                e == ERR_NOT_FOUND ? "no tenant has this slug" : err_text(e));
+        return EXIT_CONFIG;
+    }
+    if (v.broken) {
+        fprintf(stderr, "weir: broken: %.*s\n", STR_FMT(v.what));
+        return EXIT_FAILED;
+    }
+    printf("good: %lld rows in %lld chains; %lld not sealed yet\n", (long long)v.rows, (long long)v.chains,
+           (long long)v.unsealed);
+    return EXIT_DONE;
+}
+
+static int verb_audit_verify(const struct command *c)
+{
+    int code = app_open_reading();
+    if (code == EXIT_DONE)
+        code = audit_verify_all(c);
+    app_close();
+    return code;
+}
+
 static int verb_help(const struct command *c);
 
 static const struct verb verbs[] = {
@@ -251,6 +288,10 @@ static const struct verb verbs[] = {
       .help =
           "Bring the schema up to date, take the newest migration back, or list them. With --dry-run print the SQL that\n"
           "        would run and change nothing. With SQLite the server must not be running." },
+    { "audit verify", .run = verb_audit_verify, .options = { "--tenant" }, .usage = " [--tenant SLUG]",
+      .help =
+          "Walk the chains of the audit log, beside a running server or without one; changes nothing. Exit codes: 0 good,\n"
+          "        1 broken (it names the row), 2 it cannot be read." },
     { "doctor", .run = verb_doctor,
       .help =
           "Look at settings, data folder, keys, disk, database, clock, port and egress list, beside a running server or\n"

@@ -3,9 +3,10 @@
 #   tools/deps.sh [build] [test] [lint]        what each needs stands in the three lists below
 set -euo pipefail
 
-build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libsqlite3-dev libpq-dev libsodium-dev
-       liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev)
-test=(libcmocka-dev libjansson-dev postgresql)
+build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libpq-dev libsodium-dev
+       liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev
+       libqrencode-dev libcrypt-dev)
+test=(libcmocka-dev libjansson-dev openssl oathtool sqlite3 postgresql)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }

@@ -134,6 +134,37 @@ int field_index(const struct table *t, str name)
     return -1;
 }
 
+/* ---- merging ---- */
+
+static bool same_member(const struct field *f, const char *a, const char *b)
+{
+    if (f->kind != F_STR && !field_is_text(f))
+        return memcmp(a, b, field_c_size(f)) == 0;
+    const str *s = (const void *)a, *t = (const void *)b;
+    return (s->p == NULL) == (t->p == NULL) && str_eq(*s, *t);
+}
+
+void field_merge(const struct table *t, void *row, const void *patch, struct buf *changed)
+{
+    struct presence *has = row;
+    const struct presence *given = patch;
+    for (u32 i = 0; i < t->count; i++) {
+        const struct field *f = &t->fields[i];
+        u64 bit = (u64)1 << i;
+        char *to = (char *)row + f->offset;
+        const char *from = (const char *)patch + f->offset;
+        if ((given->present & bit) == 0)
+            continue;
+        assert(field_is_text(f) || f->kind <= F_TIME);
+        bool same = (has->null & bit) == (given->null & bit) && ((given->null & bit) || same_member(f, to, from));
+        if (!same)
+            buf_f(changed, "%s%s", changed->n > 0 ? ", " : "", f->name);
+        memcpy(to, from, field_c_size(f));
+        has->present |= bit;
+        has->null = (has->null & ~bit) | (given->null & bit);
+    }
+}
+
 /* ---- problems ---- */
 
 static bool problems_room(struct problems *p)

@@ -192,6 +192,9 @@ struct cell {
 err field_from_cell(struct arena *a, const struct table *t, u32 index, struct cell cell, void *row) MUST;
 /* Index by name; -1 when the table has none. */
 int field_index(const struct table *t, str name);
+/* A merge patch over a row of the same table: members that were given replace the row's; the names of those that differ are added to `changed`, between
+ * commas. Only scalars, texts and what is kept as text: the table holds nothing else. */
+void field_merge(const struct table *t, void *row, const void *patch, struct buf *changed);
 
 /* JSON Schema (2020-12, as OpenAPI 3.1 uses it) of a table, for input or output. Nested tables become
  * {"$ref":"#/components/schemas/<Name>"}, and are handed to `visit` so that the caller lists each once. Input schemas are named

@@ -4,6 +4,7 @@
 #include "codec/hash.h"
 #include "codec/jwt.h"
 #include "codec/time.h"
+#include "codec/totp.h"
 #include "codec/typeid.h"
 #include "codec/url.h"
 
@@ -714,9 +715,58 @@ static void test_url_encode_round_trip(void **state)
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+/* RFC 6238, appendix B: the last six of its eight digits. */
+static void test_totp_vectors(void **state)
+{
+    static const struct {
+        i64 at_s;
+        const char *code;
+    } rows[] = {
+        { 59, "287082" },         { 1111111109, "081804" }, { 1111111111, "050471" },
+        { 1234567890, "005924" }, { 2000000000, "279037" }, { 20000000000, "353130" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char code[TOTP_DIGITS];
+        totp_code(S("12345678901234567890"), totp_step(rows[i].at_s * SECOND_US), code);
+        assert_memory_equal(code, rows[i].code, TOTP_DIGITS);
+    }
+}
+
+static void test_totp_window(void **state)
+{
+    str seed = S("12345678901234567890"), code = S("050471"); /* of the step that begins at 1111111110 */
+    i64 from = 1111111110 * SECOND_US, step = totp_step(from);
+    assert_int_equal(totp_check(seed, code, from - 1, 0), 0);
+    assert_int_equal(totp_check(seed, code, from, 0), step);
+    assert_int_equal(totp_check(seed, code, from + 60 * SECOND_US - 1, 0), step);
+    assert_int_equal(totp_check(seed, code, from + 60 * SECOND_US, 0), 0);
+    assert_int_equal(totp_check(seed, code, from, step - 1), step);
+    assert_int_equal(totp_check(seed, code, from, step), 0); /* each once */
+    assert_int_equal(totp_check(seed, S("50471"), from, 0), 0);
+    assert_int_equal(totp_check(seed, S(""), from, 0), 0);
+}
+
+static void test_base32_and_qr(void **state)
+{
+    assert_str(base32_encode(arena, S("")), "");
+    assert_str(base32_encode(arena, S("f")), "MY");
+    assert_str(base32_encode(arena, S("foobar")), "MZXW6YTBOI");
+    assert_str(totp_uri(arena, S("Weir"), S("a b@c.example"), S("foobar")),
+               "otpauth://totp/Weir:a%20b%40c.example?secret=MZXW6YTBOI&issuer=Weir&algorithm=SHA1&digits=6&period=30");
+    assert_true(
+        str_starts(qr_svg(arena, S("x")), S("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 29 29\"")));
+    char *text = arena_alloc(arena, 4000);
+    memset(text, 'x', 4000);
+    assert_true(qr_svg(arena, (str){ text, 2331 }).p != NULL); /* the most that level M holds */
+    assert_true(qr_svg(arena, (str){ text, 2332 }).p == NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_totp_vectors),
+        TEST(test_totp_window),
+        TEST(test_base32_and_qr),
         TEST(test_typeid_vectors),
         TEST(test_typeid_refuses),
         TEST(test_typeid_is_a_uuid7_of_its_time),

@@ -931,10 +931,29 @@ static void test_sixty_four_fields(void **state)
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+static void test_merge(void **state)
+{
+    struct thing *t = decode(
+        FIELD_CREATE, "{\"name\":\"ab\",\"mail\":\"a@b.example\",\"count\":1,\"kept\":{\"city\":\"A\",\"zip\":\"1\"}}");
+    struct thing *same = decode(FIELD_PATCH, "{\"name\":\"ab\",\"count\":1,\"on\":true}");
+    struct thing *patch =
+        decode(FIELD_PATCH, "{\"mail\":null,\"count\":2,\"kept\":{\"city\":\"A\",\"zip\":\"2\"},\"limit\":7}");
+    struct buf changed = { .arena = arena };
+    field_merge(&thing, t, same, &changed);
+    assert_int_equal(changed.n, 0);
+    field_merge(&thing, t, patch, &changed);
+    assert_true(str_eq(buf_view(&changed), S("mail, count, limit, kept")));
+    assert_str(t->name, "ab");
+    assert_str(t->kept, "{\"city\":\"A\",\"zip\":\"2\"}");
+    assert_true(IS_NULL(thing, t, mail) && HAS(thing, t, limit));
+    assert_true(t->count == 2 && t->limit == 7 && t->on);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_decode_everything),
+        TEST(test_merge),
         TEST(test_three_states),
         TEST(test_patch_presets_and_requires_nothing),
         TEST(test_all_problems_at_once),

@@ -11,6 +11,7 @@
 #include "core/limit.h"
 #include "core/metrics.h"
 #include "core/pipeline.h"
+#include "net/tls.h"
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -21,7 +22,15 @@
 
 struct app app;
 
-enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, READS_QUEUE = 4096, LOOPS_MAX = 256 };
+enum {
+    EXIT_FAILED = 1,
+    EXIT_CONFIG = 2,
+    LOOP_STACK = 1 << 20,
+    SLOW_QUEUE = 256,
+    HASHING_QUEUE = 64,
+    READS_QUEUE = 4096,
+    LOOPS_MAX = 256
+};
 #define APP_ARENA (256 * MIB)
 #define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
 
@@ -29,9 +38,10 @@ enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256,
 static struct {
     struct listener main, metrics;
     struct http_server *metrics_server;
+    struct tls *tls; /* NULL: the API speaks plain HTTP */
     pthread_t threads[LOOPS_MAX];
     u32 thread_count, started_modules;
-    uv_signal_t signals[2];
+    uv_signal_t signals[3];
     struct loop_timer deadline;
     _Atomic u32 undrained;
     sem_t drained; /* what main waits for */
@@ -42,6 +52,13 @@ static i64 connections(void)
     return app.server != NULL ? (i64)http_connections(app.server) : 0;
 }
 METRIC(http_connections_open, "weir_http_connections", METRIC_GAUGE, "Open connections", .read = connections);
+
+static i64 certificate_expires(void)
+{
+    return serving.tls != NULL ? tls_expires_us(serving.tls) / SECOND_US : 0;
+}
+METRIC(tls_expires, "weir_tls_certificate_expires_seconds", METRIC_GAUGE,
+       "When the certificate ends, since 1970; 0 without TLS", .read = certificate_expires);
 
 /* -- complaints ---------------------------------------------------------------------------------------------------- */
 
@@ -151,6 +168,28 @@ int app_open_unmigrated(void)
     return code != 0 ? code : open_store();
 }
 
+/* The keys must be there: making one here would hide that it is lost. */
+int app_open_reading(void)
+{
+    harden_process();
+    int code = open_config(LOG_WARN);
+    if (code != 0)
+        return code;
+    struct db_options options = store_options(&app.config);
+    options.read_only = true;
+    struct buf complaint = { .arena = app.arena };
+    const char *key = str_z(app.arena, strf(app.arena, "%.*s/secret.key", STR_FMT(app.config.data)));
+    err e = db_open(&options, &app.db);
+    if (e != OK && options.url.n > 0)
+        return not_opened(e);
+    if (e != OK)
+        return say(EXIT_CONFIG, strf(app.arena, "%.*s: there is no database to read", STR_FMT(app.config.data)));
+    if (app.config.secret_key.n == 0 && (key == NULL || access(key, R_OK) != 0))
+        return say(EXIT_CONFIG, S("SECRET_KEY is not set, and the data folder's secret.key cannot be read"));
+    e = config_secrets(app.arena, &app.config, &complaint);
+    return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
+}
+
 int app_open(void)
 {
     int code = app_open_unmigrated();
@@ -235,8 +274,9 @@ static int make_loops(void)
             return say(EXIT_FAILED, S("no resources for a network thread"));
     }
     app.slow = pool_new("weir-slow", (u32)app.config.slow_threads, SLOW_QUEUE);
-    if (app.slow == NULL)
-        return say(EXIT_FAILED, S("no resources for the slow pool"));
+    app.hashing = pool_new("weir-hash", (u32)app.config.hash_threads, HASHING_QUEUE);
+    if (app.slow == NULL || app.hashing == NULL)
+        return say(EXIT_FAILED, S("no resources for the pools"));
     if (!db_reads_block(app.db))
         return 0;
     app.reads = pool_new("weir-read", db_pool_size(app.db), READS_QUEUE);
@@ -252,6 +292,17 @@ static int start_modules(void)
         serving.started_modules++;
     }
     return jobs_start() == OK ? 0 : say(EXIT_FAILED, S("the job queue cannot start"));
+}
+
+/* Among the first: a certificate that cannot be used is a wrong setting, and nothing has been touched yet. */
+static int open_tls(void)
+{
+    struct buf complaint = { .arena = app.arena };
+    if (app.config.tls_cert.n == 0)
+        return 0;
+    const char *cert = str_z(app.arena, app.config.tls_cert), *key = str_z(app.arena, app.config.tls_key);
+    err e = cert != NULL && key != NULL ? tls_new(cert, key, &complaint, &serving.tls) : ERR_MEMORY;
+    return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("WEIR_TLS_CERT: cannot be used"));
 }
 
 static int listen_at(struct listener *l, str host, i64 port, struct http_server **out)
@@ -274,6 +325,8 @@ static int listen_all(void)
     serving.metrics.metrics_only = true;
     serving.undrained = 1;
     int code = listen_at(&serving.main, app.config.listen_host, app.config.listen_port, &app.server);
+    if (code == 0 && serving.tls != NULL && http_use_tls(app.server, serving.tls) != OK)
+        return say(EXIT_FAILED, S("no memory for TLS"));
     if (code != 0 || !config_host_port(app.config.metrics_listen, &host, &port))
         return code;
     serving.undrained = 2;
@@ -283,8 +336,8 @@ static int listen_all(void)
 static void ready(void)
 {
     bool v6 = str_find_char(app.config.listen_host, ':', 0) >= 0;
-    str url = strf(app.arena, "http://%s%.*s%s:%u", v6 ? "[" : "", STR_FMT(app.config.listen_host), v6 ? "]" : "",
-                   http_port(app.server));
+    str url = strf(app.arena, "http%s://%s%.*s%s:%u", serving.tls != NULL ? "s" : "", v6 ? "[" : "",
+                   STR_FMT(app.config.listen_host), v6 ? "]" : "", http_port(app.server));
     if (isatty(STDERR_FILENO) && app.config.log.n == 0)
         fprintf(stderr, "Weir %s listens on %.*s\n", WEIR_VERSION, STR_FMT(url));
     else
@@ -324,13 +377,30 @@ static void on_signal(uv_signal_t *handle, int number)
         http_drain(serving.metrics_server, on_drained, NULL);
 }
 
+/* A few file reads and a signature: little enough for a loop, once in months. */
+static void on_reload(uv_signal_t *handle, int number)
+{
+    struct arena *a = arena_new(64 * KIB);
+    struct buf complaint = { .arena = a };
+    err e = a == NULL ? ERR_MEMORY : serving.tls != NULL ? tls_reload(serving.tls, &complaint) : OK;
+    if (e == OK)
+        LOG(LOG_INFO, "app.reloaded", LOG_INT("certificate_expires", certificate_expires()));
+    else
+        LOG(LOG_ERROR, "tls.not_reloaded",
+            LOG_STR("cause", complaint.n > 0 ? str_trim(buf_view(&complaint)) : str_of(err_text(e))));
+    arena_free(a);
+}
+
 static int watch_signals(void)
 {
-    static const int numbers[COUNT(serving.signals)] = { SIGTERM, SIGINT };
+    static const struct {
+        int number;
+        uv_signal_cb then;
+    } list[COUNT(serving.signals)] = { { SIGTERM, on_signal }, { SIGINT, on_signal }, { SIGHUP, on_reload } };
     int failed = 0;
-    for (size_t i = 0; i < COUNT(numbers); i++) {
+    for (size_t i = 0; i < COUNT(list); i++) {
         failed |= uv_signal_init(loop_uv(app.loops[0]), &serving.signals[i]);
-        failed |= uv_signal_start(&serving.signals[i], on_signal, numbers[i]);
+        failed |= uv_signal_start(&serving.signals[i], list[i].then, list[i].number);
     }
     return failed == 0 ? 0 : say(EXIT_FAILED, S("signals cannot be watched"));
 }
@@ -401,6 +471,7 @@ static void stop_everything(void)
 {
     stop_modules();
     stop_loops();
+    pool_free(app.hashing);
     pool_free(app.slow);
     pool_free(app.reads);
     db_thread_end(app.db);
@@ -408,14 +479,16 @@ static void stop_everything(void)
     app.db = NULL;
     http_free(serving.metrics_server);
     http_free(app.server);
+    tls_free(serving.tls);
     free_loops();
     app_close();
 }
 
 int app_serve(void)
 {
-    static int (*const steps[])(void) = { give_up_calls, look_at_limits, open_store, open_schema,   check,      build,
-                                          make_loops,    start_modules,  listen_all, watch_signals, start_loops };
+    static int (*const steps[])(void) = { open_tls,      give_up_calls, look_at_limits, open_store,
+                                          open_schema,   check,         build,          make_loops,
+                                          start_modules, listen_all,    watch_signals,  start_loops };
     app.started_us = clock_now_us();
     harden_process();
     int code = open_config(LOG_INFO);

@@ -15,8 +15,8 @@ struct app {
     struct loop **loops;
     struct client **clients; /* one per loop */
     u32 loop_count;
-    struct pool *slow;
-    struct pool *reads; /* where reads run that block (PostgreSQL); NULL: they run on the loops */
+    struct pool *slow, *hashing; /* hashing: passwords and nothing else */
+    struct pool *reads;          /* where reads run that block (PostgreSQL); NULL: they run on the loops */
     const struct egress *egress;
     struct engine *engine; /* the engine's own; core never looks inside */
     struct http_server *server;
@@ -29,6 +29,8 @@ extern struct app app;
 int app_serve(void);
 /* What tools (weir user add …) need: config, secrets, database opened and migrated. Complaints go to stderr; exit code when not 0. */
 int app_open(void);
+/* For tools that only read, beside a running server too; there must be a database. */
+int app_open_reading(void);
 /* The same without migrating: for `weir migrate`. */
 int app_open_unmigrated(void);
 void app_close(void);

@@ -3,6 +3,7 @@
 #include "core/audit.h"
 
 #include "codec/typeid.h"
+#include "core/audit_chain.h"
 
 STMT(audit_add,
      "INSERT INTO audit_logs (tenant_id, id, actor, action, object_id, changed, detail, request_id, ip, created_at)"
@@ -14,9 +15,10 @@ err audit_for(struct req *rq, str tenant_id, str actor, const char *action, str 
     str id = typeid_new(rq->arena, "audit", req_now(rq));
     if (id.p == NULL)
         return ERR_MEMORY;
+    audit_seal_wake();
     return db_send(rq->tx, &audit_add, OK,
-                   ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), STR(changed), NIL,
-                        STR(rq->request_id), STR(rq->http->remote), I64(req_now(rq))));
+                   ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), STR(changed),
+                        STR(rq->who.key_id), STR(rq->request_id), STR(rq->http->remote), I64(req_now(rq))));
 }
 
 err audit(struct req *rq, const char *action, str object_id, str changed)
@@ -30,6 +32,7 @@ err audit_system(struct tx *tx, struct arena *a, i64 now_us, str tenant_id, str 
     str id = typeid_new(a, "audit", now_us);
     if (id.p == NULL)
         return ERR_MEMORY;
+    audit_seal_wake();
     return db_exec(tx, &audit_add, NULL,
                    ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), NIL, STR(detail), NIL,
                         NIL, I64(now_us)));

@@ -113,9 +113,18 @@ const void *cache_get(struct cache *c, str key, i64 now_us)
     return e->value;
 }
 
+/* Counts for all caches; it only rises, as each cache's own does, so their sum is another one after either did. */
+static _Atomic u64 everything;
+
 u64 cache_epoch(struct cache *c)
 {
-    return atomic_load_explicit(&c->epoch, memory_order_acquire);
+    return atomic_load_explicit(&c->epoch, memory_order_acquire) +
+           atomic_load_explicit(&everything, memory_order_acquire);
+}
+
+void cache_forget_all(void *unused)
+{
+    atomic_fetch_add_explicit(&everything, 1, memory_order_acq_rel);
 }
 
 static struct entry *entry_new(struct arena *owner, str key, const void *value)

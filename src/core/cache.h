@@ -44,5 +44,7 @@ void cache_put(struct cache *c, str key, const void *entry, struct arena *owner,
 err cache_keep(struct cache *c, str key, struct arena *a) MUST;
 /* From any thread, after the commit (req_after). */
 void cache_forget(struct cache *c);
+/* Every cache at once: for what decides over all of them, as a tenant that is suspended. As req_after wants it: the argument is not used. */
+void cache_forget_all(void *unused);
 /* Frees what the calling thread remembers. */
 void cache_thread_end(void);

@@ -9,7 +9,9 @@
 #include "codec/hash.h"
 #include "core/app.h"
 #include "core/limit.h"
+#include "core/mail.h"
 #include "net/egress.h"
+#include "net/smtp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,6 +53,10 @@ static const char *const filter_modes[] = { "on", "off", NULL };
 static const struct setting settings[] = {
     { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
       "Address and port of the API; port 0 takes any free one" },
+    { "WEIR_TLS_CERT", NULL, TEXT, AT(tls_cert), 0, "", 1, 4000, NULL,
+      "PEM file of the certificate with its chain: WEIR_LISTEN then speaks TLS, with HTTP/2; read again on SIGHUP" },
+    { "WEIR_TLS_KEY", NULL, TEXT, AT(tls_key), 0, "", 1, 4000, NULL,
+      "PEM file of the certificate's key, without a passphrase" },
     { "WEIR_DATA", NULL, TEXT, AT(data), 0, "./data", 1, 4000, NULL, "Folder of the database and the generated keys" },
     { "DATABASE_URL", NULL, SECRET, AT(database_url), 0, "", 13, 4000, NULL,
       "postgresql://user:password@host/database; unset: SQLite in the data folder" },
@@ -74,6 +80,8 @@ static const struct setting settings[] = {
     { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", NULL, NUMBER, AT(access_minutes), 0, "15", 1, 1440, NULL,
       "Life of an access token" },
     { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
+    { "JWT_ACCEPT_LEGACY_USER_ID", NULL, SWITCH, AT(legacy_user_id), 0, "false", 0, 0, NULL,
+      "Takes the claim user_id of tokens that have no sub; they need a session like any other" },
     { "WEIR_EGRESS_ALLOW", NULL, NETWORKS, AT(egress_allow), 0, "", 1, 16384, NULL,
       "Private networks and host:port that workflows may call" },
     { "WEIR_LOG", NULL, CHOICE, AT(log), 0, "", 0, 0, log_formats,
@@ -93,11 +101,20 @@ static const struct setting settings[] = {
     { "WEIR_WORKFLOW_CONCURRENCY", NULL, NUMBER, AT(workflow_concurrency), 0, "0", 0, 1000, NULL,
       "The same of a workflow whose settings name no limit; 0 = none" },
     { "WEIR_SLOW_THREADS", NULL, NUMBER, AT(slow_threads), 0, "8", 1, 256, NULL,
-      "Threads for password hashing and long queries" },
+      "Threads for long queries and background jobs" },
+    { "WEIR_AUDIT_DAYS", NULL, NUMBER, AT(audit_days), 0, "0", 0, 36500, NULL,
+      "Days that audit entries are kept; 0 = for ever" },
+    { "WEIR_HASH_THREADS", NULL, NUMBER, AT(hash_threads), 0, "2", 1, 64, NULL,
+      "Threads for password hashing, 19 MiB each; 64 logins wait for them, further ones are answered 503" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,
       "Bytes for all requests and executions; 0 = half of the machine's memory" },
     { "WEIR_SECCOMP", NULL, CHOICE, AT(seccomp), 0, "on", 0, 0, filter_modes,
       "Whether the server gives up the system calls that it does not need; off says so in the log of every start" },
+    { "SMTP_URL", NULL, SECRET, AT(smtp_url), 0, "", 8, 1000, NULL,
+      "Server for letters, as smtps://user:password@mail.example.com; unset: they are kept as files" },
+    { "WEIR_MAIL_FROM", NULL, TEXT, AT(mail_from), 0, "Weir <weir@localhost>", 3, 320, NULL, "Sender of letters" },
+    { "WEIR_MAIL_DIR", NULL, TEXT, AT(mail_dir), 0, "", 1, 4000, NULL,
+      "Folder that letters are kept in while SMTP_URL is unset; unset: mail in the data folder" },
     { "WEIR_DEBUG", NULL, SWITCH, AT(debug), 0, "false", 0, 0, NULL,
       "Shows causes of internal errors to clients; never in production" },
 };
@@ -418,13 +435,11 @@ static void check_key(struct loading *l, const char *name, str key)
         COMPLAIN(l, "%s: (masked) holds a sample that is known to everybody", name);
 }
 
-static void check_admin(struct loading *l, const struct config *c)
+static void check_pair(struct loading *l, const char *one, str first, const char *other, str second)
 {
-    if ((c->admin_email.n > 0) == (c->admin_password.n > 0))
-        return;
-    bool email = c->admin_email.n > 0;
-    COMPLAIN(l, "%s: is set, but %s is not; set both or none", email ? "WEIR_ADMIN_EMAIL" : "WEIR_ADMIN_PASSWORD",
-             email ? "WEIR_ADMIN_PASSWORD" : "WEIR_ADMIN_EMAIL");
+    if ((first.n > 0) != (second.n > 0))
+        COMPLAIN(l, "%s: is set, but %s is not; set both or none", first.n > 0 ? one : other,
+                 first.n > 0 ? other : one);
 }
 
 static void check_origins(struct loading *l, const struct config *c)
@@ -471,6 +486,10 @@ static void check_rest(struct loading *l, const struct config *c)
                  PORT_MAX);
     if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
         COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+    if (c->smtp_url.n > 0 && !smtp_url_valid(c->smtp_url))
+        COMPLAIN(l, "SMTP_URL: (masked) is not smtp://[user:password@]host[:port] or smtps://…");
+    if (!mail_sender(c->mail_from, &host))
+        COMPLAIN(l, "WEIR_MAIL_FROM: %.*s is neither an address nor Name <address>", STR_FMT(c->mail_from));
     if (c->memory_max != 0 && c->memory_max < MEMORY_MIN)
         COMPLAIN(l, "WEIR_MEMORY_MAX: %lld is less than %d; 0 is half of the machine's", (long long)c->memory_max,
                  MEMORY_MIN);
@@ -484,7 +503,8 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     for (size_t i = 0; i < COUNT(settings); i++)
         set(&l, &settings[i], find(&l, &settings[i]).value, &c);
     refuse_unknown(&l);
-    check_admin(&l, &c);
+    check_pair(&l, "WEIR_ADMIN_EMAIL", c.admin_email, "WEIR_ADMIN_PASSWORD", c.admin_password);
+    check_pair(&l, "WEIR_TLS_CERT", c.tls_cert, "WEIR_TLS_KEY", c.tls_key);
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
@@ -655,4 +675,16 @@ err config_secrets(struct arena *a, struct config *c, struct buf *complaint)
         c->jwt_secret = (str){ (const char *)derived, KEY_BYTES };
     }
     return OK;
+}
+
+str config_base_url(struct arena *a, const struct config *c)
+{
+    str host = c->listen_host, url = c->public_url;
+    if (url.n > 0)
+        return str_ends(url, S("/")) ? str_slice(url, 0, url.n - 1) : url;
+    if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
+        host = S("localhost");
+    bool six = str_find_char(host, ':', 0) >= 0;
+    return strf(a, "http%s://%s%.*s%s:%lld", c->tls_cert.n > 0 ? "s" : "", six ? "[" : "", STR_FMT(host),
+                six ? "]" : "", (long long)c->listen_port);
 }

@@ -9,7 +9,8 @@ enum { ORIGINS_MAX = 64 };
 struct config {
     str listen_host; /* WEIR_LISTEN */
     i64 listen_port;
-    str data; /* WEIR_DATA */
+    str tls_cert, tls_key; /* WEIR_TLS_CERT, WEIR_TLS_KEY: PEM files; both or none */
+    str data;              /* WEIR_DATA */
     str admin_email, admin_password;
     str secret_key;                               /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
     str jwt_secret;                               /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
@@ -26,11 +27,17 @@ struct config {
     str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */
     i64 db_pool_size;                             /* WEIR_DB_POOL_SIZE, 0 = four per core */
     i64 db_pool_overflow, db_pool_wait_s, db_pool_recycle_s, db_statement_s;
-    i64 memory_max;     /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
-    i64 access_minutes; /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
-    i64 refresh_days;   /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
-    str seccomp;        /* WEIR_SECCOMP: on, off */
-    bool debug;         /* WEIR_DEBUG */
+    i64 memory_max;      /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
+    i64 access_minutes;  /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
+    i64 refresh_days;    /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
+    str seccomp;         /* WEIR_SECCOMP: on, off */
+    str smtp_url;        /* SMTP_URL; else letters are files in: */
+    str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
+    str mail_from;       /* WEIR_MAIL_FROM */
+    i64 hash_threads;    /* WEIR_HASH_THREADS */
+    i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
+    bool legacy_user_id; /* JWT_ACCEPT_LEGACY_USER_ID */
+    bool debug;          /* WEIR_DEBUG */
 };
 
 /* Reads and checks all settings. ERR_INVALID writes the complaint (one line per bad setting). Also refuses weak JWT_SECRET_KEY: under 32 bytes,
@@ -44,6 +51,8 @@ err config_secrets(struct arena *a, struct config *c, struct buf *complaint) MUS
 bool origin_valid(struct arena *a, str origin);
 /* "host:port", "[::1]:port" or ":port" (any address) taken apart. */
 bool config_host_port(str text, str *host, i64 *port);
+/* Where people reach the server, without a slash at its end: WEIR_PUBLIC_URL, else http or https, and where it listens. {NULL,0} out of memory. */
+str config_base_url(struct arena *a, const struct config *c);
 /* NAME  value (masked)  source  default  bounds  help: for `weir config`. */
 void config_print(struct buf *b);
 /* The same as rows, for its JSON and the documentation. */

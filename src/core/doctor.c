@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "core/app.h"
 #include "core/harden.h"
+#include "net/tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,7 +18,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { ANSWER_BYTES = 4096, ANSWER_SECONDS = 5 };
+enum { ANSWER_BYTES = 4096, ANSWER_SECONDS = 5, CERTIFICATE_DAYS = 14 };
 #define DISK_LOW   ((u64)GIB)
 #define DISK_SPENT ((u64)(64 * MIB))
 #define FIRST_DAY  ((i64)20089) /* 2025-01-01: no clock of a server that runs this program can show less */
@@ -237,7 +238,9 @@ static str ask(struct doctor *d, const struct addrinfo *at)
 static void check_taken(struct doctor *d, const struct addrinfo *at, const char *where)
 {
     str answer = ask(d, at);
-    if (str_find(answer, S("\"name\":\"weir\""), 0) < 0)
+    if (d->config.tls_cert.n > 0 && str_find(answer, S("\"http.plain\""), 0) >= 0)
+        say(d, FINE, "port", "a weir answers at %s, by TLS", where);
+    else if (str_find(answer, S("\"name\":\"weir\""), 0) < 0)
         say(d, FAIL, "port", "%s is taken by another program; stop it, or set WEIR_LISTEN", where);
     else if (str_find(answer, S("\"version\":\"" WEIR_VERSION "\""), 0) < 0)
         say(d, WARN, "port", "a weir of another version than %s answers at %s; restart it to upgrade", WEIR_VERSION,
@@ -264,6 +267,28 @@ static void check_port(struct doctor *d)
     else
         say(d, FINE, "port", "%s is free", where);
     freeaddrinfo(at);
+}
+
+static void check_tls(struct doctor *d)
+{
+    const char *cert = str_z(d->arena, d->config.tls_cert), *key = str_z(d->arena, d->config.tls_key);
+    struct buf complaint = { .arena = d->arena };
+    struct tls *t = NULL;
+    if (d->config.tls_cert.n == 0) {
+        say(d, FINE, "tls", "off; a proxy may speak it, or set WEIR_TLS_CERT and WEIR_TLS_KEY");
+        return;
+    }
+    if (cert == NULL || key == NULL || tls_new(cert, key, &complaint, &t) != OK) {
+        say(d, FAIL, "tls", "%.*s", STR_FMT(str_trim(buf_view(&complaint))));
+        return;
+    }
+    i64 days = (tls_expires_us(t) - clock_now_us()) / DAY_US;
+    tls_free(t);
+    if (days < CERTIFICATE_DAYS)
+        say(d, days < 0 ? FAIL : WARN, "tls", "the certificate ends in %lld days; replace it, then send SIGHUP",
+            (long long)days);
+    else
+        say(d, FINE, "tls", "the certificate is good for %lld days", (long long)days);
 }
 
 /* The address at which clouds give machine credentials to whoever asks. */
@@ -318,7 +343,7 @@ bool doctor(struct buf *b)
 {
     static void (*const checks[])(struct doctor *) = { check_debug,    check_folder, check_key,   check_disk,
                                                        check_database, check_schema, check_clock, check_port,
-                                                       check_egress,   check_files,  check_calls };
+                                                       check_tls,      check_egress, check_files, check_calls };
     struct doctor d = { .arena = b->arena, .out = b };
     if (!check_settings(&d))
         return false; /* the rest would look at the wrong things */

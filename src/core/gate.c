@@ -1,12 +1,16 @@
 /* gate.c - who may: the route, the token, the permission, decided when the head is there and before a byte of the body is taken.
  *
- * An unknown path under /api/v1 asks for a token first, so that a stranger cannot map the API by its 404s. */
+ * An unknown path under /api/v1 asks for a token first, so that a stranger cannot map the API by its 404s. A browser sends its cookie whoever asked it to, so with one
+ * every change needs two proofs that one of our pages asked: where the request comes from, and a token that only such a page can know. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/auth.h"
 #include "core/pipeline.h"
 
 enum { TOKEN_MAX = 4096 };
+
+PROBLEM_SHARED(problem_csrf, "auth.csrf", ERR_FORBIDDEN, "The request does not come from a page of this server");
+PROBLEM_SHARED(problem_totp_setup, "auth.totp_setup_required", ERR_FORBIDDEN, "The tenant asks for a second factor");
 
 /* Set by the auth module at its start, before the threads; core cannot name a feature. */
 static authenticate_fn *authenticate;
@@ -16,23 +20,126 @@ void gate_authenticate_by(authenticate_fn *fn)
     authenticate = fn;
 }
 
-/* Exactly one Authorization field of the form "Bearer token"; two would let a proxy and us believe different ones. */
-static bool bearer_of(const struct http_request *http, str *token)
+/* -- what was sent ------------------------------------------------------------------------------------------------- */
+
+static str cookie_in(str field, str name, u32 *found)
 {
-    str value = http_header(http, S("authorization"));
-    if (http_header_count(http, S("authorization")) != 1 || !str_eq_nocase(str_slice(value, 0, 7), S("Bearer ")))
+    str value = STR_NONE;
+    for (str part; str_cut(&field, ';', &part);) {
+        part = str_trim(part);
+        if (part.n > name.n && str_starts(part, name) && part.p[name.n] == '=') {
+            value = str_slice(part, name.n + 1, part.n);
+            (*found)++;
+        }
+    }
+    return value;
+}
+
+str http_cookie(const struct http_request *http, str name)
+{
+    str value = STR_NONE;
+    u32 found = 0;
+    for (u32 i = 0; i < http->header_count; i++)
+        if (str_eq(http->headers[i].name, S("cookie"))) {
+            str one = cookie_in(http->headers[i].value, name, &found);
+            value = one.p != NULL ? one : value;
+        }
+    return found == 1 && value.n <= TOKEN_MAX ? value : STR_NONE;
+}
+
+static bool bearer_of(str value, str *token)
+{
+    if (!str_eq_nocase(str_slice(value, 0, 7), S("Bearer ")))
         return false;
     *token = str_trim(str_slice(value, 7, value.n));
     return token->n > 0 && token->n <= TOKEN_MAX;
 }
 
+/* Exactly one of Authorization and X-API-Key, exactly once: two would let a proxy and us believe different ones. A cookie counts where neither is: browsers send it
+ * unasked. */
+static bool credential_of(const struct http_request *http, struct credential *out)
+{
+    u32 tokens = http_header_count(http, S("authorization")), keys = http_header_count(http, S("x-api-key"));
+    str text = STR_NONE;
+    if (tokens + keys > 1)
+        return false;
+    if (tokens == 1 && !bearer_of(http_header(http, S("authorization")), &text))
+        return false;
+    if (keys == 1)
+        text = str_trim(http_header(http, S("x-api-key")));
+    if (tokens + keys == 1) {
+        bool key = str_starts(text, S(API_KEY_PREFIX));
+        *out = (struct credential){ key ? CREDENTIAL_KEY : CREDENTIAL_TOKEN, text };
+        return key || keys == 0;
+    }
+    *out = (struct credential){ CREDENTIAL_COOKIE, http_cookie(http, S(COOKIE_ACCESS)) };
+    return out->text.n > 0;
+}
+
+static bool sent_any(const struct http_request *http)
+{
+    return http_header_count(http, S("authorization")) + http_header_count(http, S("x-api-key")) > 0 ||
+           http_cookie(http, S(COOKIE_ACCESS)).p != NULL;
+}
+
+/* -- where it comes from ------------------------------------------------------------------------------------------- */
+
+static str origin_of(str url)
+{
+    i64 host = str_find(url, S("://"), 0) + 3;
+    i64 slash = host >= 3 ? str_find_char(url, '/', (size_t)host) : -1;
+    return slash < 0 ? url : str_slice(url, 0, (size_t)slash);
+}
+
+/* The Host, or WEIR_PUBLIC_URL: a proxy may have changed the former. */
+static bool is_ours(const struct http_request *http, str origin)
+{
+    i64 host = str_find(origin, S("://"), 0) + 3;
+    if (app.config.public_url.n > 0 && str_eq_nocase(origin, origin_of(app.config.public_url)))
+        return true;
+    return host >= 3 && str_eq_nocase(str_slice(origin, (size_t)host, origin.n), http_header(http, S("host")));
+}
+
+bool gate_same_origin(const struct req *rq)
+{
+    const struct http_request *http = rq->http;
+    str origin = http_header(http, S("origin")), site = http_header(http, S("sec-fetch-site"));
+    if (http_header_count(http, S("origin")) > 1 || (origin.p == NULL && site.p == NULL))
+        return false;
+    if (origin.p != NULL && origin_listed(origin))
+        return true;
+    return (origin.p == NULL || is_ours(http, origin)) && (site.p == NULL || str_eq(site, S("same-origin")));
+}
+
+static bool is_safe(enum http_method m)
+{
+    return m == GET || m == HEAD || m == OPTIONS;
+}
+
+static err check_csrf(struct req *rq)
+{
+    if (rq->who.csrf.p == NULL || is_safe(rq->http->method))
+        return OK;
+    str sent = req_header(rq, "x-csrf-token");
+    const char *reason = !gate_same_origin(rq) ? "origin" : !str_eq_secret(sent, rq->who.csrf) ? "token" : NULL;
+    if (reason == NULL)
+        return OK;
+    LOG(LOG_WARN, "gate.csrf", LOG_STR("request_id", rq->request_id), LOG_STR("reason", str_of(reason)),
+        LOG_STR("remote", rq->http->remote));
+    return problem(rq, &problem_csrf,
+                   "Send X-CSRF-Token with the value that the login gave, from a page of this server");
+}
+
+/* -- who it is ----------------------------------------------------------------------------------------------------- */
+
 static err identify(struct req *rq)
 {
-    str token;
+    struct credential c;
     const char *reason = "missing";
     err e = ERR_UNAUTHORIZED;
-    if (authenticate != NULL && bearer_of(rq->http, &token))
-        e = authenticate(rq, token, &reason);
+    rq->background = str_eq(req_header(rq, "x-weir-background"), S("true"));
+    if (authenticate != NULL && credential_of(rq->http, &c))
+        e = authenticate(rq, &c, &reason);
     if (e == OK)
         return OK;
     if (e != ERR_UNAUTHORIZED)
@@ -44,13 +151,13 @@ static err identify(struct req *rq)
 
 bool gate_allows(struct req *rq, const struct permission *need)
 {
-    if (rq->who.role == 0 && http_header_count(rq->http, S("authorization")) > 0) {
-        str token;
+    if (rq->who.role == 0 && sent_any(rq->http)) {
+        struct credential c;
         const char *reason;
-        if (authenticate == NULL || !bearer_of(rq->http, &token) || authenticate(rq, token, &reason) != OK)
+        if (authenticate == NULL || !credential_of(rq->http, &c) || authenticate(rq, &c, &reason) != OK)
             return false;
     }
-    return (rq->who.role & need->roles) != 0;
+    return caller_may(&rq->who, need);
 }
 
 bool gate_still_allows(struct req *rq)
@@ -58,14 +165,17 @@ bool gate_still_allows(struct req *rq)
     struct arena_mark mark = arena_mark(rq->arena);
     struct caller before = rq->who;
     const char *reason;
-    str token;
+    struct credential c;
     rq->now_us = clock_now_us();
-    err e = bearer_of(rq->http, &token) ? authenticate(rq, token, &reason) : ERR_UNAUTHORIZED;
-    bool same = (rq->who.role & rq->route->need->roles) != 0 && str_eq(rq->who.tenant_id, before.tenant_id);
+    rq->background = true;
+    err e = credential_of(rq->http, &c) ? authenticate(rq, &c, &reason) : ERR_UNAUTHORIZED;
+    bool same = caller_may(&rq->who, rq->route->need) && str_eq(rq->who.tenant_id, before.tenant_id);
     rq->who = before;
     arena_rewind(rq->arena, mark);
     return e == OK ? same : e != ERR_UNAUTHORIZED; /* what cannot be looked up now is asked again at the next beat */
 }
+
+/* -- the gate ------------------------------------------------------------------------------------------------------ */
 
 static err permit(struct req *rq)
 {
@@ -73,16 +183,18 @@ static err permit(struct req *rq)
     if (need == &anyone || (rq->route->flags & R_NO_AUTH_HEADER))
         return OK;
     TRY(identify(rq));
+    TRY(check_csrf(rq));
     err e = limit_caller(rq);
     if (e != OK)
         return e == ERR_LIMIT
                    ? problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now")
                    : e;
-    if ((rq->who.role & need->roles) != 0)
+    if (rq->who.must_enroll && need != &in_person && need != &signed_in)
+        return problem(rq, &problem_totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
+    if (caller_may(&rq->who, need))
         return OK;
     return problem(rq, &problem_forbidden, "This needs the permission %s", need->name);
 }
-
 static err nowhere(struct req *rq)
 {
     str path = rq->http->path;
@@ -108,13 +220,31 @@ static err no_endpoint(struct request_core *c)
     return problem(rq, &problem_method, "%.*s is not a method of this path", STR_FMT(rq->http->method_text));
 }
 
+/* Where there is nothing at the path as it was sent, an alias may lead somewhere; from there on the request is one of the path that answers. */
+static err lookup(struct request_core *c)
+{
+    struct req *rq = &c->rq;
+    struct http_request *http = rq->http;
+    str path;
+    TRY(route_lookup(rq->arena, http->method, http->path, &c->endpoint, rq->params, &c->allowed));
+    if (c->endpoint != NULL || c->allowed != 0)
+        return OK;
+    TRY(route_alias(rq->arena, http->path, &path));
+    if (path.p == NULL)
+        return OK;
+    TRY(route_lookup(rq->arena, http->method, path, &c->endpoint, rq->params, &c->allowed));
+    if (c->endpoint != NULL || c->allowed != 0)
+        http->path = path;
+    return OK;
+}
+
 err gate(struct request_core *c)
 {
     struct req *rq = &c->rq;
     const struct http_request *http = rq->http;
     if (wrong_side(c))
         return problem(rq, &problem_route, "There is nothing at this path");
-    err e = route_lookup(rq->arena, http->method, http->path, &c->endpoint, rq->params, &c->allowed);
+    err e = lookup(c);
     if (e == ERR_DECODE)
         return problem(rq, &problem_of_class[ERR_DECODE], "The path holds a bad percent escape or is not UTF-8");
     TRY(e);

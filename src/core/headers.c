@@ -14,7 +14,7 @@ static const char expose[] =
     "Retry-After, Idempotent-Replayed, Preference-Applied, Content-Disposition";
 static const char request_headers[] =
     "Authorization, Content-Type, Accept, Idempotency-Key, If-Match, If-None-Match, Prefer, "
-    "X-API-Key, X-Request-Id, Traceparent, Last-Event-ID";
+    "X-API-Key, X-CSRF-Token, X-Weir-Background, X-Request-Id, Traceparent, Last-Event-ID";
 
 /* Written by headers_build before the threads start, constant afterwards. */
 static struct {
@@ -45,7 +45,7 @@ err headers_build(struct arena *a, const struct config *config)
             return ERR_MEMORY;
     }
     standing.n = 3;
-    if (str_starts(config->public_url, S("https://"))) /* else plain HTTP is how this server is reached */
+    if (config->tls_cert.n > 0 || str_starts(config->public_url, S("https://"))) /* else it is reached by plain HTTP */
         standing.list[standing.n++] = (struct pair){ S("Strict-Transport-Security"), S("max-age=31536000") };
     return OK;
 }
@@ -95,7 +95,7 @@ static str methods_text(u32 allowed, char out[ALLOW_BYTES])
     return (str){ out, n };
 }
 
-static bool origin_allowed(str origin)
+bool origin_listed(str origin)
 {
     for (size_t i = 0; i < standing.origin_count; i++)
         if (str_eq(origin, standing.origins[i]))
@@ -108,7 +108,7 @@ static void add_origin(struct headers *h, size_t given, const struct request_cor
 {
     const struct http_request *http = c->rq.http;
     str origin = standing.origin_count > 0 ? http_header(http, S("origin")) : STR_NONE;
-    if (origin.p == NULL || !origin_allowed(origin))
+    if (origin.p == NULL || !origin_listed(origin))
         return;
     add_default(h, given, S("Access-Control-Allow-Origin"), origin);
     add_default(h, given, S("Access-Control-Allow-Credentials"), S("true"));
@@ -212,4 +212,21 @@ void headers_stream(const struct request_core *c, struct headers *h)
     add_standing(h, 0, c);
     add_origin(h, 0, c);
     add_vary(h, false);
+}
+
+void headers_upgrade(const struct request_core *c, str protocol, str name, str value, struct headers *h)
+{
+    h->n = 0;
+    add(h, S("Upgrade"), protocol);
+    add(h, S("Connection"), S("Upgrade"));
+    add(h, name, value);
+    add_standing(h, 0, c);
+}
+
+bool headers_origin_may(const struct http_request *http)
+{
+    str origin = http_header(http, S("origin")), host = http_header(http, S("host"));
+    i64 at = origin.p != NULL ? str_find(origin, S("://"), 0) : -1;
+    bool own = at >= 0 && str_eq_nocase(str_slice(origin, (size_t)at + 3, origin.n), host);
+    return origin.p == NULL || own || (http_header_count(http, S("origin")) == 1 && origin_listed(origin));
 }

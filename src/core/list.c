@@ -146,7 +146,8 @@ static err cursor_args(struct req *rq, const struct lister *l, str cursor, struc
 static void put(struct arg *list, u32 *n, const struct arg *more, u32 count)
 {
     assert(*n + count <= LIST_ARGS_MAX); /* modules_check has counted them */
-    memcpy(list + *n, more, count * sizeof *more);
+    if (count > 0)                       /* a list of the whole platform has no arguments of its own */
+        memcpy(list + *n, more, count * sizeof *more);
     *n += count;
 }
 

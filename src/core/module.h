@@ -5,6 +5,11 @@
 
 struct job_kind;
 struct packed;
+/* A path that clients of the replaced services use, and the one that answers: looked for only where no route is, so it costs nobody else anything. A `from` that ends
+ * with / stands for all that begins so. */
+struct alias {
+    const char *from, *to;
+};
 struct module {
     const char *name; /* the word: "triggers" */
     const char *doc;  /* the tag's description in the OpenAPI document */
@@ -12,6 +17,8 @@ struct module {
     u32 route_count;
     const struct job_kind *jobs;
     u32 job_count;
+    const struct alias *aliases;
+    u32 alias_count;
     err (*start)(void); /* after migration, before the listener opens; may be NULL */
     void (*stop)(void); /* after the last request, while the loops still run; may be NULL */
 };

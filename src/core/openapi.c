@@ -4,6 +4,7 @@
  * document should not have to handle what cannot happen. */
 #include "base/log.h"
 #include "base/map.h"
+#include "core/auth.h"
 #include "core/pipeline.h"
 
 #include <stdio.h>
@@ -360,6 +361,17 @@ static int success_status(const struct route *r)
     return r->method == POST && r->out != NULL && !(r->flags & R_LIST) ? 201 : 200;
 }
 
+/* Inside the content that application/json began. */
+static void further_types(struct doc *d, const struct route *r)
+{
+    for (const char *const *type = r->also_types; type != NULL && *type != NULL; type++) {
+        jw_end(d->w, '}');
+        open_key(d, str_of(*type), '{');
+        jw_key(d->w, S("schema"));
+        jw_raw(d->w, S("{\"type\":\"string\"}"));
+    }
+}
+
 static void success(struct doc *d, const struct route *r)
 {
     int status = success_status(r);
@@ -375,6 +387,7 @@ static void success(struct doc *d, const struct route *r)
     } else if (r->out != NULL && status != 204) {
         content_begin(d, S("application/json"));
         success_schema(d, r);
+        further_types(d, r);
         content_end(d);
     }
     jw_end(d->w, '}');
@@ -425,6 +438,8 @@ static struct codes codes_of(const struct route *r)
     codes_add(&c, json, &problem_body_json);
     codes_add(&c, token, &problem_unauthorized);
     codes_add(&c, token && r->need != &signed_in, &problem_forbidden);
+    codes_add(&c, token && r->method != GET, &problem_csrf);
+    codes_add(&c, token && r->need != &signed_in && r->need != &in_person, &problem_totp_setup);
     codes_add(&c, json || (r->flags & R_RAW_BODY), &body_size);
     codes_add(&c, json, &problem_body_media);
     codes_add(&c, json || !free_query, &problem_body_invalid);
@@ -521,7 +536,8 @@ static void operation(struct doc *d, const struct operation *o)
     text(d, S("description"), str_of(r->more != NULL ? r->more : r->doc));
     open_key(d, S("security"), '[');
     if (r->need != &anyone && !(r->flags & R_NO_AUTH_HEADER))
-        jw_raw(d->w, S("{\"bearer\":[]}"));
+        jw_raw(d->w, r->need == &in_person ? S("{\"bearer\":[]},{\"cookie\":[]}")
+                                           : S("{\"bearer\":[]},{\"cookie\":[]},{\"key\":[]}"));
     jw_end(d->w, ']');
     text(d, S("x-permission"), str_of(r->need->name));
     parameters(d, r, o->method);
@@ -582,6 +598,7 @@ static const char problem_schema[] =
     "\"detail\":{\"type\":\"string\",\"description\":\"What is wrong with this very request\"},"
     "\"code\":{\"type\":\"string\",\"description\":\"Stable; for programs\",\"examples\":[\"request.invalid\"]},"
     "\"request_id\":{\"type\":[\"string\",\"null\"],\"description\":\"Names the request in the logs\"},"
+    "\"challenge_id\":{\"type\":\"string\",\"description\":\"With auth.totp_required: send it with the code, in place of address and password\"},"
     "\"errors\":{\"type\":\"array\",\"description\":\"Each thing that is wrong\",\"items\":{\"$ref\":\"#/components/schemas/ProblemEntry\"}}}}";
 
 static const char entry_schema[] =
@@ -591,7 +608,9 @@ static const char entry_schema[] =
     "\"detail\":{\"type\":\"string\",\"description\":\"For people\"}}}";
 
 static const char bearer_scheme[] =
-    "{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\",\"bearerFormat\":\"JWT\",\"description\":\"An access token\"}}";
+    "{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\",\"bearerFormat\":\"JWT\",\"description\":\"An access token, or an API key\"},"
+    "\"cookie\":{\"type\":\"apiKey\",\"in\":\"cookie\",\"name\":\"__Host-weir\",\"description\":\"A browser's session; changes need X-CSRF-Token too\"},"
+    "\"key\":{\"type\":\"apiKey\",\"in\":\"header\",\"name\":\"X-API-Key\",\"description\":\"A key for a program\"}}";
 
 static bool visible(const struct module *m)
 {

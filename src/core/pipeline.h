@@ -27,6 +27,9 @@ struct endpoint {
 err route_lookup(struct arena *a, enum http_method method, str path, struct endpoint **out, str params[6],
                  u32 *allowed) MUST;
 
+/* The path in place of an alias; STR_NONE when it is none. ERR_MEMORY. */
+err route_alias(struct arena *a, str path, str *out) MUST;
+
 struct after {
     struct after *next;
     void (*fn)(void *arg);
@@ -128,10 +131,17 @@ struct headers {
 /* What follows from the settings; once, at start. Without it: no origin but our own, no HSTS. */
 err headers_build(struct arena *a, const struct config *config) MUST;
 void headers_make(const struct request_core *c, const struct letter *l, struct headers *h);
+/* One of ALLOWED_ORIGINS, as a browser spells it. */
+bool origin_listed(str origin);
 /* For answers without a letter (streams, refusals): the security headers. At most HEADERS_STANDING. */
 size_t headers_standing(struct pair *out);
 /* The same for a stream: these, the request's own, and those of its origin. */
 void headers_stream(const struct request_core *c, struct headers *h);
+
+/* For a 101: upgrade to `protocol`, its own field, the standing ones. */
+void headers_upgrade(const struct request_core *c, str protocol, str name, str value, struct headers *h);
+/* Browsers let any page open a WebSocket, and tell which: only our own and those of ALLOWED_ORIGINS may. */
+bool headers_origin_may(const struct http_request *http);
 
 /* req.c: what http_listen needs; `listener` stays. */
 struct http_handler req_handler(struct listener *listener);
@@ -142,9 +152,9 @@ void reply_send(struct request_core *c, err outcome);
 struct letter reply_encode(struct request_core *c, size_t max);
 /* Logs and counts; for answers that went out as a stream. */
 void reply_account(struct request_core *c, int status, size_t bytes);
-/* A problem document; `errors` may be NULL. */
+/* A problem document; `errors` and `extension` may be NULL. */
 void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
-                   const struct problems *errors);
+                   const struct problems *errors, const struct pair *extension);
 /* No answer, no entries. */
 void req_forget_answer(struct request_core *c);
 /* Back to the mark, before a handler runs (again): no answer, and nobody who was found since (gate_allows), whose texts went with it. */

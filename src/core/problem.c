@@ -17,6 +17,8 @@ PROBLEM_SHARED(problem_body_invalid, "request.invalid", ERR_INVALID, "The reques
 PROBLEM_SHARED(problem_body_json, "request.json", ERR_DECODE, "The body is not valid JSON");
 PROBLEM_SHARED(problem_body_media, "request.media_type", ERR_MEDIA,
                "The body has a media type that is not accepted here");
+PROBLEM_SHARED(problem_websocket, "request.websocket", ERR_DECODE, "The request asks for a WebSocket in a wrong way");
+PROBLEM_SHARED(problem_origin, "request.origin", ERR_FORBIDDEN, "Pages of this origin may not open a WebSocket");
 PROBLEM_SHARED(problem_unauthorized, "auth.unauthorized", ERR_UNAUTHORIZED, "A valid access token is required");
 PROBLEM_SHARED(problem_forbidden, "auth.forbidden", ERR_FORBIDDEN, "The caller's role does not allow this");
 PROBLEM_SHARED(problem_unanswered, "server.unanswered", ERR_INTERNAL,

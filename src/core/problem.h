@@ -26,6 +26,8 @@ extern const struct problem
 extern const struct problem problem_body_invalid; /* request.invalid 422: `errors` says what */
 extern const struct problem problem_body_json;    /* request.json 400 */
 extern const struct problem problem_body_media;   /* request.media_type 415 */
+extern const struct problem problem_websocket;    /* request.websocket 400 */
+extern const struct problem problem_origin;       /* request.origin 403 */
 extern const struct problem problem_unauthorized; /* auth.unauthorized 401 */
 extern const struct problem problem_forbidden;    /* auth.forbidden 403 */
 extern const struct problem problem_unanswered;   /* server.unanswered 500: committed, and no memory to say so */

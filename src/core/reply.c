@@ -42,6 +42,7 @@ err reply_empty(struct req *rq, int status)
 err reply_raw(struct req *rq, int status, str content_type, str body)
 {
     rq->answer.status = status;
+    rq->answer.table = NULL; /* in place of rows, where there were some: an export */
     rq->answer.content_type = content_type;
     rq->answer.raw = body;
     return OK;
@@ -120,6 +121,11 @@ err problem_at(struct req *rq, const struct problem *p, str pointer, const char 
     return record(rq, p, detail);
 }
 
+void problem_extend(struct req *rq, const char *name, str value)
+{
+    rq->answer.extension = (struct pair){ str_of(name), value };
+}
+
 err fault(struct req *rq, const char *f, ...)
 {
     va_list args;
@@ -152,7 +158,7 @@ static void write_errors(struct json_writer *w, const struct problems *errors)
 }
 
 void problem_write(struct buf *b, int status, const struct problem *p, str detail, str request_id,
-                   const struct problems *errors)
+                   const struct problems *errors, const struct pair *extension)
 {
     struct json_writer w = { .b = b };
     char type[TYPE_BYTES];
@@ -172,6 +178,10 @@ void problem_write(struct buf *b, int status, const struct problem *p, str detai
     jw_str(&w, request_id);
     jw_key(&w, S("errors"));
     write_errors(&w, errors);
+    if (extension != NULL && extension->name.n > 0) {
+        jw_key(&w, extension->name);
+        jw_str(&w, extension->value);
+    }
     jw_end(&w, '}');
 }
 
@@ -208,7 +218,7 @@ static struct letter encode_problem(struct req *rq, const struct problem *p, str
 {
     struct buf b = { .arena = rq->arena };
     int status = err_status(p->class);
-    problem_write(&b, status, p, detail, rq->request_id, &rq->errors);
+    problem_write(&b, status, p, detail, rq->request_id, &rq->errors, &rq->answer.extension);
     return (
         struct letter){ .status = status, .type = S("application/problem+json"), .body = buf_view(&b), .fail = b.fail };
 }

@@ -329,7 +329,7 @@ static void in_pool_of(struct pool *pool, struct request_core *c, handler_fn *fn
 
 static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
 {
-    in_pool_of(app.slow, c, fn, then);
+    in_pool_of(c->rq.route->flags & R_HASHES ? app.hashing : app.slow, c, fn, then);
 }
 
 /* A read that the store stopped is not resumed but repeated: the handler is a straight line, and its snapshot is gone. Where each read waits for another
@@ -442,7 +442,7 @@ static void write_prepare(struct request_core *c)
     const struct route *r = c->rq.route;
     if (r->prepare == NULL)
         write_submit(c);
-    else if (r->flags & R_SLOW_PREPARE)
+    else if (r->flags & (R_SLOW_PREPARE | R_HASHES))
         in_pool(c, r->prepare, after_prepare);
     else
         on_loop(c, r->prepare, after_prepare);
@@ -653,7 +653,7 @@ static void refuse(void *ctx, int status, const char *code, str remote, struct a
     const struct request_core *c = out->request != NULL ? out->request->user : NULL;
     str id = c != NULL ? c->rq.request_id : typeid_new(a, "req", clock_now_us());
     struct buf b = { .arena = a };
-    problem_write(&b, status, &p, STR_NONE, id, NULL);
+    problem_write(&b, status, &p, STR_NONE, id, NULL, NULL);
     reply_count_refused(status);
     LOG(LOG_INFO, "http.refused", LOG_STR("request_id", id), LOG_INT("status", status), LOG_STR("code", str_of(code)),
         LOG_STR("remote", remote));

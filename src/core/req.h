@@ -14,8 +14,13 @@ struct caller {
     str tenant_id; /* {NULL,0} when nobody signed in */
     str user_id, session_id;
     str email;
-    str plan; /* of the tenant */
-    u32 role; /* one bit of enum role; 0 = nobody */
+    str plan;                    /* of the tenant */
+    u32 role;                    /* one bit of enum role; 0 = nobody */
+    str role_name;               /* "editor", or the name of a custom role */
+    const struct grants *grants; /* of a custom role or an API key: what decides in place of the role; else NULL */
+    str key_id;                  /* of the API key that was sent; {NULL,0} for a session */
+    str csrf;                    /* a browser's session: what X-CSRF-Token must say with every change; else {NULL,0} */
+    bool must_enroll;            /* the tenant asks for a second factor that this person does not have yet */
 };
 
 struct page { /* the common part of every list's query; see LIST_QUERY in list.h */
@@ -39,6 +44,7 @@ struct answer {
     u32 header_count, header_room;
     const struct problem *problem;
     str problem_detail;
+    struct pair extension; /* of the problem: a member of its own (RFC 9457, 3.2); name.n == 0: none */
 };
 
 struct req {
@@ -53,6 +59,8 @@ struct req {
     void *prepared;          /* what prepare hands to handle */
     struct tx *tx;
     i64 now_us;
+    bool
+        background; /* nobody did anything: a page that polls, a stream that goes on. A browser's session is not used by it */
     str request_id;         /* of X-Request-Id when sane, else made */
     str trace;              /* traceparent of this request (trace.h): what it causes elsewhere passes it on */
     str trace_state;        /* tracestate that came with it; STR_NONE for none, and for a trace that begins here */
@@ -87,6 +95,8 @@ err problem(struct req *rq, const struct problem *p, const char *format, ...) PR
 /* The same with one entry in `errors`. */
 err problem_at(struct req *rq, const struct problem *p, str pointer, const char *code, const char *format, ...)
     PRINTF_LIKE(5, 6) MUST;
+/* Adds a text member to the problem that is answered, as OpenAPI's Problem lists it: "challenge_id". */
+void problem_extend(struct req *rq, const char *name, str value);
 /* A fault of ours: logs one line with request id and cause, answers 500 with nothing of it. Always ERR_INTERNAL. */
 err fault(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3) MUST;
 

@@ -19,18 +19,6 @@ struct node {
 /* Written by routes_build before the threads start, constant afterwards. */
 static struct node *root;
 
-const struct permission anyone = { "anyone", 0, "Everybody, without a token" };
-const struct permission signed_in = { "signed_in", ROLES_ALL | ROLE_OPERATOR, "Everybody with a valid token" };
-
-extern const struct permission *const __start_weir_permissions[] __attribute__((weak));
-extern const struct permission *const __stop_weir_permissions[] __attribute__((weak));
-
-const struct permission *const *permissions_all(size_t *count)
-{
-    *count = (size_t)(__stop_weir_permissions - __start_weir_permissions);
-    return __start_weir_permissions;
-}
-
 str route_param_name(const struct route *r, u32 i)
 {
     str path = str_of(r->path);
@@ -127,6 +115,29 @@ err route_find(struct arena *a, enum http_method method, str path, const struct 
     struct endpoint *e;
     TRY(route_lookup(a, method, path, &e, params, allowed));
     *out = e != NULL ? e->route : NULL;
+    return OK;
+}
+
+static bool alias_of(const struct alias *al, str path, str *rest)
+{
+    str from = str_of(al->from);
+    if (str_ends(path, S("/")) && !str_ends(from, S("/")))
+        path = str_slice(path, 0, path.n - 1);
+    bool whole = !str_ends(from, S("/"));
+    *rest = str_slice(path, from.n, path.n);
+    return whole ? str_eq(path, from) : str_starts(path, from);
+}
+
+err route_alias(struct arena *a, str path, str *out)
+{
+    str rest;
+    *out = STR_NONE;
+    for (const struct module *const *m = modules; *m != NULL; m++)
+        for (u32 i = 0; i < (*m)->alias_count; i++)
+            if (alias_of(&(*m)->aliases[i], path, &rest)) {
+                *out = strf(a, "%s%.*s", (*m)->aliases[i].to, STR_FMT(rest));
+                return out->p != NULL ? OK : ERR_MEMORY;
+            }
     return OK;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codec/field.h"
+#include "core/permission.h"
 #include "core/problem.h"
 #include "net/http.h"
 
@@ -18,25 +19,6 @@ enum work {
     W_SLOW,   /* in the slow pool, rq->tx a read snapshot */
     W_STREAM, /* on the loop with a read snapshot; starts a stream (stream.h) or replies */
 };
-
-enum role { ROLE_OWNER = 1, ROLE_ADMIN = 2, ROLE_EDITOR = 4, ROLE_MEMBER = 8, ROLE_VIEWER = 16, ROLE_OPERATOR = 32 };
-enum {
-    ROLES_ADMINS = ROLE_OWNER | ROLE_ADMIN,
-    ROLES_EDITORS = ROLES_ADMINS | ROLE_EDITOR,
-    ROLES_MEMBERS = ROLES_EDITORS | ROLE_MEMBER,
-    ROLES_ALL = ROLES_MEMBERS | ROLE_VIEWER, /* of a tenant: all but operator */
-};
-struct permission {
-    const char *name; /* "workflows.write" */
-    u32 roles;        /* who has it built in */
-    const char *doc;
-};
-#define PERMISSION(id, name_, roles_, doc_)                            \
-    static const struct permission id = { (name_), (roles_), (doc_) }; \
-    static const struct permission *const id##_entry __attribute__((section("weir_permissions"), used)) = &id
-const struct permission *const *permissions_all(size_t *count);
-extern const struct permission anyone;    /* no token needed, none read */
-extern const struct permission signed_in; /* any valid token of a tenant */
 
 enum route_flags {
     R_LIST = 1 << 0,           /* answers an array of `.out` */
@@ -58,6 +40,9 @@ enum route_flags {
         << 11, /* the answer holds a secret: it is never compressed (its length would tell of it, BREACH) and never kept for a repeat,
                               * so an Idempotency-Key does not count */
     R_NEED_MATCH = 1 << 12, /* 428 without If-Match */
+    R_HASHES =
+        1
+        << 13, /* prepare in the pool of its own that hashes passwords: a storm of logins takes nothing from anybody else */
 };
 
 enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */
@@ -86,6 +71,7 @@ struct route {
     /* R_ADMIT: bytes of body for this very object; or, at the head still, a problem, as a handler answers it. No tx; nothing of it is there in the handler. */
     err (*admit)(struct req *rq, size_t *max_body);
     const char *produces;
+    const char *const *also_types;         /* other forms of the answer, by Accept (text); ends with NULL */
     const struct route_status *also;       /* ends with status 0 */
     const struct problem *const *problems; /* documented codes beyond the gate's; ends with NULL */
     const char *doc;                       /* one sentence, the operation's summary */

@@ -6,12 +6,16 @@
 
 #include "core/auth.h"
 #include "core/pipeline.h"
+#include "net/websocket.h"
 
 #include <string.h>
 
 /* What is kept while a client is slow. It is handed to the server at once, so it stays well below what the server
  * bears. */
-enum { WAITING_BYTES = 512 << 10 };
+enum {
+    WAITING_BYTES = 512 << 10,
+    SILENT_MAX = 3, /* pings without any sign of life from a WebSocket's client */
+};
 #define HEARTBEAT_US (15 * SECOND_US)
 
 struct stream {
@@ -20,6 +24,8 @@ struct stream {
     void *ctx;
     struct buf waiting; /* while the server asked to wait; not on the arena: it comes and goes */
     struct loop_timer timer;
+    struct websocket *socket; /* NULL: server-sent events */
+    u32 silent;
     size_t bytes;
     bool full, given_up;
 };
@@ -30,7 +36,7 @@ static void finish(struct stream *s)
     struct http_request *http = s->rq->http;
     loop_timer_stop(&s->timer);
     buf_free(&s->waiting);
-    reply_account(core, 200, s->bytes);
+    reply_account(core, s->socket != NULL ? 101 : 200, s->bytes);
     core->answered = true; /* and accounted for */
     http_stream_end(http); /* the arena goes, and `s` with it */
 }
@@ -39,6 +45,14 @@ static void close_now(struct stream *s)
 {
     s->closed(s->ctx);
     finish(s);
+}
+
+/* Says why, as far as the client can still be reached: server-sent events know no reasons. */
+static void close_because(struct stream *s, enum websocket_code code)
+{
+    if (s->socket != NULL)
+        websocket_close(s->socket, code);
+    close_now(s);
 }
 
 static void beat(struct loop_timer *t);
@@ -75,11 +89,18 @@ static bool may_go_on(const struct stream *s)
 static void beat(struct loop_timer *t)
 {
     struct stream *s = CONTAINER(t, struct stream, timer);
-    if (s->given_up || !may_go_on(s)) {
+    bool silent = s->socket != NULL && ++s->silent > SILENT_MAX;
+    if (s->given_up || silent) { /* nobody reads what we could say */
         close_now(s);
         return;
     }
-    if (!s->full) /* a client that is behind has enough to read */
+    if (!may_go_on(s)) {
+        close_because(s, WEBSOCKET_POLICY);
+        return;
+    }
+    if (s->socket != NULL)
+        websocket_ping(s->socket);
+    else if (!s->full) /* a client that is behind has enough to read */
         put(s, S(":\n\n"));
     if (loop_timer_start(s->rq->http->loop, t, HEARTBEAT_US, beat) != OK)
         give_up(s);
@@ -101,25 +122,97 @@ static void on_closed(void *ctx)
     close_now(ctx);
 }
 
-struct stream *stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx)
+/* -- WebSocket ----------------------------------------------------------------------------------------------------- */
+
+static void on_frames(void *ctx, str bytes)
+{
+    put(ctx, bytes);
+}
+
+static void on_input(void *ctx, str bytes)
+{
+    struct stream *s = ctx;
+    s->silent = 0;
+    if (!websocket_input(s->socket, bytes))
+        close_now(s);
+}
+
+static void on_goodbye(void *ctx)
+{
+    close_because(ctx, WEBSOCKET_AWAY);
+}
+
+static err begin_socket(struct stream *s)
+{
+    struct req *rq = s->rq;
+    const char *complaint;
+    struct headers h;
+    str accept;
+    if (!headers_origin_may(rq->http))
+        return problem(rq, &problem_origin, "Add the origin of the page to ALLOWED_ORIGINS");
+    err e = websocket_accept(rq->http, rq->arena, &accept, &complaint);
+    if (e == ERR_DECODE) {
+        reply_header(rq, "Sec-WebSocket-Version", S("13"));
+        return problem(rq, &problem_websocket, "%s", complaint);
+    }
+    TRY(e);
+    TRY(websocket_new(rq->arena, on_frames, s, &s->socket));
+    headers_upgrade(rq->core, S("websocket"), S("Sec-WebSocket-Accept"), accept, &h);
+    struct http_stream_events events = {
+        .drain = on_drain, .closed = on_closed, .goodbye = on_goodbye, .input = on_input, .ctx = s
+    };
+    http_upgrade(rq->http, h.list, h.n, &events);
+    return OK;
+}
+
+/* Every member is there in each, so that clients need no special cases. */
+static void tell_socket(struct stream *s, str id, str event, str data)
+{
+    struct buf b = { .max = WAITING_BYTES };
+    struct json_writer w = { .b = &b };
+    jw_begin(&w, '{');
+    jw_key(&w, S("id"));
+    jw_str(&w, id);
+    jw_key(&w, S("event"));
+    jw_str(&w, event);
+    jw_key(&w, S("data"));
+    jw_raw(&w, data);
+    jw_end(&w, '}');
+    if (b.fail != OK || websocket_text(s->socket, buf_view(&b)) != OK)
+        give_up(s);
+    buf_free(&b);
+}
+
+/* -- server-sent events -------------------------------------------------------------------------------------------- */
+
+static err begin_events(struct stream *s)
+{
+    struct headers h;
+    headers_stream(s->rq->core, &h);
+    struct http_stream_events events = { .drain = on_drain, .closed = on_closed, .ctx = s };
+    http_stream_begin(s->rq->http, 200, h.list, h.n, &events);
+    return OK;
+}
+
+err stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx, struct stream **out)
 {
     struct stream *s = NEW(rq->arena, struct stream);
     if (s == NULL)
-        return NULL;
+        return ERR_MEMORY;
     *s = (struct stream){ .rq = rq, .closed = closed, .ctx = ctx, .waiting.max = WAITING_BYTES };
-    if (loop_timer_start(rq->http->loop, &s->timer, HEARTBEAT_US, beat) != OK)
-        return NULL;
-    struct headers h;
-    headers_stream(rq->core, &h);
-    struct http_stream_events events = { .drain = on_drain, .closed = on_closed, .ctx = s };
-    http_stream_begin(rq->http, 200, h.list, h.n, &events);
-    return s;
+    TRY(loop_timer_start(rq->http->loop, &s->timer, HEARTBEAT_US, beat));
+    err e = websocket_asked(rq->http) ? begin_socket(s) : begin_events(s);
+    if (e == OK)
+        *out = s;
+    else
+        loop_timer_stop(&s->timer);
+    return e;
 }
 
 /* "name: value\n"; a value that cannot stand on one line is left out. */
 static void put_line(struct buf *b, const char *name, str value)
 {
-    if (value.n == 0 || memchr(value.p, '\n', value.n) != NULL || memchr(value.p, '\r', value.n) != NULL)
+    if (value.n == 0 || str_find_char(value, '\n', 0) >= 0 || str_find_char(value, '\r', 0) >= 0)
         return;
     buf_f(b, "%s: ", name);
     buf_str(b, value);
@@ -141,10 +234,8 @@ static void put_data(struct buf *b, str data)
     }
 }
 
-void stream_event(struct stream *s, str id, str event, str data)
+static void tell_events(struct stream *s, str id, str event, str data)
 {
-    if (s->given_up)
-        return;
     struct buf b = { .max = WAITING_BYTES };
     if (memchr(id.p != NULL ? id.p : "", '\0', id.n) == NULL) /* a NUL would make the client ignore the id */
         put_line(&b, "id", id);
@@ -158,8 +249,20 @@ void stream_event(struct stream *s, str id, str event, str data)
     buf_free(&b);
 }
 
+void stream_event(struct stream *s, str id, str event, str data)
+{
+    if (s->given_up)
+        return;
+    if (s->socket != NULL)
+        tell_socket(s, id, event, data);
+    else
+        tell_events(s, id, event, data);
+}
+
 void stream_end(struct stream *s)
 {
+    if (s->socket != NULL)
+        websocket_close(s->socket, WEBSOCKET_NORMAL);
     if (!s->given_up && s->full && s->waiting.n > 0) {
         s->bytes += s->waiting.n; /* the server bounds what it keeps of a stream that ends */
         http_stream_write(s->rq->http, buf_view(&s->waiting));

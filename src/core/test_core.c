@@ -352,8 +352,9 @@ static struct module broken_module = { .name = "broken", .doc = "Filled in by th
 const struct module *const modules[] = { &toys_module, &broken_module, NULL };
 
 /* Tokens are "<role>": owner, viewer, busy. */
-static err toy_authenticate(struct req *rq, str bearer, const char **reason)
+static err toy_authenticate(struct req *rq, const struct credential *c, const char **reason)
 {
+    str bearer = c->text;
     *reason = "unknown";
     if (str_eq(bearer, S("busy")))
         return ERR_BUSY;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "core/activity.h"
 #include "core/app.h"
 #include "core/cache.h"
 #include "core/events.h"
@@ -821,9 +822,8 @@ static void on_closed(void *ctx)
 
 static err stream_some(struct req *rq)
 {
-    struct stream *s = stream_begin(rq, on_closed, NULL);
-    if (s == NULL)
-        return ERR_MEMORY;
+    struct stream *s;
+    TRY(stream_begin(rq, on_closed, NULL, &s));
     stream_event(s, S("7"), S("step.completed"), S("a\nb\r\nc\rd"));
     stream_event(s, S("8\n9"), S("x\ry"), S(""));
     stream_end(s);
@@ -832,9 +832,7 @@ static err stream_some(struct req *rq)
 
 static err stream_open(struct req *rq)
 {
-    st.stream = stream_begin(rq, on_closed, NULL);
-    if (st.stream == NULL)
-        return ERR_MEMORY;
+    TRY(stream_begin(rq, on_closed, NULL, &st.stream));
     stream_event(st.stream, S("1"), S("first"), S("{}"));
     return OK;
 }
@@ -946,6 +944,57 @@ static void test_stream_gives_up_a_client_that_does_not_read(void **state)
     assert_int_equal(ran.closed, 1);
 }
 
+/* ---- activity ---- */
+
+static struct {
+    u32 calls;
+    i64 last_us;
+} saved;
+
+static err save_activity(struct tx *tx, str id, i64 last_us)
+{
+    saved.calls++;
+    saved.last_us = last_us;
+    return OK;
+}
+static struct activity activity = { .save = save_activity };
+
+static void test_activity_is_saved_once(void **state)
+{
+    atomic_store(&activity.flushed_us, 1000 * SECOND_US); /* none by itself within the minute */
+    memset(&saved, 0, sizeof saved);
+    activity_note(&activity, S("one"), 1000 * SECOND_US);
+    activity_note(&activity, S("one"), 1002 * SECOND_US);
+    activity_note(&activity, S("one"), 1001 * SECOND_US);
+    assert_int_equal(activity_last(&activity, S("one")), 1002 * SECOND_US);
+    assert_int_equal(activity_last(&activity, S("two")), 0);
+    assert_int_equal(activity_flush(&activity), OK);
+    assert_int_equal(saved.calls, 1);
+    assert_int_equal(saved.last_us, 1002 * SECOND_US);
+    assert_int_equal(activity_flush(&activity), OK);
+    assert_int_equal(saved.calls, 1);
+}
+
+static void test_activity_is_bounded(void **state)
+{
+    char id[ACTIVITY_ID_MAX + 2];
+    memset(id, 'x', sizeof id);
+    atomic_store(&activity.flushed_us, 3000 * SECOND_US);
+    activity_note(&activity, (str){ id, ACTIVITY_ID_MAX }, 3000 * SECOND_US);
+    activity_note(&activity, (str){ id, ACTIVITY_ID_MAX + 1 }, 3000 * SECOND_US);
+    assert_int_equal(activity_last(&activity, (str){ id, ACTIVITY_ID_MAX }), 3000 * SECOND_US);
+    assert_int_equal(activity_last(&activity, (str){ id, ACTIVITY_ID_MAX + 1 }), 0);
+    assert_int_equal(activity_last(&activity, S("")), 0);
+    for (u32 i = 0; i < 2 * ACTIVITY_SETS * ACTIVITY_WAYS; i++) {
+        int n = snprintf(id, sizeof id, "many-%u", i);
+        activity_note(&activity, (str){ id, (size_t)n }, 3001 * SECOND_US + i);
+    }
+    memset(&saved, 0, sizeof saved);
+    assert_int_equal(activity_flush(&activity), OK);
+    assert_in_range(saved.calls, ACTIVITY_SETS, ACTIVITY_SETS * ACTIVITY_WAYS);
+    assert_true(activity_last(&activity, (str){ id, strlen(id) }) > 0);
+}
+
 static int build_routes(void **state)
 {
     log_setup(LOG_OFF, LOG_ERROR);
@@ -983,6 +1032,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_jobs_once, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_a_durable_sink_is_told, open_store, close_store),
         cmocka_unit_test_setup_teardown(test_a_loose_sink_is_told_from_memory, open_store, close_store),
+        cmocka_unit_test_setup_teardown(test_activity_is_saved_once, open_store, close_store),
+        cmocka_unit_test_setup_teardown(test_activity_is_bounded, open_store, close_store),
         cmocka_unit_test(test_jobs_backoff),
         cmocka_unit_test(test_stream_frames),
         cmocka_unit_test(test_stream_ends_when_the_client_leaves),

@@ -62,10 +62,11 @@ struct args {
  * folder's lock (ERR_BUSY: another process has it). Starts the threads that write. ERR_FORBIDDEN: the login is a superuser or passes row-level security.
  * ERR_INTERNAL is logged with its cause. */
 struct db_options {
-    str folder;         /* WEIR_DATA */
-    str url;            /* DATABASE_URL: "postgresql://…"; n == 0: SQLite */
-    u32 batch_max;      /* jobs per commit; 0 = 256 */
-    u32 queue_max;      /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
+    str folder;     /* WEIR_DATA */
+    str url;        /* DATABASE_URL: "postgresql://…"; n == 0: SQLite */
+    u32 batch_max;  /* jobs per commit; 0 = 256 */
+    bool read_only; /* for tools beside a running server: no lock, no writer; ERR_NOT_FOUND when there is no database */
+    u32 queue_max;  /* waiting jobs of each sort (interactive, background); above: ERR_BUSY; 0 = 16,384 */
     i64 read_budget_us; /* of a fast read (db_read_begin fast = true); 0 = 2,000, and with PostgreSQL 1,000,000 */
     /* PostgreSQL: */
     u32 pool_size;       /* connections that are kept; 0 = four per core, 8 at least, 20 at most */

@@ -672,6 +672,8 @@ static err start_store(struct sqlite *db)
     const char *lock = path_in(db, S("weir.lock"));
     if (db->folder == NULL || db->file == NULL || lock == NULL)
         return ERR_MEMORY;
+    if (db->base.options.read_only)
+        return access(db->file, R_OK) == 0 ? OK : ERR_NOT_FOUND;
     TRY(folder_make(db));
     TRY(folder_lock(db, lock));
     int fd;

@@ -1,10 +1,10 @@
-/* http.h - the HTTP server: bytes in, whole requests out; replies and streams back. HTTP/1.1 by llhttp here, HTTP/2 later behind
- * the same three structs. Knows nothing of routes, JSON or tenants.
+/* http.h - the HTTP server: bytes in, whole requests out; replies and streams back. HTTP/1.1 (llhttp) and HTTP/2 (nghttp2), which a client begins by
+ * its preface, stand behind the same three structs. Knows nothing of routes, JSON or tenants.
  *
  * Strictness (RFC 9112, and more): exactly one Host, one Content-Length, never beside Transfer-Encoding, CRLF only, no folding,
  * exactly one space around the target, HTTP/1.0 and 1.1 only, no NUL or control bytes in values, origin-form targets (and * for OPTIONS). Every refusal
  * (net/refusal.h lists them) is answered (problem+json made by `refuse`) and closes the connection: shut down, drain, close.
- * Pipelined requests are answered one after the other, in order. */
+ * Pipelined requests are answered one after the other, in order. HTTP/2 keeps the same rules, but a refusal ends its stream only. */
 #pragma once
 
 #include "base/arena.h"
@@ -85,6 +85,9 @@ struct http_handler {
  * the loops run: their listeners are opened on this thread. */
 err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct http_limits *limits,
                 const struct http_handler *handler, struct http_server **out) MUST;
+/* From its first connection on it speaks TLS, and HTTP/2 to those who ask for it (ALPN). Before the loops run; `t` must outlive the server. */
+struct tls;
+err http_use_tls(struct http_server *s, struct tls *t) MUST;
 u16 http_port(const struct http_server *s);
 /* Stop accepting and close idle connections; busy ones close after their answer (Connection: close). From any thread. `drained` is called
  * once, on a loop, when the last connection has gone. */
@@ -95,9 +98,9 @@ void http_free(struct http_server *s);
 u32 http_connections(const struct http_server *s);
 
 /* Answers on the request's loop: status line, headers as given, Content-Length, Date, Connection; HEAD sends no body. Then the request and its
- * arena are gone. headers and body may live on that arena. A client that has left is not an error. */
+ * arena are gone. headers and body may live on that arena (a body else as long as the server). A client that has left is not an error. */
 void http_reply(struct http_request *rq, int status, const struct pair *headers, size_t count, str body);
-/* Closes the connection without an answer; frees the request. */
+/* Closes the connection (HTTP/2: cuts the stream) without an answer; frees the request. */
 void http_drop(struct http_request *rq);
 
 /* Streaming (SSE): chunked, nothing buffered beyond stream_high_bytes. Loop thread only. */
@@ -105,10 +108,17 @@ struct http_stream_events {
     void (*drain)(void *ctx); /* the buffer fell below stream_low_bytes after http_stream_write returned false */
     void (*closed)(
         void *ctx); /* the client left, or the server drains; no write after this; the handler calls http_stream_end */
+    void (*goodbye)(void *ctx);          /* the server drains: say so, and end; NULL: `closed` */
+    void (*input)(void *ctx, str bytes); /* of an upgraded connection: what the client sent */
     void *ctx;
 };
 void http_stream_begin(struct http_request *rq, int status, const struct pair *headers, size_t count,
                        const struct http_stream_events *events);
+/* Whether the client may be answered in another protocol than HTTP: on a connection of its own, and not over HTTP/1.0. */
+bool http_can_upgrade(const struct http_request *rq);
+/* Answers 101 with these headers, Upgrade and Connection among them; from here on it is a stream of bytes as they are, both ways. */
+void http_upgrade(struct http_request *rq, const struct pair *headers, size_t count,
+                  const struct http_stream_events *events);
 /* False: taken, but please wait for `drain`. */
 bool http_stream_write(struct http_request *rq, str bytes);
 /* Ends the answer and frees the request; to be called exactly once, also after `closed`. */

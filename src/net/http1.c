@@ -3,70 +3,16 @@
  * What is refused here although llhttp accepts it: bare CR, folded fields, control bytes, more than one space in the request
  * line, other versions, absolute targets, a missing or second Host, codings beside chunked, HTTP/1.0 with a
  * coding, an empty field name. */
-#include "net/http1.h"
+#include "net/exchange.h"
+#include "net/message.h"
 
 #include <string.h>
 
 enum {
-    LINE_OVERHEAD = 64,         /* of a request line beside its target: method, version, spaces, CRLF */
-    METHOD_MAX = 32,            /* longer ones are garbage, not an unknown method */
-    FIRST_BODY_ROOM = 16 << 10, /* a body grows from here, so that an announced length alone costs nothing */
-    CHUNK_OVERHEAD = 16 << 10,  /* framing bytes that are free; beyond, ... */
-    CHUNK_OVERHEAD_FACTOR = 8,  /* ... a body may cost 8 bytes on the wire for each of its own */
+    LINE_OVERHEAD = 64,        /* of a request line beside its target: method, version, spaces, CRLF */
+    CHUNK_OVERHEAD = 16 << 10, /* framing bytes that are free; beyond, ... */
+    CHUNK_OVERHEAD_FACTOR = 8, /* ... a body may cost 8 bytes on the wire for each of its own */
 };
-
-const struct refusal_text http_refusals[REFUSALS] = {
-#define X(name, status, code, text) [name] = { status, code, text },
-    HTTP_REFUSALS(X)
-#undef X
-};
-
-/* RFC 9110 5.6.2 */
-static const bool token[256] = {
-    ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1,         ['&'] = 1,         ['\''] = 1,
-    ['*'] = 1, ['+'] = 1, ['-'] = 1, ['.'] = 1,         ['^'] = 1,         ['_'] = 1,
-    ['`'] = 1, ['|'] = 1, ['~'] = 1, ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
-};
-/* RFC 3986 3.2.2 and a port. A comma is legal in a reg-name, but here it only shows that a proxy joined two fields. */
-static const bool host_char[256] = {
-    ['!'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1,        ['('] = 1,         [')'] = 1,
-    ['*'] = 1, ['+'] = 1, ['-'] = 1, ['.'] = 1, [':'] = 1,         [';'] = 1,         ['='] = 1,
-    ['['] = 1, [']'] = 1, ['_'] = 1, ['~'] = 1, ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
-};
-
-static bool all_of(const bool *set, str s)
-{
-    for (size_t i = 0; i < s.n; i++)
-        if (!set[(u8)s.p[i]])
-            return false;
-    return s.n > 0;
-}
-
-/* Branch-free, so that the compiler can do many bytes at once: this runs over every byte of every head. */
-static bool has_control(str s)
-{
-    u8 bad = 0;
-    for (size_t i = 0; i < s.n; i++) {
-        u8 c = (u8)s.p[i];
-        bad |= (u8)((c < 0x20) & (c != '\t')) | (u8)(c == 0x7f);
-    }
-    return bad != 0;
-}
-
-bool http_field_ok(str name, str value)
-{
-    return all_of(token, name) && !has_control(value);
-}
-
-static bool visible_target(str s)
-{
-    u8 bad = 0;
-    for (size_t i = 0; i < s.n; i++) {
-        u8 c = (u8)s.p[i];
-        bad |= (u8)(c <= 0x20) | (u8)(c >= 0x7f) | (u8)(c == '#');
-    }
-    return bad == 0;
-}
 
 /* --- scanning ---------------------------------------------------------------------------------------------------- */
 
@@ -79,15 +25,6 @@ static enum refusal check_version(str version)
     return well_formed ? REFUSE_VERSION : REFUSE_REQUEST_LINE;
 }
 
-static enum refusal check_target(str method, str target)
-{
-    if (!visible_target(target))
-        return REFUSE_TARGET;
-    bool asterisk = str_eq(target, S("*")) && str_eq(method, S("OPTIONS"));
-    bool authority = str_eq(method, S("CONNECT")); /* the handler says no to the method, whatever the target */
-    return target.p[0] == '/' || asterisk || authority ? REFUSE_NONE : REFUSE_TARGET;
-}
-
 static enum refusal check_request_line(str line, const struct http_limits *limits)
 {
     i64 first = str_find_char(line, ' ', 0);
@@ -96,19 +33,19 @@ static enum refusal check_request_line(str line, const struct http_limits *limit
         return REFUSE_REQUEST_LINE;
     str method = str_slice(line, 0, (size_t)first);
     str target = str_slice(line, (size_t)first + 1, (size_t)(last - line.p));
-    if (!all_of(token, method) || method.n > METHOD_MAX || target.n == 0 || str_find_char(target, ' ', 0) >= 0)
+    if (!text_is_token(method) || method.n > METHOD_MAX || target.n == 0 || str_find_char(target, ' ', 0) >= 0)
         return REFUSE_REQUEST_LINE;
     if (target.n > limits->target_bytes)
         return REFUSE_TARGET_SIZE;
     enum refusal r = check_version(str_slice(line, (size_t)(last - line.p) + 1, line.n));
-    return r != REFUSE_NONE ? r : check_target(method, target);
+    return r != REFUSE_NONE ? r : check_target(method, target, limits);
 }
 
 static enum refusal check_field(const struct http1_scan *s, str line, size_t end, const struct http_limits *limits)
 {
     if (s->count == limits->header_count || end - s->fields > limits->header_bytes)
         return REFUSE_HEADER_SIZE;
-    return line.p[0] == ' ' || line.p[0] == '\t' || has_control(line) ? REFUSE_HEADER : REFUSE_NONE;
+    return line.p[0] == ' ' || line.p[0] == '\t' || text_has_control(line) ? REFUSE_HEADER : REFUSE_NONE;
 }
 
 /* A complete line without its CRLF; `end` is behind it. */
@@ -138,7 +75,7 @@ static enum refusal scan_rest(const struct http1_scan *s, str bytes, const struc
     str line = str_slice(bytes, s->at, bytes.n);
     i64 space = str_find_char(line, ' ', 0);
     size_t method_n = space >= 0 ? (size_t)space : line.n;
-    if (method_n > METHOD_MAX || (line.n > 0 && !token[(u8)line.p[0]] && line.p[0] != '\r'))
+    if (method_n > METHOD_MAX || (line.n > 0 && !text_is_token(str_slice(line, 0, 1)) && line.p[0] != '\r'))
         return REFUSE_REQUEST_LINE;
     return line.n > limits->target_bytes + LINE_OVERHEAD ? REFUSE_TARGET_SIZE : REFUSE_NONE;
 }
@@ -191,7 +128,7 @@ static int on_url(llhttp_t *parser, const char *at, size_t n)
 static int on_field(llhttp_t *parser, const char *at, size_t n)
 {
     struct http_stream *x = parser->data;
-    if (!x->head_done) /* trailers are read and forgotten */
+    if (!x->h1.head_done) /* trailers are read and forgotten */
         x->rq.headers[x->rq.header_count].name = (str){ at, n };
     return HPE_OK;
 }
@@ -199,7 +136,7 @@ static int on_field(llhttp_t *parser, const char *at, size_t n)
 static int on_value(llhttp_t *parser, const char *at, size_t n)
 {
     struct http_stream *x = parser->data;
-    if (x->head_done)
+    if (x->h1.head_done)
         return HPE_OK;
     str *value = &x->rq.headers[x->rq.header_count].value;
     if (value->p == NULL)
@@ -211,7 +148,7 @@ static int on_value(llhttp_t *parser, const char *at, size_t n)
 static int on_value_complete(llhttp_t *parser)
 {
     struct http_stream *x = parser->data;
-    if (!x->head_done)
+    if (!x->h1.head_done)
         x->rq.header_count++;
     return HPE_OK;
 }
@@ -219,10 +156,10 @@ static int on_value_complete(llhttp_t *parser)
 static int on_head(llhttp_t *parser)
 {
     struct http_stream *x = parser->data;
-    x->head_done = true;
+    x->h1.head_done = true;
     x->announced = parser->content_length;
-    x->chunked = (parser->flags & F_CHUNKED) != 0;
-    x->has_body = x->chunked || x->announced > 0;
+    x->h1.chunked = (parser->flags & F_CHUNKED) != 0;
+    x->has_body = x->h1.chunked || x->announced > 0;
     x->http10 = parser->http_minor == 0;
     /* After CONNECT the client may believe in a tunnel: nothing more is read from it. */
     x->rq.keep_alive = llhttp_should_keep_alive(parser) && parser->method != HTTP_CONNECT;
@@ -230,33 +167,11 @@ static int on_head(llhttp_t *parser)
     return HPE_OK;
 }
 
-static err body_reserve(struct http_stream *x, size_t need)
-{
-    if (need <= x->body_room)
-        return OK;
-    size_t room = MAX(MAX(x->body_room * 2, need), (size_t)FIRST_BODY_ROOM);
-    if (!x->chunked)
-        room = MIN(room, (size_t)x->announced);
-    void *p = arena_grow(x->rq.arena, (void *)x->rq.body.p, x->body_room, room);
-    if (p == NULL)
-        return ERR_MEMORY;
-    x->rq.body.p = p;
-    x->body_room = room;
-    return OK;
-}
-
 static int on_body(llhttp_t *parser, const char *at, size_t n)
 {
     struct http_stream *x = parser->data;
-    if (n > x->body_limit - x->rq.body.n)
-        x->refusal = REFUSE_BODY_SIZE;
-    else if (body_reserve(x, x->rq.body.n + n) != OK)
-        x->refusal = REFUSE_MEMORY;
-    if (x->refusal != REFUSE_NONE)
-        return HPE_USER;
-    memcpy((char *)x->rq.body.p + x->rq.body.n, at, n);
-    x->rq.body.n += n;
-    return HPE_OK;
+    x->refusal = exchange_body(x, (str){ at, n });
+    return x->refusal == REFUSE_NONE ? HPE_OK : HPE_USER;
 }
 
 static int on_complete(llhttp_t *parser)
@@ -296,13 +211,6 @@ static void tidy_headers(struct http_request *rq)
     }
 }
 
-static void split_target(struct http_request *rq)
-{
-    i64 mark = str_find_char(rq->target, '?', 0);
-    rq->path = mark >= 0 ? str_slice(rq->target, 0, (size_t)mark) : rq->target;
-    rq->query = mark >= 0 ? str_slice(rq->target, (size_t)mark + 1, rq->target.n) : STR_NONE;
-}
-
 static enum refusal check_coding(const struct http_stream *x, str value)
 {
     if (x->http10)
@@ -313,12 +221,12 @@ static enum refusal check_coding(const struct http_stream *x, str value)
     return str_eq_nocase(last, S("chunked")) ? REFUSE_CODING_UNKNOWN : REFUSE_CODING;
 }
 
-static enum refusal check_expect(struct http_stream *x, str value)
+/* RFC 9110 10.1.1: a 1.0 client does not know what it asks for. */
+static enum refusal take_expect(struct http_stream *x, str value)
 {
-    if (!str_eq_nocase(value, S("100-continue")))
-        return REFUSE_EXPECT;
-    x->expects_continue = !x->http10; /* RFC 9110 10.1.1: a 1.0 client does not know what it asks for */
-    return REFUSE_NONE;
+    enum refusal r = check_expect(value, &x->expects_continue);
+    x->expects_continue &= !x->http10;
+    return r;
 }
 
 static enum refusal check_headers(struct http_stream *x)
@@ -330,13 +238,13 @@ static enum refusal check_headers(struct http_stream *x)
         if (h->name.n == 0) /* llhttp takes ": value" */
             r = REFUSE_HEADER;
         else if (str_eq(h->name, S("host")))
-            r = ++hosts > 1 || !all_of(host_char, h->value) ? REFUSE_HOST : REFUSE_NONE;
+            r = ++hosts > 1 ? REFUSE_HOST : check_host(h->value);
         else if (str_eq(h->name, S("content-length")))
             r = ++lengths > 1 || codings > 0 ? REFUSE_LENGTH : REFUSE_NONE;
         else if (str_eq(h->name, S("transfer-encoding")))
             r = ++codings > 1 || lengths > 0 ? REFUSE_CODING : check_coding(x, h->value);
         else if (str_eq(h->name, S("expect")))
-            r = check_expect(x, h->value);
+            r = take_expect(x, h->value);
     }
     return r == REFUSE_NONE && hosts != 1 ? REFUSE_HOST : r;
 }
@@ -357,7 +265,7 @@ static bool copy_head(struct http_stream *x, const struct http1_scan *s, str *he
 
 static void name_method(struct http_stream *x, str head)
 {
-    u8 m = x->parser.method;
+    u8 m = x->h1.parser.method;
     x->rq.method = m < COUNT(method_known) && method_known[m] ? methods[m] : HTTP_OTHER;
     x->rq.method_text = str_slice(head, 0, (size_t)str_find_char(head, ' ', 0));
 }
@@ -366,10 +274,10 @@ enum refusal http1_head(struct http_stream *x, const struct http1_scan *s, str h
 {
     if (!copy_head(x, s, &head))
         return REFUSE_MEMORY;
-    llhttp_init(&x->parser, HTTP_REQUEST, &settings);
-    x->parser.data = x;
-    llhttp_errno_t e = llhttp_execute(&x->parser, head.p, head.n);
-    if (!x->head_done || (e != HPE_OK && e != HPE_PAUSED))
+    llhttp_init(&x->h1.parser, HTTP_REQUEST, &settings);
+    x->h1.parser.data = x;
+    llhttp_errno_t e = llhttp_execute(&x->h1.parser, head.p, head.n);
+    if (!x->h1.head_done || (e != HPE_OK && e != HPE_PAUSED))
         return head_refusal(e);
     tidy_headers(&x->rq);
     split_target(&x->rq);
@@ -381,10 +289,10 @@ enum refusal http1_head(struct http_stream *x, const struct http1_scan *s, str h
 
 enum refusal http1_body(struct http_stream *x, str bytes, size_t *used)
 {
-    llhttp_errno_t e = llhttp_execute(&x->parser, bytes.p, bytes.n);
+    llhttp_errno_t e = llhttp_execute(&x->h1.parser, bytes.p, bytes.n);
     if (e != HPE_OK && !x->complete)
         return x->refusal != REFUSE_NONE ? x->refusal : REFUSE_CHUNK;
-    size_t n = x->complete ? (size_t)(llhttp_get_error_pos(&x->parser) - bytes.p) : bytes.n;
+    size_t n = x->complete ? (size_t)(llhttp_get_error_pos(&x->h1.parser) - bytes.p) : bytes.n;
     x->body_raw += n;
     if (x->body_raw > CHUNK_OVERHEAD + CHUNK_OVERHEAD_FACTOR * x->rq.body.n)
         return REFUSE_CHUNK; /* endless chunk extensions or trailers */

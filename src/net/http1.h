@@ -9,8 +9,7 @@
 
 #include <llhttp.h>
 
-struct conn;
-struct shard;
+struct http_stream;
 
 /* Where the search for the end of a head stands, between reads. */
 struct http1_scan {
@@ -21,27 +20,11 @@ struct http1_scan {
     bool done;     /* `at` is the length of the head */
 };
 
-/* One exchange: a request and its answer; the first object on the request's arena. */
-struct http_stream {
-    struct http_request rq;
-    struct conn *conn; /* NULL once the client has gone */
-    struct shard *shard;
-    struct http_stream *prev, *next; /* of the shard */
-    struct arena_mark mark;          /* behind this struct: what a recycled arena is rewound to */
-
+/* What an exchange holds for HTTP/1. */
+struct http1_exchange {
     llhttp_t parser;
-    size_t body_limit, body_room, body_raw; /* body_raw: with the framing of chunks */
-    u64 announced;                          /* Content-Length */
-    enum refusal refusal;                   /* set by a parser callback */
-    bool chunked, complete, head_done;
-    bool http10, expects_continue, has_body;
-
-    bool admitted;  /* `admit` has seen it */
-    bool delivered; /* the handler owns the request */
-    bool streaming, answer_chunked, told_closed, wants_drain;
-    bool late_posted, ended; /* `late` is under way; the handler has ended the stream meanwhile */
-    struct message late;     /* brings `closed` to a stream that was begun after its client had left */
-    struct http_stream_events events;
+    bool chunked, head_done;
+    bool answer_chunked;
 };
 
 enum refusal http1_scan(struct http1_scan *s, str bytes, const struct http_limits *limits);

@@ -11,6 +11,7 @@
     X(REFUSE_TARGET, 400, "http.target", "The request target is not a path of printable ASCII")                   \
     X(REFUSE_HEADER, 400, "http.header_fields", "A header field is malformed or folded")                          \
     X(REFUSE_HOST, 400, "http.host", "There is not exactly one valid Host field")                                 \
+    X(REFUSE_PLAIN, 400, "http.plain", "This port speaks TLS: use https")                                         \
     X(REFUSE_LENGTH, 400, "http.content_length", "There is more than one or an invalid Content-Length")           \
     X(REFUSE_CODING, 400, "http.transfer_encoding",                                                               \
       "Transfer-Encoding is not a single chunked, or stands beside a length")                                     \

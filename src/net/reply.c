@@ -1,14 +1,12 @@
-/* reply.c - answers: the head, whole bodies, streams.
+/* reply.c - answers as the handler gives them: who can still be reached is answered in what its connection speaks.
  *
- * A body is written straight from where it stands; only what the socket does not take at once is copied, so the request's
- * arena never has to wait for a slow reader. */
+ * A client that has left is not an error: the handler goes the same way to its end. */
 #include "net/conn.h"
 
 #include "base/clock.h"
 #include "codec/time.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static const char *const reasons[] = {
     [100] = "Continue",
@@ -89,9 +87,18 @@ u32 http_header_count(const struct http_request *rq, str name)
     return n;
 }
 
-/* --- the head ---------------------------------------------------------------------------------------------------- */
+/* --- what every protocol says ------------------------------------------------------------------------------------ */
 
-static void put_date(struct shard *s)
+struct buf *shard_scratch(struct shard *s)
+{
+    struct buf *b = &s->scratch;
+    if (b->fail != OK || b->cap > SCRATCH_MAX)
+        buf_free(b); /* also forgets that memory was short once */
+    b->n = 0;
+    return b;
+}
+
+str date_line(struct shard *s)
 {
     i64 now = loop_now_mono_us(s->loop);
     if (now >= s->date_until_us) {
@@ -102,100 +109,38 @@ static void put_date(struct shard *s)
         s->date_until_us = now + SECOND_US - wall % SECOND_US;
         arena_free(a);
     }
-    buf_put(&s->head, s->date, s->date_n);
+    return (str){ s->date, s->date_n };
 }
 
-/* A name or value made from input must not end its line, nor become another field. Leaving the field out is the safe half of the answer; a handler that lets
- * such bytes come this far has a bug that its own tests should show. */
-static bool field_is_safe(const struct pair *h)
-{
-    return http_field_ok(h->name, h->value);
-}
-
-static void put_field(struct buf *b, str name, str value)
-{
-    if (!buf_room(b, name.n + value.n + 4))
-        return;
-    char *p = b->p + b->n;
-    memcpy(p, name.p, name.n);
-    p += name.n;
-    memcpy(p, ": ", 2);
-    memcpy(p + 2, value.p, value.n);
-    memcpy(p + 2 + value.n, "\r\n", 2);
-    b->n += name.n + value.n + 4;
-}
-
-static void put_status(struct buf *b, int status)
-{
-    BUF_LIT(b, "HTTP/1.1 ");
-    buf_i64(b, status);
-    buf_char(b, ' ');
-    buf_str(b, str_of(http_reason(status)));
-    BUF_LIT(b, "\r\n");
-}
-
-static bool has_length(int status)
+bool status_has_body(int status)
 {
     return status >= 200 && status != 204 && status != 304;
 }
 
-static void put_connection(struct buf *b, const struct http_stream *x, bool keep)
+void ask_refusal(const struct conn *c, enum refusal why, const struct http_stream *x, struct arena *a,
+                 struct http_refusal *out)
 {
-    if (!keep)
-        BUF_LIT(b, "connection: close\r\n");
-    else if (x != NULL && x->http10)
-        BUF_LIT(b, "connection: keep-alive\r\n");
-}
-
-void reply_head(struct shard *s, const struct http_stream *x, int status, const struct pair *headers, size_t count,
-                enum reply_framing framing, size_t length, bool keep)
-{
-    struct buf *b = &s->head;
-    if (b->fail != OK || b->cap > 4 * READ_BYTES)
-        buf_free(b); /* also forgets that memory was short once */
-    b->n = 0;
-    put_status(b, status);
-    for (size_t i = 0; i < count; i++)
-        if (headers[i].value.n == 0 || field_is_safe(&headers[i]))
-            put_field(b, headers[i].name, headers[i].value.p != NULL ? headers[i].value : S(""));
-    if (framing == FRAME_LENGTH && has_length(status)) {
-        BUF_LIT(b, "content-length: ");
-        buf_i64(b, (i64)length);
-        BUF_LIT(b, "\r\n");
-    } else if (framing == FRAME_CHUNKED) {
-        BUF_LIT(b, "transfer-encoding: chunked\r\n");
-    }
-    put_date(s);
-    put_connection(b, x, keep);
-    BUF_LIT(b, "\r\n");
+    const struct http_handler *h = &c->shard->server->handler;
+    *out = (struct http_refusal){ .request = x != NULL && x->admitted ? &x->rq : NULL,
+                                  .headers = { { S("content-type"), S("application/problem+json") } },
+                                  .header_count = 1,
+                                  .body = S("") };
+    if (h->refuse != NULL && a != NULL)
+        h->refuse(h->ctx, http_refusals[why].status, http_refusals[why].code, (str){ c->remote, c->remote_n }, a, out);
+    if (out->body.n == 0)
+        out->header_count = 0;
 }
 
 /* --- whole answers ----------------------------------------------------------------------------------------------- */
 
-/* Sends the shard's head and perhaps a body. */
-static void send_head(struct conn *c, str body)
-{
-    const struct buf *head = &c->shard->head;
-    uv_buf_t parts[] = { uv_buf_init(head->p, (unsigned)head->n), uv_buf_init((char *)body.p, (unsigned)body.n) };
-    if (head->fail == OK)
-        conn_send(c, parts, body.n > 0 ? 2 : 1);
-    else
-        conn_close(c);
-}
-
 void http_reply(struct http_request *rq, int status, const struct pair *headers, size_t count, str body)
 {
     struct http_stream *x = rq->stream;
-    struct conn *c = x->conn;
     assert(loop_is_current(rq->loop) && x->delivered && !x->streaming);
-    bool keep = rq->keep_alive && !x->shard->draining;
-    if (c != NULL) {
-        reply_head(x->shard, x, status, headers, count, FRAME_LENGTH, body.n, keep);
-        send_head(c, rq->method == HEAD || !has_length(status) ? STR_NONE : body);
-    }
-    exchange_free(x);
-    if (c != NULL)
-        conn_answered(c, keep);
+    if (x->conn != NULL)
+        x->conn->speaks->reply(x, status, headers, count, body);
+    else
+        exchange_free(x);
 }
 
 void http_drop(struct http_request *rq)
@@ -203,7 +148,7 @@ void http_drop(struct http_request *rq)
     struct http_stream *x = rq->stream;
     assert(loop_is_current(rq->loop) && x->delivered);
     if (x->conn != NULL)
-        conn_close(x->conn);
+        x->conn->speaks->drop(x);
     exchange_free(x);
 }
 
@@ -231,71 +176,56 @@ void http_stream_begin(struct http_request *rq, int status, const struct pair *h
                        const struct http_stream_events *events)
 {
     struct http_stream *x = rq->stream;
-    struct conn *c = x->conn;
     assert(loop_is_current(rq->loop) && x->delivered && !x->streaming);
     x->streaming = true;
     x->events = *events;
-    x->answer_chunked = !x->http10;
-    rq->keep_alive &= x->answer_chunked;
-    if (c == NULL)
+    if (x->conn == NULL)
         post_late(x);
-    if (c == NULL || c->state == CONN_CLOSED)
-        return; /* `closed` follows */
-    bool keep = rq->keep_alive && !x->shard->draining;
-    c->state = CONN_STREAM;
-    c->discarded = 0;
-    reply_head(x->shard, x, status, headers, count, x->answer_chunked ? FRAME_CHUNKED : FRAME_CLOSE, 0, keep);
-    send_head(c, STR_NONE);
+    else if (x->conn->state != CONN_CLOSED) /* else `closed` follows */
+        x->conn->speaks->begin(x, status, headers, count);
 }
 
-static void send_chunk(struct http_stream *x, str bytes)
+bool http_can_upgrade(const struct http_request *rq)
 {
-    char size[24];
-    int n = snprintf(size, sizeof size, "%zx\r\n", bytes.n);
-    uv_buf_t parts[] = {
-        uv_buf_init(size, (unsigned)n),
-        uv_buf_init((char *)bytes.p, (unsigned)bytes.n),
-        uv_buf_init((char *)"\r\n", 2),
-    };
-    if (x->answer_chunked)
-        conn_send(x->conn, parts, 3);
-    else
-        conn_send(x->conn, &parts[1], 1);
+    const struct http_stream *x = rq->stream;
+    return x->conn != NULL && x->conn->speaks == &protocol_http1 && !x->http10;
+}
+
+void http_upgrade(struct http_request *rq, const struct pair *headers, size_t count,
+                  const struct http_stream_events *events)
+{
+    rq->stream->upgraded = true;
+    http_stream_begin(rq, 101, headers, count, events);
 }
 
 bool http_stream_write(struct http_request *rq, str bytes)
 {
     struct http_stream *x = rq->stream;
-    struct conn *c = x->conn;
     const struct http_limits *limits = &x->shard->server->limits;
     assert(loop_is_current(rq->loop) && x->streaming);
-    if (c == NULL || c->state != CONN_STREAM || x->told_closed || rq->method == HEAD)
+    if (x->conn == NULL || x->conn->state == CONN_CLOSED || x->told_closed || rq->method == HEAD)
         return true;
-    if (conn_unsent(c) > STREAM_HARD_FACTOR * limits->stream_high_bytes) {
-        conn_close(c);
+    const struct protocol *p = x->conn->speaks;
+    if (p->unsent(x) > STREAM_HARD_FACTOR * limits->stream_high_bytes) {
+        p->cut(x);
         return false;
     }
-    if (bytes.n > 0) /* an empty chunk would end the answer */
-        send_chunk(x, bytes);
-    x->wants_drain = conn_unsent(c) >= limits->stream_high_bytes;
+    if (bytes.n > 0)
+        p->write(x, bytes);
+    x->wants_drain = p->unsent(x) >= limits->stream_high_bytes;
     return !x->wants_drain;
 }
 
 void http_stream_end(struct http_request *rq)
 {
     struct http_stream *x = rq->stream;
-    struct conn *c = x->conn;
     assert(loop_is_current(rq->loop) && x->streaming);
-    bool keep = rq->keep_alive && !x->shard->draining;
-    uv_buf_t last = uv_buf_init((char *)"0\r\n\r\n", 5);
-    if (c != NULL && x->answer_chunked && rq->method != HEAD)
-        conn_send(c, &last, 1);
-    if (x->late_posted)
+    if (x->conn != NULL)
+        x->conn->speaks->end(x);
+    else if (x->late_posted)
         x->ended = true;
     else
         exchange_free(x);
-    if (c != NULL)
-        conn_answered(c, keep);
 }
 
 void stream_closed(struct http_stream *x)
@@ -307,9 +237,18 @@ void stream_closed(struct http_stream *x)
         x->events.closed(x->events.ctx);
 }
 
+void stream_goodbye(struct http_stream *x)
+{
+    if (x->events.goodbye == NULL)
+        stream_closed(x);
+    else if (!x->told_closed)
+        x->events.goodbye(x->events.ctx);
+}
+
 void stream_drained(struct http_stream *x)
 {
-    if (!x->wants_drain || x->told_closed || conn_unsent(x->conn) > x->shard->server->limits.stream_low_bytes)
+    size_t low = x->shard->server->limits.stream_low_bytes;
+    if (!x->wants_drain || x->told_closed || x->conn->speaks->unsent(x) > low)
         return;
     x->wants_drain = false;
     if (x->events.drain != NULL)

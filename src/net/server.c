@@ -2,10 +2,11 @@
  *
  * SO_REUSEPORT would let a second Weir join a taken port in silence, so a probe without it goes first. Port 0 needs none: the
  * first listener takes a fresh port and the others join it. */
-#include "net/conn.h"
+#include "net/http2.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <openssl/bio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,7 +121,7 @@ static err shard_listen(struct shard *s, struct address *a)
 static err shard_memory(struct shard *s)
 {
     size_t conns = (size_t)s->server->limits.connections + SPARE_CONNS;
-    s->arena = arena_new(conns * (sizeof(struct conn) + 16));
+    s->arena = arena_new(conns * (sizeof(struct conn) + 16) + READ_BYTES + SEAL_BYTES + 64);
     s->read_buffer = arena_alloc(s->server->arena, READ_BYTES);
     s->free_conns = s->arena != NULL ? NEW(s->arena, struct conn) : NULL;
     s->allocated = 1;
@@ -151,6 +152,17 @@ static err listen_all(struct http_server *s, struct loop **loops, u32 count, str
     return OK;
 }
 
+/* What connections of a protocol have in common. */
+static err share(struct http_server *s)
+{
+    struct http2_shared *shared = NEW(s->arena, struct http2_shared);
+    if (shared == NULL)
+        return ERR_MEMORY;
+    TRY(http2_shared_new(shared));
+    s->http2 = shared;
+    return OK;
+}
+
 err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct http_limits *limits,
                 const struct http_handler *handler, struct http_server **out)
 {
@@ -166,13 +178,31 @@ err http_listen(struct loop **loops, u32 count, str host, u16 port, const struct
     s->arena = arena;
     s->limits = *limits;
     s->handler = *handler;
-    err e = listen_all(s, loops, count, &a);
+    err e = share(s);
+    if (e == OK)
+        e = listen_all(s, loops, count, &a);
     if (e != OK) {
         http_free(s);
         return e;
     }
     atomic_init(&s->undrained, count);
     *out = s;
+    return OK;
+}
+
+err http_use_tls(struct http_server *s, struct tls *t)
+{
+    s->tls_link = tls_link_method();
+    if (s->tls_link == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < s->count; i++) {
+        struct shard *one = &s->shards[i];
+        one->plain_buffer = arena_alloc(one->arena, READ_BYTES);
+        one->seal_buffer = arena_alloc(one->arena, SEAL_BYTES);
+        if (one->plain_buffer == NULL || one->seal_buffer == NULL)
+            return ERR_MEMORY;
+    }
+    s->tls = t;
     return OK;
 }
 
@@ -250,7 +280,7 @@ static void shard_free(struct shard *s)
         exchange_free(s->exchanges);
     if (s->spare != NULL)
         arena_free(s->spare->rq.arena);
-    buf_free(&s->head);
+    buf_free(&s->scratch);
     arena_free(s->arena);
 }
 
@@ -260,5 +290,7 @@ void http_free(struct http_server *s)
         return;
     for (u32 i = 0; i < s->count; i++)
         shard_free(&s->shards[i]);
+    http2_shared_free(s->http2);
+    BIO_meth_free(s->tls_link);
     arena_free(s->arena);
 }

@@ -93,7 +93,8 @@ static void stream_handle(struct http_request *rq, bool open)
     struct stream_job *job = NEW(rq->arena, struct stream_job);
     *job = (struct stream_job){ rq, STREAM_BYTES };
     static const struct pair type = { S_INIT("content-type"), S_INIT("text/event-stream") };
-    http_stream_begin(rq, 200, &type, 1, &(struct http_stream_events){ stream_drain, stream_closed_event, job });
+    http_stream_begin(rq, 200, &type, 1,
+                      &(struct http_stream_events){ .drain = stream_drain, .closed = stream_closed_event, .ctx = job });
     atomic_fetch_add(&stream_state, 1);
     if (open)
         http_stream_write(rq, S(": hello\n\n"));
@@ -348,7 +349,8 @@ static const struct {
     { "GET / HTTP/1.2\r\n" H "\r\n", 505, true, "http.version" },
     { "GET / HTTP/2.0\r\n" H "\r\n", 505, true, "http.version" },
     { "GET / HTTP/0.9\r\n" H "\r\n", 505, true, "http.version" },
-    { "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, true, "http.version" },
+    { "PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n", 505, true, "http.version" },
+    { "PRI * HTTP/1.1\r\n" H "\r\n", 400, true, "http.target" },
     { "BREW / HTTP/1.1\r\n" H "\r\n", 501, true, "http.method" },
     { "get / HTTP/1.1\r\n" H "\r\n", 501, true, "http.method" },
     { "GET http://h/ HTTP/1.1\r\n" H "\r\n", 400, true, "http.target" },
@@ -833,6 +835,46 @@ static void test_half_closed_client_is_answered(void **state)
     assert_int_equal(a.n, 2);
     close(fd);
     buf_free(&a.in);
+    stop(&f);
+}
+
+/* It says nothing more, but it reads on: an interim answer is all that it notices of our asking. */
+static void test_half_closed_client_may_wait(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct answers a = { 0 };
+    start(&f, &http_default_limits);
+    atomic_store(&parked_state, 0);
+    int fd = dial(f.port);
+    say(fd, S("GET /slow HTTP/1.1\r\n" H "\r\n"));
+    shutdown(fd, SHUT_WR);
+    hear(fd, &a, 1, false);
+    assert_int_equal(a.list[0].status, 100);
+    release(&f);
+    assert_true(hear(fd, &a, 0, false));
+    assert_int_equal(a.n, 1);
+    assert_int_equal(a.list[0].status, 200);
+    close(fd);
+    buf_free(&a.in);
+    stop(&f);
+}
+
+/* Its connection does not wait for the answer that nobody will read. */
+static void test_closed_client_is_noticed(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, &http_default_limits);
+    atomic_store(&parked_state, 0);
+    int fd = dial(f.port);
+    say(fd, S("GET /slow HTTP/1.1\r\n" H "\r\n"));
+    WAIT_FOR(atomic_load(&parked_state) == 1);
+    close(fd);
+    WAIT_FOR(http_connections(f.server) == 0);
+    assert_int_equal(atomic_load(&parked_state), 1);
+    release(&f);
+    WAIT_FOR(atomic_load(&parked_state) == 2);
     stop(&f);
 }
 
@@ -1340,6 +1382,8 @@ int main(void)
         cmocka_unit_test(test_slow_answer_holds_the_pipeline),
         cmocka_unit_test(test_reading_pauses_behind_a_slow_answer),
         cmocka_unit_test(test_half_closed_client_is_answered),
+        cmocka_unit_test(test_half_closed_client_may_wait),
+        cmocka_unit_test(test_closed_client_is_noticed),
         cmocka_unit_test(test_answer_for_a_lost_client),
         cmocka_unit_test(test_drop),
         cmocka_unit_test(test_large_answer),

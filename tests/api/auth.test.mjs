@@ -5,6 +5,7 @@ import { createHash, createHmac } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { jwtVerify } from 'jose';
 import { errorAt } from '../lib/client.mjs';
 import { PASSWORD, ROLES, Weir, runWeir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
@@ -86,6 +87,19 @@ describe('GET /auth/me', () => {
         });
 });
 
+describe('a verifier that is not ours (npm jose)', () => {
+    const key = new TextEncoder().encode(JWT_SECRET_KEY);
+    const expected = { issuer: 'weir', audience: 'weir-api', algorithms: ['HS256'] };
+    test('accepts both tokens, with their claims', async () => {
+        const { body } = await token('editor@acme.test');
+        for (const [text, type] of [[body.access_token, 'access'], [body.refresh_token, 'refresh']]) {
+            const { payload, protectedHeader } = await jwtVerify(text, key, expected);
+            assert.equal(payload.type, type);
+            assert.deepEqual(Object.keys(protectedHeader).sort(), ['alg', 'kid', 'typ']);
+        }
+    });
+});
+
 describe('tokens that are none', () => {
     let good;
     before(async () => (good = (await token('admin@acme.test')).body));
@@ -98,6 +112,13 @@ describe('tokens that are none', () => {
         'alg none with the old signature': () => `${encode({ ...header(), alg: 'none' })}.${good.access_token.split('.').slice(1).join('.')}`,
         'alg NONE': () => `${encode({ ...header(), alg: 'NONE' })}.${encode(claims())}.`,
         'HS384 with the right key': () => sign({ ...header(), alg: 'HS384' }, claims(), JWT_SECRET_KEY, 'sha384'),
+        'HS512 with the right key': () => sign({ ...header(), alg: 'HS512' }, claims(), JWT_SECRET_KEY, 'sha512'),
+        'a key by certificate': () => sign({ ...header(), x5u: 'http://127.0.0.1/cert' }, claims()),
+        'base64 that is not canonical': () => {
+            const [head, body, signature] = good.access_token.split('.');
+            const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
+            return `${head}.${body}.${signature.slice(0, -1)}${alphabet[alphabet.indexOf(signature.at(-1)) | 1]}`; // stray bits: the same bytes in a lax decoder
+        },
         'RS256 in name': () => sign({ ...header(), alg: 'RS256' }, claims()),
         'another key': () => sign(header(), claims(), 'x'.repeat(16) + JWT_SECRET_KEY),
         'an embedded key': () => sign({ ...header(), jwk: { kty: 'oct', k: encode(JWT_SECRET_KEY) } }, claims()),
@@ -217,8 +238,8 @@ describe('setup', () => {
     const setup = (body) => fresh.anonymous().post('/api/v1/setup', body);
     const owner = { email: 'first@example.test', password: PASSWORD };
 
-    test('the page behind the link loads nothing but itself, and its policy allows its one script and style', async () => {
-        const { text, headers } = await fresh.anonymous().get('/setup?token=any', { expect: 200 });
+    for (const path of ['/setup', '/invite', '/reset']) test(`the page behind the link ${path} loads nothing but itself, and its policy allows its one script and style`, async () => {
+        const { text, headers } = await fresh.anonymous().get(`${path}?token=any`, { expect: 200 });
         const policy = headers.get('content-security-policy');
         for (const [kind, tag] of [['script-src', 'script'], ['style-src', 'style']]) {
             const parts = [...text.matchAll(new RegExp(`<${tag}>(.*?)</${tag}>`, 'gs'))];

@@ -17,7 +17,7 @@ before(async () => {
 after(() => weir?.stop());
 
 describe('help', () => {
-    const verbs = [...runWeir(['help']).stdout.matchAll(/^ {2}weir ([a-z]+(?: add)?)/gm)].map((row) => row[1]);
+    const verbs = [...runWeir(['help']).stdout.matchAll(/^ {2}weir ([a-z]+(?: (?:add|verify)(?= |$))?)/gm)].map((row) => row[1]);
 
     test('names every verb', () => {
         for (const verb of ['serve', 'doctor', 'config', 'routes', 'errors', 'metrics', 'jobs', 'openapi', 'migrate']) assert.ok(verbs.includes(verb), verb);

@@ -1,9 +1,11 @@
 // server.mjs - a Weir of one's own for a test file: free port, temporary data folder, tenants and a user of every role made by the
 // command line before it serves. With WEIR_TEST_DB=postgres it has a database of its own in the server of run.mjs. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
 
+import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { request } from 'node:https';
 import { createServer } from 'node:net';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
@@ -52,6 +54,20 @@ export function runWeir(args, env = {}, options = {}) {
     return spawnSync(BINARY, args, { env: environment(env), encoding: 'utf8', timeout: 30_000, ...options });
 }
 
+function parseMail(source) {
+    const [head, ...rest] = source.split('\r\n\r\n');
+    const header = (name) => new RegExp(`^${name}: ((?:.*)(?:\\r\\n .*)*)`, 'm').exec(head)?.[1];
+    const subject = header('Subject').replace(/\?=\r\n =\?/g, '?==?').replace(/=\?utf-8\?B\?([^?]*)\?=/g, (_, word) => Buffer.from(word, 'base64').toString('latin1'));
+    const body = (type) => {
+        const part = source.split(/^--\S+\r\n/m).find((piece) => piece.startsWith(`Content-Type: ${type}`));
+        return Buffer.from(part.split('\r\n\r\n')[1].split('--')[0], 'base64').toString();
+    };
+    assert.ok(rest.length > 0);
+    const text = body('text/plain');
+    const link = /https?:\/\/\S+/.exec(text)?.[0];
+    return { source, to: header('To'), subject: Buffer.from(subject, 'latin1').toString(), text, html: body('text/html'), link, token: /token=([\w-]+)/.exec(link ?? '')?.[1] };
+}
+
 let table;
 /** The rows of `weir routes`: {method, path, permission}. */
 export function routes() {
@@ -66,15 +82,16 @@ export function routes() {
 export class Weir {
     /**
      * A serving Weir. `users`: tenants "acme" and "globex" with a user `role@tenant.test` for every role.
-     * `env`: further settings. `serve: false` prepares the folder only. `binary`: another build. `within`: a command that is to run the
+     * `operator`: also tenant "platform" with operator@platform.test. `env`: further settings. `serve: false` prepares the folder only. `binary`: another build. `within`: a command that is to run the
      * server: it gets the server's as its arguments and ends with exec.
      */
-    static async start({ env = {}, users = true, serve = true, binary = BINARY, within = [] } = {}) {
+    static async start({ env = {}, users = true, operator = false, serve = true, binary = BINARY, within = [] } = {}) {
         if (!existsSync(binary)) throw new Error(`there is no ${binary}: run \`make test\`, or set WEIR_BINARY`);
         const weir = new Weir(env, binary);
         weir.within = within;
         alive.add(weir);
         if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
+        if (operator) weir.addTenant('platform', ['operator']);
         if (serve) await weir.serve();
         return weir;
     }
@@ -119,7 +136,7 @@ export class Weir {
     async serve() {
         if (this.child) throw new Error('this Weir is serving already');
         this.port ??= await freePort();
-        this.base = `http://127.0.0.1:${this.port}`;
+        this.base = `${this.env.WEIR_TLS_CERT ? 'https' : 'http'}://127.0.0.1:${this.port}`;
         const began = performance.now();
         const [program, ...args] = [...this.within, this.binary, 'serve'];
         const child = spawn(program, args, {
@@ -139,9 +156,15 @@ export class Weir {
     async #ready() {
         if (this.child.exitCode !== null || this.child.signalCode !== null)
             throw new Error(`Weir ended while starting (${this.child.exitCode ?? this.child.signalCode})\n${this.stderr}`);
+        if (this.env.WEIR_TLS_CERT) return this.#readyByTls();
         const answer = await fetch(`${this.base}/readyz`).catch(() => null);
         await answer?.arrayBuffer();
         return answer?.ok;
+    }
+
+    #readyByTls() {
+        return new Promise((done) =>
+            request(`${this.base}/readyz`, { rejectUnauthorized: false, agent: false }, (answer) => done(answer.resume().statusCode === 200)).on('error', () => done(false)).end());
     }
 
     /** kill -9, as a power cut would. serve() continues on the same folder. */
@@ -181,6 +204,17 @@ export class Weir {
         alive.delete(this);
         this.postgres?.drop(this.database);
         rmSync(this.folder, { recursive: true, force: true });
+    }
+
+    /** The letters so far to `to`, oldest first: {subject, text, html, link, token}. Waits for `count` of them. */
+    async mail(to, count = 1) {
+        const folder = join(this.data, 'mail');
+        const read = () => (existsSync(folder) ? readdirSync(folder) : [])
+            .filter((name) => name.endsWith('.eml'))
+            .sort()
+            .map((name) => parseMail(readFileSync(join(folder, name), 'latin1')))
+            .filter((mail) => mail.to === `<${to}>`);
+        return until(`${count} letters to ${to}`, () => (read().length >= count ? read() : null));
     }
 
     /** The log lines so far, as objects. */

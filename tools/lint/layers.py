@@ -13,7 +13,7 @@ HOMES = [
     (r"sqlite3\.h|libpq-fe\.h", ["src/db/", "bench/"], "go through db/db.h"),
     (r"lua\.h|lualib\.h|lauxlib\.h|lua5\.4/.*", ["src/engine/"], "go through engine/expr.h"),
     (r"curl/.*", ["src/net/"], "go through net/client.h"),
-    (r"llhttp\.h", ["src/net/"], "go through net/http.h"),
+    (r"llhttp\.h|nghttp2/.*|wslay/.*", ["src/net/"], "go through net/http.h"),
     (r"uv\.h", ["src/net/", "src/core/app", "bench/"], "go through net/loop.h"),
     (r"openssl/.*", ["src/codec/", "src/net/"], "go through codec/hash.h, or net for TLS"),
     (r"cmocka\.h", ["src/**/test_"], "only test_*.c knows cmocka"),

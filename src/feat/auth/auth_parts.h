@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codec/jwt.h"
+#include "core/auth.h"
 #include "core/jobs.h"
 #include "core/req.h"
 
@@ -48,7 +49,8 @@ err login_limit_clean(struct tx *tx, i64 now_us, i64 max, i64 *n) MUST;
 
 struct grant { /* what a client gets, and what is written down of it */
     str user_id, tenant_id, session_id;
-    u32 role;
+    str role; /* by name, for the token's claim */
+    bool browser, remember;
     i64 absolute_us; /* the end of the family */
     struct token refresh;
     str access_text, refresh_text, refresh_hash;
@@ -56,7 +58,7 @@ struct grant { /* what a client gets, and what is written down of it */
 };
 struct token_pair {
     struct presence has;
-    str access_token, refresh_token, token_type;
+    str access_token, refresh_token, token_type, csrf_token;
     i64 expires_in, refresh_expires_in;
 };
 extern const struct table token_pair_table;
@@ -64,9 +66,29 @@ extern const struct table token_pair_table;
 /* Once, at start, before the threads. */
 err sessions_start(struct arena *a) MUST;
 /* The gate's hook. */
-err sessions_authenticate(struct req *rq, str bearer, const char **reason) MUST;
+err sessions_authenticate(struct req *rq, const struct credential *c, const char **reason) MUST;
+/* Writes what was seen last. */
+err sessions_stop(void) MUST;
+const struct jwt_key *sessions_key(void);
+/* When a session was last used: as memory knows it, or the row. */
+i64 session_seen_at(str id, i64 stored_us);
+bool session_idle(str id, i64 stored_us, i64 idle_minutes, i64 now_us);
+err csrf_token(struct arena *a, str session_id, str *out) MUST;
+/* Ends one session, whoever's; *changed (may be NULL) is 0 when it had ended. */
+err session_end(struct req *rq, str tenant_id, str session_id, const char *reason, i64 *changed) MUST;
+
+/* --- grants.c --- */
+
+enum { SESSIONS_PER_USER = 100 };
+struct grant_for {
+    str user_id, tenant_id, role;
+    bool browser, remember;
+    i64 absolute_minutes; /* of a browser's session */
+};
 /* A new family: makes its ids and signs both tokens; nothing is stored yet. */
-err grant_new(struct arena *a, i64 now_us, str user_id, str tenant_id, u32 role, struct grant *out) MUST;
+err grant_new(struct arena *a, i64 now_us, const struct grant_for *f, struct grant *out) MUST;
+void cookies_give(struct req *rq, const struct grant *g);
+void cookies_end(struct req *rq);
 err grant_store(struct req *rq, const struct grant *g) MUST;
 err grant_reply(struct req *rq, int status, const struct grant *g) MUST;
 err refresh_prepare(struct req *rq) MUST;
@@ -97,12 +119,128 @@ err setup(struct req *rq) MUST;
 err setup_start(void) MUST;
 extern const struct problem setup_done, setup_token_wrong;
 
+/* --- recovery.c --- */
+
+struct forgot_body {
+    struct presence has;
+    str email;
+};
+struct reset_body {
+    struct presence has;
+    str token, new_password;
+};
+struct change_body {
+    struct presence has;
+    str current_password, new_password;
+};
+extern const struct table forgot_table, reset_table, change_table;
+extern const struct problem reset_invalid, password_wrong;
+err forgot(struct req *rq) MUST;
+err reset_prepare(struct req *rq) MUST;
+err reset(struct req *rq) MUST;
+err change_prepare(struct req *rq) MUST;
+err change(struct req *rq) MUST;
+err forgot_run(const struct job *job) MUST;
+err notice_run(const struct job *job) MUST;
+err recovery_clean(struct tx *tx, i64 now_us, i64 max, i64 *n) MUST;
+/* A letter to a person about their own account, when the transaction commits: "password_changed", "totp_enabled", … */
+err notice(struct req *rq, str tenant_id, str user_id, const char *template) MUST;
+
+/* --- sessions_list.c --- */
+
+struct revoke_body {
+    struct presence has;
+    str token_id;
+};
+extern const struct table session_table, session_query_table, revoke_table;
+extern const struct problem session_not_found;
+extern const struct permission users_sessions;
+err session_list(struct req *rq) MUST;
+err session_remove(struct req *rq) MUST;
+err session_list_of_user(struct req *rq) MUST;
+err session_remove_of_user(struct req *rq) MUST;
+err tokens_revoke(struct req *rq) MUST;
+
+/* --- auth_invite.c --- */
+
+struct accept_body {
+    struct presence has;
+    str token, password, name;
+};
+extern const struct table accept_table, accepted_table;
+extern const struct problem invite_invalid, invite_full;
+err accept_prepare(struct req *rq) MUST;
+err accept_invitation(struct req *rq) MUST;
+
 /* --- setup_page.c --- */
 
 err setup_page(struct req *rq) MUST;
+err link_page(struct req *rq) MUST;
 err setup_page_start(struct arena *a) MUST;
 extern const struct table setup_query_table;
 extern const struct problem setup_over;
+
+/* --- login.c --- */
+
+struct switch_body {
+    struct presence has;
+    str tenant;
+};
+extern const struct table token_login_table, login_table, login_session_table, switch_table;
+extern const struct problem invalid_credentials, throttled, tenant_required, totp_required, challenge_invalid,
+    not_member;
+err token_prepare(struct req *rq) MUST;
+err login_prepare(struct req *rq) MUST;
+err login(struct req *rq) MUST;
+err switch_prepare(struct req *rq) MUST;
+err switch_tenant(struct req *rq) MUST;
+err challenge_clean(struct tx *tx, i64 now_us, i64 max, i64 *n) MUST;
+/* 429 with Retry-After while the address, or the account from it, is closed. */
+err proof_throttled(struct req *rq, const struct login_from *from) MUST;
+/* On the writer: somebody failed to prove who they are. Counted, audited, told after the commit; the answer is the caller's. */
+err proof_failed(struct req *rq, const struct login_from *from, str tenant_id, str user_id) MUST;
+/* The one tenant that somebody is in; STR_NONE when there are several, or none. */
+err login_home_of(struct tx *tx, str user_id, str *tenant_id) MUST;
+
+/* --- totp.c --- */
+
+struct totp_body {
+    struct presence has;
+    str password, code;
+};
+struct totp_state {
+    struct presence has;
+    str totp_seed; /* sealed; STR_NONE: none */
+    i64 totp_enabled_at, totp_last_step;
+};
+struct totp_proof { /* what a code comes to */
+    bool given;
+    i64 step;          /* of the authenticator's code; 0: it is none of now */
+    str recovery_hash; /* of anything longer */
+};
+extern const struct table totp_setup_table, totp_enable_table, totp_both_table, totp_offer_table, recovery_codes_table;
+extern const struct problem totp_invalid, totp_on, totp_off;
+err totp_state(struct tx *tx, str user_id, struct totp_state *out) MUST;
+err totp_from(struct arena *a, str user_id, struct login_from *out) MUST;
+/* Off the writer: opens the seed. */
+err totp_read(struct arena *a, i64 now_us, str user_id, const struct totp_state *s, str code,
+              struct totp_proof *out) MUST;
+/* On the writer: takes the code, once. */
+err totp_use(struct tx *tx, str user_id, const struct totp_proof *p, bool *good) MUST;
+err totp_setup_prepare(struct req *rq) MUST;
+err totp_setup(struct req *rq) MUST;
+err totp_enable_prepare(struct req *rq) MUST;
+err totp_enable(struct req *rq) MUST;
+err totp_both_prepare(struct req *rq) MUST;
+err totp_disable(struct req *rq) MUST;
+err recovery_codes(struct req *rq) MUST;
+
+/* --- secrets --- */
+
+/* SHA-256 in hex: how a secret that we made is kept. */
+err hash_text(struct arena *a, str text, str *out) MUST;
+/* n random bytes as base64url. */
+err secret_make(struct arena *a, size_t n, str *out) MUST;
 
 /* Codes that more than one file answers with. */
 extern const struct problem refresh_invalid;

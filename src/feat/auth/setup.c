@@ -123,7 +123,8 @@ err setup(struct req *rq)
                        .tenant_slug = in->tenant_slug,
                        .tenant_name = in->tenant_name };
     TRY(insert_owner(rq->tx, rq->arena, req_now(rq), &o));
-    TRY(grant_new(rq->arena, req_now(rq), o.user_id, o.tenant_id, ROLE_OWNER, &g));
+    TRY(grant_new(rq->arena, req_now(rq), &(struct grant_for){ o.user_id, o.tenant_id, S("owner"), false, false, 0 },
+                  &g));
     TRY(grant_store(rq, &g));
     TRY(audit_for(rq, o.tenant_id, o.user_id, "auth.setup", o.user_id, STR_NONE));
     reply_location(rq, "/api/v1/auth/me");
@@ -180,25 +181,10 @@ static err owner_from_settings(struct arena *a, struct first *f)
     return e;
 }
 
-/* Where a person on this machine reaches the server. */
-static str base_url(struct arena *a)
-{
-    str host = app.config.listen_host;
-    if (app.config.public_url.n > 0)
-        return str_ends(app.config.public_url, S("/"))
-                   ? str_slice(app.config.public_url, 0, app.config.public_url.n - 1)
-                   : app.config.public_url;
-    if (str_eq(host, S("0.0.0.0")) || str_eq(host, S("::")))
-        host = S("localhost");
-    bool six = str_find_char(host, ':', 0) >= 0;
-    return strf(a, "http://%s%.*s%s:%lld", six ? "[" : "", STR_FMT(host), six ? "]" : "",
-                (long long)app.config.listen_port);
-}
-
 /* For the person at the terminal, so not by the log: a log keeps what it is told, and this is a secret. */
 static err print_link(struct arena *a, str token)
 {
-    str url = base_url(a);
+    str url = config_base_url(a, &app.config);
     if (url.p == NULL)
         return ERR_MEMORY;
     bool usual = str_eq(url, S("http://127.0.0.1:8000")); /* what the example takes by itself */

@@ -1,6 +1,6 @@
-/* setup_page.c - the page behind the printed link, for the time before there is a console.
+/* setup_page.c - the pages behind links: the printed one of setup, and those of letters (invitation, new password), which must work without a console.
  *
- * It loads nothing: its one script and its one style are in it, and the policy names them by their hashes, which are taken at start from the very
+ * They load nothing: the one script and the one style of each are in it, and its policy names them by their hashes, which are taken at start from the very
  * bytes that are sent. The token stays in the browser: the page reads it from its address and takes it out of sight. */
 #include "feat/auth/auth_parts.h"
 
@@ -9,7 +9,7 @@
 #include "core/app.h"
 #include "feat/users/users.h"
 
-extern const char setup_html[]; /* setup.html, by tools/embed.py */
+extern const char setup_html[], link_html[]; /* by tools/embed.py */
 
 struct setup_query {
     struct presence has;
@@ -24,7 +24,7 @@ const struct table setup_query_table = TABLE("SetupQuery", struct setup_query, q
 PROBLEM_SHARED(setup_over, "auth.setup_over", ERR_NOT_FOUND, "Weir is set up already");
 
 /* Made at start, constant afterwards. */
-static str policy;
+static str policy, link_policy;
 
 /* The CSP source of what stands between the two texts. */
 static str source_of(struct arena *a, str page, str open, str close)
@@ -38,18 +38,30 @@ static str source_of(struct arena *a, str page, str open, str close)
     return text.p != NULL ? strf(a, "'sha256-%.*s'", STR_FMT(text)) : STR_NONE;
 }
 
-err setup_page_start(struct arena *a)
+static err policy_of(struct arena *a, str page, str *out)
 {
-    str page = str_of(setup_html);
     str script = source_of(a, page, S("<script>"), S("</script>"));
     str style = source_of(a, page, S("<style>"), S("</style>"));
     if (script.p == NULL || style.p == NULL)
         return ERR_MEMORY;
-    policy = strf(a,
-                  "default-src 'none'; script-src %.*s; style-src %.*s; connect-src 'self'; form-action 'none'; "
-                  "base-uri 'none'; frame-ancestors 'none'",
-                  STR_FMT(script), STR_FMT(style));
-    return policy.p != NULL ? OK : ERR_MEMORY;
+    *out = strf(a,
+                "default-src 'none'; script-src %.*s; style-src %.*s; connect-src 'self'; form-action 'none'; "
+                "base-uri 'none'; frame-ancestors 'none'",
+                STR_FMT(script), STR_FMT(style));
+    return out->p != NULL ? OK : ERR_MEMORY;
+}
+
+err setup_page_start(struct arena *a)
+{
+    TRY(policy_of(a, str_of(setup_html), &policy));
+    return policy_of(a, str_of(link_html), &link_policy);
+}
+
+err link_page(struct req *rq)
+{
+    reply_header(rq, "Content-Security-Policy", link_policy);
+    reply_header(rq, "Cache-Control", S("no-store"));
+    return reply_raw(rq, 200, S("text/html; charset=utf-8"), str_of(link_html));
 }
 
 err setup_page(struct req *rq)

@@ -8,6 +8,7 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "codec/typeid.h"
+#include "core/app.h"
 #include "core/cache.h"
 
 #define ISSUER   "weir"
@@ -72,8 +73,10 @@ static const char *wrong_claim(const struct json *claims, enum token_type type, 
         return "nbf";
     if (!read_time(claims, S("iat"), &t->issued_s))
         return "iat";
-    if (!read_id(claims, S("sub"), "user", &t->user_id) || !read_id(claims, S("tid"), "tenant", &t->tenant_id) ||
-        !read_id(claims, S("sid"), "session", &t->session_id) || !read_id(claims, S("jti"), "token", &t->jti))
+    bool legacy = app.config.legacy_user_id && json_get(claims, S("sub")) == NULL;
+    if (!read_id(claims, legacy ? S("user_id") : S("sub"), "user", &t->user_id) ||
+        !read_id(claims, S("tid"), "tenant", &t->tenant_id) || !read_id(claims, S("sid"), "session", &t->session_id) ||
+        !read_id(claims, S("jti"), "token", &t->jti))
         return "claims";
     t->role = json_str(json_get(claims, S("role")));
     return type == TOKEN_ACCESS && t->role.p == NULL ? "role" : NULL;

@@ -263,11 +263,14 @@ static const struct route routes[] = {
     { ROUTE(GET, "/api/v1/executions/{id}", execution_get, W_READ), .need = &can_read, .out = &execution_table,
       .problems = not_found_list, .doc = "Read an execution with its steps" },
     { ROUTE(GET, "/api/v1/executions/{id}/events", execution_stream, W_STREAM), .need = &can_read, .flags = R_TEXT,
-      .produces = "text/event-stream", .problems = not_found_list, .doc = "Watch an execution as it runs",
+      .query = &events_query_table, .produces = "text/event-stream", .problems = not_found_list,
+      .doc = "Watch an execution as it runs",
       .more =
           "Server-sent events: execution.started, step.started, step.retrying, step.completed, step.failed, step.skipped, "
           "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
-          "stream ends after the final event." },
+          "stream ends after the final event.\n\nWith Upgrade: websocket (RFC 6455, HTTP/1.1) the same events come as text messages {id, event, data}: closed with 1000 "
+          "after the final one, 1008 when the session ends, 1001 when the server stops. A client sends control frames only; pages "
+          "need an origin of their own server or of ALLOWED_ORIGINS." },
     { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_end,
       .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,
       .doc = "Cancel an execution",

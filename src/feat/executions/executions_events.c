@@ -23,6 +23,18 @@ struct watch {
     bool over;                 /* the final event was sent */
 };
 
+/* Browsers cannot send a header with a WebSocket, nor the first time with an EventSource. */
+struct events_query {
+    struct presence has;
+    str last_event_id;
+};
+static const struct field events_query_fields[] = {
+    FIELD(struct events_query, last_event_id, F_STR, .max = EVENT_ID_BYTES - 1,
+          .doc = "As the header Last-Event-ID: only what is newer is sent"),
+};
+const struct table events_query_table =
+    TABLE("EventsQuery", struct events_query, events_query_fields, .doc = "Where to resume");
+
 /* Of the process: each holds a connection and a subscription. */
 static _Atomic u32 watching;
 
@@ -123,9 +135,7 @@ static void resume_from(struct watch *w, str last)
 static err begin(struct watch *w)
 {
     TRY(execution_exists(w->rq, w->execution_id));
-    w->stream = stream_begin(w->rq, closed, w);
-    if (w->stream == NULL)
-        return ERR_MEMORY;
+    TRY(stream_begin(w->rq, closed, w, &w->stream));
     send_history(w, w->rq->tx);
     if (w->over)
         end(w);
@@ -144,6 +154,7 @@ err execution_stream(struct req *rq)
     w->rq = rq;
     w->execution_id = req_param(rq, "id");
     resume_from(w, req_header(rq, "last-event-id"));
+    resume_from(w, ((const struct events_query *)rq->query)->last_event_id);
     w->subscription = events_subscribe("execution", w->execution_id, on_event, w);
     err e = w->subscription != NULL ? begin(w) : ERR_MEMORY;
     if (e == OK)

@@ -9,7 +9,9 @@ err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out)
 /* The same without the row. */
 err execution_exists(struct req *rq, str id) MUST;
 
-handler_fn execution_stream; /* executions_events.c */
+/* executions_events.c */
+handler_fn execution_stream;
+extern const struct table events_query_table;
 
 /* executions_control.c */
 handler_fn prepare_end, execution_cancel, execution_kill, prepare_resume, execution_resume, execution_retry,

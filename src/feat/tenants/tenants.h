@@ -15,3 +15,14 @@ err tenants_check(struct arena *a, str slug, str name, struct buf *complaint) MU
 
 /* For `weir tenant add`: checks and inserts, waiting for the commit. Anything but OK writes a complaint for people. */
 err tenants_add(struct arena *a, str slug, str name, str *id, struct buf *complaint) MUST;
+
+/* What others ask of a tenant that works. */
+struct tenant_facts {
+    struct presence has;
+    str id, slug, name, email_domains; /* JSON list, or STR_NONE for all */
+    i64 password_min, quota_users;     /* 0: any number */
+    bool require_2fa;
+    i64 session_idle_minutes, session_absolute_minutes;
+};
+/* ERR_NOT_FOUND: there is none, or it is suspended. */
+err tenants_facts(struct tx *tx, str tenant_id, struct tenant_facts *out) MUST;

@@ -6,6 +6,7 @@
 
 #include "base/code.h"
 
+#include <crypt.h>
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -27,7 +28,11 @@ static_assert(PASSWORD_HASH_MAX == crypto_pwhash_STRBYTES, "the hash text fits")
 static const char nobody[] =
     "$argon2id$v=19$m=19456,t=2,p=1$fK2bs9GNP//9UA4H52GIFw$o3a5zILKQsphExzLU4WkwWsSsnQiX5Bvtr7FKzaX8EU";
 
-/* What everybody tries first, in lower case and byte order: whole passwords of ten characters or more, and stems
+/* common.txt: the 10,000 most common passwords (Mark Burnett's list), in lower case and byte order, a line each. Most are shorter than a password may be: they count as
+ * stems, which people lengthen. */
+extern const char passwords_common[];
+
+/* What that list, made of leaks, does not know of our time and trade, in the same order: whole passwords of ten characters or more, and stems
  * that people lengthen by digits and signs. */
 /* clang-format off */
 static const char *const common[] = {
@@ -77,9 +82,38 @@ static int compare(const void *key, const void *entry)
     return str_cmp(*(const str *)key, str_of(*(const char *const *)entry));
 }
 
+/* The line of `text` that `at` is in. */
+static str line_at(str text, size_t at)
+{
+    size_t from = at, to = at;
+    while (from > 0 && text.p[from - 1] != '\n')
+        from--;
+    while (to < text.n && text.p[to] != '\n')
+        to++;
+    return str_slice(text, from, to);
+}
+
+/* Halves the text by bytes and looks at the line there. */
+static bool is_in_lines(str text, str s)
+{
+    size_t from = 0, to = text.n;
+    while (from < to) {
+        str line = line_at(text, from + (to - from) / 2);
+        int order = str_cmp(s, line);
+        if (order == 0)
+            return true;
+        if (order < 0)
+            to = (size_t)(line.p - text.p);
+        else
+            from = (size_t)(line.p - text.p) + line.n + 1;
+    }
+    return false;
+}
+
 static bool is_listed(str s)
 {
-    return bsearch(&s, common, COUNT(common), sizeof common[0], compare) != NULL;
+    return s.n > 0 && (bsearch(&s, common, COUNT(common), sizeof common[0], compare) != NULL ||
+                       is_in_lines(str_of(passwords_common), s));
 }
 
 static bool is_letter(char c)
@@ -180,6 +214,8 @@ const char *password_refused(str password, const struct password_owner *owner, c
     *code = "password.length";
     if (chars < PASSWORD_MIN || chars > PASSWORD_MAX || password.n > BYTES_MAX)
         return "A password has 10 to 256 characters";
+    if ((i64)chars < owner->least)
+        return "This tenant asks for a longer password";
     char text[BYTES_MAX];
     for (size_t i = 0; i < password.n; i++)
         text[i] = (char)(password.p[i] >= 'A' && password.p[i] <= 'Z' ? password.p[i] + 32 : password.p[i]);
@@ -205,10 +241,35 @@ err password_hash(struct arena *a, str password, str *hash)
     return OK;
 }
 
+/* Of a service that was replaced; libxcrypt knows how. Its state is 32 KiB: too much for a small stack, so it is the pool's own thread's. */
+static err bcrypt_verify(str hash, str password, bool *matches)
+{
+    static _Thread_local struct crypt_data state;
+    char phrase[BYTES_MAX + 1] = { 0 }, setting[crypto_pwhash_STRBYTES] = { 0 };
+    *matches = false;
+    if (password.n > BYTES_MAX || memchr(password.p, 0, password.n) != NULL)
+        return OK;
+    memcpy(phrase, password.p, password.n);
+    memcpy(setting, hash.p, hash.n);
+    const char *made =
+        crypt_rn(phrase, setting, &state, sizeof state); /* not crypt_r: sanitizers put their own in its place */
+    *matches = made != NULL && str_eq_secret(str_of(made), hash);
+    sodium_memzero(phrase, sizeof phrase);
+    sodium_memzero(&state, sizeof state);
+    return OK;
+}
+
+bool password_outdated(str hash)
+{
+    return str_starts(hash, S("$2"));
+}
+
 /* libsodium tells a wrong password from missing memory only by errno. */
 err password_verify(str hash, str password, bool *matches)
 {
     assert(!db_on_writer());
+    if (password_outdated(hash) && hash.n < crypto_pwhash_STRBYTES)
+        return bcrypt_verify(hash, password, matches);
     char text[crypto_pwhash_STRBYTES] = { 0 };
     str with = hash.p != NULL && hash.n < sizeof text ? hash : str_of(nobody);
     memcpy(text, with.p, with.n);

@@ -1,14 +1,15 @@
-/* users.c - making people and letting them into tenants. Inviting, changing and disabling them come with their own
- * endpoints; signing in is auth's.
+/* users.c - people: making them and letting them into tenants. What a tenant's admins do with its members is in users_members.c, how they let
+ * somebody in in users_invite.c; signing in is auth's.
  *
  * An e-mail address is the name of a person in all tenants, kept in lower case: two spellings must never be two
  * people. */
-#include "feat/users/users.h"
+#include "feat/users/users_parts.h"
 
 #include "base/clock.h"
 #include "codec/typeid.h"
 #include "core/app.h"
 #include "core/audit.h"
+#include "feat/roles/roles.h"
 #include "feat/tenants/tenants.h"
 
 struct user {
@@ -28,33 +29,21 @@ STMT(user_insert,
      " VALUES ($1, $2, $3, $4, $5, $5, $5)",
      .scope = SCOPE_SYSTEM);
 STMT(user_by_email, "SELECT id, email, name FROM users WHERE email = $1", .row = &user_table, .scope = SCOPE_SYSTEM);
+static const struct field account_fields[] = {
+    FIELD(struct user_account, id, F_STR, .doc = "User"),
+    FIELD(struct user_account, email, F_STR, .doc = "Address"),
+    FIELD(struct user_account, name, F_STR, .doc = "Name"),
+    FIELD(struct user_account, password_hash, F_STR, .flags = F_SECRET, .doc = "Argon2id, or imported bcrypt"),
+    FIELD(struct user_account, status, F_STR, .doc = "active or disabled"),
+};
+static const struct table account_table = TABLE("UserAccount", struct user_account, account_fields);
+STMT(account_by_email, "SELECT id, email, name, password_hash, status FROM users WHERE email = $1",
+     .row = &account_table, .scope = SCOPE_SYSTEM);
+STMT(account_by_id, "SELECT id, email, name, password_hash, status FROM users WHERE id = $1", .row = &account_table,
+     .scope = SCOPE_SYSTEM);
 STMT(user_first, "SELECT id FROM users LIMIT 1", .row = &user_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(membership_insert,
      "INSERT INTO memberships (tenant_id, user_id, role, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)");
-
-static const struct {
-    str name;
-    u32 role;
-} roles[] = {
-    { S_INIT("owner"), ROLE_OWNER },   { S_INIT("admin"), ROLE_ADMIN },   { S_INIT("editor"), ROLE_EDITOR },
-    { S_INIT("member"), ROLE_MEMBER }, { S_INIT("viewer"), ROLE_VIEWER },
-};
-
-u32 users_role(str name)
-{
-    for (size_t i = 0; i < COUNT(roles); i++)
-        if (str_eq(roles[i].name, name))
-            return roles[i].role;
-    return 0;
-}
-
-str users_role_name(u32 role)
-{
-    for (size_t i = 0; i < COUNT(roles); i++)
-        if (roles[i].role == role)
-            return roles[i].name;
-    return S("");
-}
 
 err users_insert(struct tx *tx, struct arena *a, i64 now_us, str email, str name, str password_hash_text, str *id)
 {
@@ -68,8 +57,7 @@ err users_insert(struct tx *tx, struct arena *a, i64 now_us, str email, str name
 
 err users_join(struct tx *tx, i64 now_us, str tenant_id, str user_id, u32 role)
 {
-    return db_exec(tx, &membership_insert, NULL,
-                   ARGS(STR(tenant_id), STR(user_id), STR(users_role_name(role)), I64(now_us)));
+    return db_exec(tx, &membership_insert, NULL, ARGS(STR(tenant_id), STR(user_id), STR(role_name(role)), I64(now_us)));
 }
 
 err users_any(struct tx *tx, bool *any)
@@ -79,6 +67,16 @@ err users_any(struct tx *tx, bool *any)
         return e;
     *any = e == OK;
     return OK;
+}
+
+err users_account(struct tx *tx, str email, struct user_account *out)
+{
+    return db_row(tx, &account_by_email, out, ARGS(STR(email)));
+}
+
+err users_account_by_id(struct tx *tx, str id, struct user_account *out)
+{
+    return db_row(tx, &account_by_id, out, ARGS(STR(id)));
 }
 
 /* --- the command line -------------------------------------------------------------------------------------------- */
@@ -157,12 +155,14 @@ static err check_password(struct arena *a, const struct adding *in, str password
 
 err users_add(struct arena *a, str email, str tenant_slug, str role, str password, str *id, struct buf *complaint)
 {
-    struct adding in = { .email = str_lower(a, email), .tenant_slug = tenant_slug, .role = users_role(role) };
+    struct adding in = { .email = str_lower(a, email),
+                         .tenant_slug = tenant_slug,
+                         .role = role_bit(role) & (ROLES_ALL | ROLE_OPERATOR) };
     if (in.email.p == NULL)
         return ERR_MEMORY;
     TRY(check_email(a, in.email, complaint));
     if (in.role == 0) {
-        buf_f(complaint, "%.*s is no role; there are owner, admin, editor, member and viewer", STR_FMT(role));
+        buf_f(complaint, "%.*s is no role; there are owner, admin, editor, member, viewer and operator", STR_FMT(role));
         return ERR_INVALID;
     }
     if (password.p != NULL)
@@ -175,7 +175,27 @@ err users_add(struct arena *a, str email, str tenant_slug, str role, str passwor
     return OK;
 }
 
+static const struct job_kind jobs[] = {
+    { .name = "users.invite_owner",
+      .run = invite_owner_run,
+      .doc = "Invites the owner of a tenant that an operator made" },
+    { .name = "users.clean", .run = invitations_clean, .every_us = HOUR_US, .doc = "Deletes invitations that expired" },
+};
+
+static const struct alias aliases[] = {
+    { "/api/admin/users", "/api/v1/users" },
+    { "/api/admin/users/", "/api/v1/users/" },
+    { "/api/v1/admin/users", "/api/v1/users" },
+    { "/api/v1/admin/users/", "/api/v1/users/" },
+};
+
 const struct module users_module = {
     .name = "users",
     .doc = "People and their memberships in tenants",
+    .routes = users_routes,
+    .route_count = USERS_ROUTES,
+    .jobs = jobs,
+    .job_count = COUNT(jobs),
+    .aliases = aliases,
+    .alias_count = COUNT(aliases),
 };

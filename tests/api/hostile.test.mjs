@@ -1,0 +1,133 @@
+// Those who try: storms of logins, strangers who would lock somebody out, clocks and answers that would tell who has an account, and two at once where there is room for one.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { PASSWORD, Weir } from '../lib/server.mjs';
+import { until } from '../lib/wait.mjs';
+
+let weir;
+before(async () => (weir = await Weir.start()));
+after(() => weir?.stop());
+
+let hosts = 0;
+/** Another loopback address each time. */
+const elsewhere = () => `127.1.${Math.floor(++hosts / 250)}.${(hosts % 250) + 1}`;
+
+/** A login from that address: {status, headers, body, took_ms}. */
+function login(email, password, from) {
+    const body = JSON.stringify({ email, password });
+    const began = performance.now();
+    return new Promise((done, fail) => {
+        const request = http.request(`${weir.base}/api/v1/auth/token`, { method: 'POST', localAddress: from, agent: false, headers: { 'content-type': 'application/json', 'content-length': body.length } }, (answer) => {
+            let text = '';
+            answer.setEncoding('utf8').on('data', (piece) => (text += piece)).on('end', () => done({ status: answer.statusCode, headers: answer.headers, body: JSON.parse(text), took_ms: performance.now() - began }));
+        });
+        request.on('error', fail).end(body);
+    });
+}
+
+test('a stranger elsewhere, who fails as often as they like, does not lock the owner out', async () => {
+    for (let n = 0; n < 3; n++) {
+        const stranger = elsewhere();
+        const statuses = [];
+        for (let i = 0; i < 6; i++) statuses.push((await login('owner@acme.test', `wrong ${i} wrong`, stranger)).status);
+        assert.deepEqual(statuses, [401, 401, 401, 401, 401, 429]);
+    }
+    assert.equal((await login('owner@acme.test', PASSWORD, elsewhere())).status, 200);
+});
+
+test('the time of an answer does not tell whether there is such an account, nor does its text', async () => {
+    const times = { known: [], unknown: [] };
+    const texts = new Set();
+    for (let n = 0; n < 40; n++)
+        for (const [kind, email] of [['known', 'editor@acme.test'], ['unknown', `nobody-${n}@acme.test`]]) {
+            const { status, body, took_ms } = await login(email, 'not the right one', elsewhere());
+            assert.equal(status, 401);
+            texts.add(JSON.stringify({ ...body, request_id: '' }));
+            times[kind].push(took_ms);
+        }
+    assert.equal(texts.size, 1);
+    // Mann-Whitney: how often one kind is slower than the other, in standard deviations of chance. Without the hash of nobody it is 7.7.
+    const [a, b] = [times.known, times.unknown];
+    const wins = a.reduce((sum, x) => sum + b.filter((y) => x > y).length, 0);
+    const z = (wins - (a.length * b.length) / 2) / Math.sqrt((a.length * b.length * (a.length + b.length + 1)) / 12);
+    assert.ok(Math.abs(z) < 4, `known accounts differ from unknown ones by ${z.toFixed(1)} standard deviations`);
+});
+
+test('500 logins at once from 500 addresses: some are answered, the others 503 at once; memory stays flat and nobody else waits', async () => {
+    const rss = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${weir.child.pid}/status`, 'utf8'))[1]) / 1024;
+    await login('viewer@acme.test', PASSWORD, elsewhere());
+    const before = rss();
+    let most = before, storming = true, slowest = 0, asked = 0;
+    const reader = await weir.as('viewer');
+    const others = (async () => {
+        while (storming) {
+            const began = performance.now();
+            await reader.get('/api/v1/workflows?limit=1', { expect: 200 });
+            slowest = Math.max(slowest, performance.now() - began);
+            most = Math.max(most, rss());
+            asked++;
+        }
+    })();
+    const answers = await Promise.all(Array.from({ length: 500 }, () => login('viewer@acme.test', PASSWORD, elsewhere())));
+    storming = false;
+    await others;
+    const count = (status) => answers.filter((answer) => answer.status === status).length;
+    assert.equal(count(200) + count(503), 500, [...new Set(answers.map(({ status }) => status))].join());
+    assert.ok(count(200) >= 60 && count(503) >= 100, `${count(200)} answered, ${count(503)} refused`);
+    assert.ok(answers.filter(({ status }) => status === 503).every(({ headers }) => Number(headers['retry-after']) > 0));
+    assert.ok(most - before < 160, `${before.toFixed(0)} MiB before, ${most.toFixed(0)} at the most`);
+    assert.ok(asked > 3 && slowest < 5000, `${asked} reads, the slowest ${slowest.toFixed(0)} ms`);
+    await until('logins are answered again', async () => (await login('viewer@acme.test', PASSWORD, elsewhere())).status === 200);
+});
+
+
+test('an imported bcrypt hash lets its owner in, once: then it is Argon2id', async () => {
+    const imported = await Weir.start({ serve: false });
+    try {
+        const sql = (text) => execFileSync('sqlite3', [join(imported.data, 'weir.db'), text], { encoding: 'utf8' }).trim();
+        sql("UPDATE users SET password_hash = '$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW' WHERE email = 'member@acme.test'");
+        await imported.serve();
+        const token = (password) => imported.anonymous().post('/api/v1/auth/token', { email: 'member@acme.test', password });
+        assert.equal((await token('U*V')).status, 401);
+        assert.equal((await token('U*U')).status, 200);
+        assert.match(sql("SELECT password_hash FROM users WHERE email = 'member@acme.test'"), /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
+        assert.equal((await token('U*U')).status, 200);
+        assert.equal((await token('U*V')).status, 401);
+    } finally {
+        await imported.stop();
+    }
+});
+
+describe('two at once where there is room for one', () => {
+    test('setup', async () => {
+        const fresh = await Weir.start({ users: false });
+        try {
+            const [, token] = await until('the setup link', () => /\/setup\?token=([\w-]{20,})/.exec(fresh.stdout + fresh.stderr));
+            const answers = await Promise.all(['one', 'two', 'three'].map((name) => fresh.anonymous().post('/api/v1/setup', { token, email: `${name}@example.test`, password: PASSWORD, tenant_slug: name })));
+            assert.deepEqual(answers.map(({ status }) => status).sort(), [201, 409, 409]);
+        } finally {
+            await fresh.stop();
+        }
+    });
+
+    test('an invitation', async () => {
+        const owner = await weir.as('owner');
+        await owner.post('/api/v1/users/invite', { email: 'once@example.test', role: 'viewer' }, { expect: 201 });
+        const [{ token }] = await weir.mail('once@example.test');
+        const accept = () => weir.anonymous().post('/api/v1/auth/invite/accept', { token, password: PASSWORD });
+        const statuses = (await Promise.all([accept(), accept(), accept()])).map(({ status }) => status);
+        assert.equal(statuses.filter((status) => status === 200).length, 1, statuses.join());
+        assert.ok(statuses.every((status) => [200, 404, 503].includes(status)), statuses.join());
+    });
+
+    test('setup takes neither a role nor a tenant\'s settings along', async () => {
+        const { status, body } = await weir.anonymous().post('/api/v1/setup', { token: 'x', email: 'a@example.test', password: PASSWORD, role: 'operator', plan: 'enterprise' });
+        assert.equal(status, 422);
+        assert.deepEqual(body.errors.map(({ pointer }) => pointer).sort(), ['/plan', '/role']);
+    });
+});
