@@ -131,6 +131,21 @@ export class Postgres {
         return this.of(database, owner);
     }
 
+    /** The URL of a database for the one who may see everything. */
+    admin(database) {
+        return this.of(database, ADMIN);
+    }
+
+    /** Copies a database that nobody uses; what it returns puts the copy in its place. */
+    keep(database) {
+        const copy = `${database}_copy`;
+        this.create(copy, { template: database });
+        return () => {
+            this.drop(database);
+            this.sql(`ALTER DATABASE ${copy} RENAME TO ${database}`);
+        };
+    }
+
     /** The login that serves and the template of its databases, migrated by `weir migrate up`. */
     prepare(binary, data) {
         this.login('weir', 'CREATEROLE');

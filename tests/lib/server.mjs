@@ -2,10 +2,10 @@
 // command line before it serves. With WEIR_TEST_DB=postgres it has a database of its own in the server of run.mjs. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
 
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { request } from 'node:https';
 import { createServer } from 'node:net';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
@@ -223,6 +223,29 @@ export class Weir {
             .split('\n')
             .filter((line) => line.startsWith('{'))
             .map((line) => JSON.parse(line));
+    }
+
+    /** Runs SQL in the store, past Weir and past row-level security; rows as lines. Both databases must understand it. */
+    sql(text) {
+        if (this.postgres) return this.postgres.sql(text, this.postgres.admin(this.database));
+        return execFileSync('sqlite3', [join(this.data, 'weir.db'), text], { encoding: 'utf8' }).trimEnd();
+    }
+
+    /** All that the store holds, as bytes: to look for what must not be in it. */
+    stored() {
+        if (this.postgres) return Buffer.from(this.sql("SELECT database_to_xml(true, false, '')"));
+        return Buffer.concat(readdirSync(this.data).filter((name) => name.startsWith('weir.db')).map((name) => readFileSync(join(this.data, name))));
+    }
+
+    /** Keeps the store of a Weir that does not run as it is; what it returns brings it back. */
+    keepStore() {
+        if (this.postgres) return this.postgres.keep(this.database);
+        const [file, copy] = [join(this.data, 'weir.db'), join(this.folder, 'copy.db')];
+        this.sql(`VACUUM INTO '${copy}'`);
+        return () => {
+            for (const end of ['', '-wal', '-shm']) rmSync(file + end, { force: true });
+            renameSync(copy, file);
+        };
     }
 
     /** A client signed in as `role` of `tenant`; logged in once. */
