@@ -61,7 +61,7 @@ test('500 logins at once from 500 addresses: some are answered, the others 503 a
     await login('viewer@acme.test', PASSWORD, elsewhere());
     const before = rss();
     let most = before, storming = true, slowest = 0, asked = 0;
-    const reader = await weir.as('viewer');
+    const reader = await weir.as('member'); // not the one who storms: too many sessions end a person's oldest
     const others = (async () => {
         while (storming) {
             const began = performance.now();
