@@ -506,7 +506,8 @@ err switch_tenant(struct req *rq)
 {
     const struct login *l = rq->prepared;
     TRY(session_end(rq, rq->who.tenant_id, rq->who.session_id, "logout", NULL));
-    db_act_for(rq->tx, l->grant.tenant_id); /* for the one row; what follows in this transaction is the caller's again */
+    /* For the new session's row alone: what follows in this transaction is the caller's again. */
+    db_act_for(rq->tx, l->grant.tenant_id);
     TRY(grant_store(rq, &l->grant));
     db_act_for(rq->tx, rq->who.tenant_id);
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.switch_tenant", l->grant.session_id, STR_NONE));
