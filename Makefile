@@ -1,6 +1,6 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-full tsan valgrind fuzz console docs bench lint format clean
+.PHONY: help run deps build test test-postgres test-full tsan valgrind fuzz console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
@@ -30,11 +30,17 @@ test: $(ASAN)/build.ninja ## every test under ASan and UBSan
 	@ninja -C $(ASAN) -j $(NINJA_JOBS)
 	@node tests/run.mjs --build $(ASAN)
 
-test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## the same with gcc and with clang, and ten times as many kill points
+test-postgres: $(ASAN)/build.ninja ## the same on PostgreSQL, which is started for it
+	@tools/deps.sh build test postgres
 	@ninja -C $(ASAN) -j $(NINJA_JOBS)
-	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(ASAN)
+	@node tests/run.mjs --build $(ASAN) --db postgres
+
+test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## both databases, with gcc and with clang, every n of the faults, ten times as many kill points
+	@tools/deps.sh build test postgres
+	@ninja -C $(ASAN) -j $(NINJA_JOBS)
+	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(ASAN) --db both
 	@ninja -C $(CLANG_ASAN) -j $(NINJA_JOBS)
-	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(CLANG_ASAN)
+	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(CLANG_ASAN) --db both
 
 tsan: $(TSAN)/build.ninja ## every test under ThreadSanitizer
 	@tools/deps.sh build test

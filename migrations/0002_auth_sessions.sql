@@ -53,6 +53,9 @@ CREATE TABLE login_blocks (
     PRIMARY KEY (account, ip)
 );
 CREATE INDEX login_blocks_by_time ON login_blocks (until);
+-- @postgres
+SELECT weir_guard('sessions');
+SELECT weir_guard_system('sessions');
 -- down
 DROP TABLE login_blocks;
 DROP TABLE login_failures;

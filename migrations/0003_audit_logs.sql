@@ -13,5 +13,8 @@ CREATE TABLE audit_logs (
     created_at BIGINT NOT NULL
 );
 CREATE INDEX audit_logs_by_tenant ON audit_logs (tenant_id, id);
+-- @postgres
+SELECT weir_guard('audit_logs');
+SELECT weir_guard_system('audit_logs');
 -- down
 DROP TABLE audit_logs;

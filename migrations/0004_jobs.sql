@@ -17,5 +17,8 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_due ON jobs (due_at) WHERE status <> 'dead';
 CREATE UNIQUE INDEX jobs_periodic ON jobs (kind) WHERE periodic = 1;
+-- @postgres
+SELECT weir_guard('jobs');
+SELECT weir_guard_system('jobs');
 -- down
 DROP TABLE jobs;

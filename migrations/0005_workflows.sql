@@ -25,6 +25,10 @@ CREATE TABLE workflow_versions (
     created_at  BIGINT NOT NULL,
     PRIMARY KEY (workflow_id, version)
 );
+-- @postgres
+SELECT weir_guard('workflows');
+SELECT weir_guard_system('workflows');
+SELECT weir_guard('workflow_versions');
 -- down
 DROP TABLE workflow_versions;
 DROP TABLE workflows;

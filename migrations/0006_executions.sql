@@ -49,6 +49,10 @@ CREATE TABLE execution_journal (
     due_at       BIGINT,
     PRIMARY KEY (tenant_id, execution_id, step_id, iteration)
 );
+-- @postgres
+SELECT weir_guard('executions');
+SELECT weir_guard_system('executions');
+SELECT weir_guard('execution_journal');
 -- down
 DROP TABLE execution_journal;
 DROP TABLE executions;

@@ -35,6 +35,11 @@ CREATE TABLE trigger_deliveries (
 );
 CREATE INDEX trigger_deliveries_by_trigger ON trigger_deliveries (tenant_id, trigger_id, id);
 CREATE INDEX trigger_deliveries_by_time ON trigger_deliveries (created_at);
+-- @postgres
+SELECT weir_guard('triggers');
+SELECT weir_guard_system('triggers');
+SELECT weir_guard('trigger_deliveries');
+SELECT weir_guard_system('trigger_deliveries');
 -- down
 DROP TABLE trigger_deliveries;
 DROP TABLE triggers;

@@ -12,5 +12,8 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (tenant_id, key_hash)
 );
 CREATE INDEX idempotency_keys_by_time ON idempotency_keys (created_at);
+-- @postgres
+SELECT weir_guard('idempotency_keys');
+SELECT weir_guard_system('idempotency_keys');
 -- down
 DROP TABLE idempotency_keys;

@@ -57,6 +57,13 @@ CREATE TABLE invitations (
 CREATE INDEX invitations_by_tenant ON invitations (tenant_id, id);
 CREATE INDEX invitations_by_role ON invitations (role_id);
 CREATE INDEX invitations_by_end ON invitations (expires_at);
+-- @postgres
+SELECT weir_guard('roles');
+SELECT weir_guard_system('roles');
+SELECT weir_guard('memberships');
+SELECT weir_guard_system('memberships');
+SELECT weir_guard('invitations');
+SELECT weir_guard_system('invitations');
 -- down
 DROP TABLE invitations;
 DROP INDEX tenants_by_name;
@@ -82,3 +89,6 @@ DROP TABLE memberships;
 ALTER TABLE memberships_narrow RENAME TO memberships;
 CREATE INDEX memberships_by_tenant ON memberships (tenant_id, user_id);
 DROP TABLE roles;
+-- @postgres
+SELECT weir_guard('memberships');
+SELECT weir_guard_system('memberships');

@@ -14,5 +14,8 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX api_keys_by_tenant ON api_keys (tenant_id, id);
 CREATE INDEX api_keys_by_user ON api_keys (user_id, tenant_id);
+-- @postgres
+SELECT weir_guard('api_keys');
+SELECT weir_guard_system('api_keys');
 -- down
 DROP TABLE api_keys;

@@ -35,6 +35,9 @@ CREATE TABLE login_challenges (
 );
 CREATE INDEX login_challenges_by_end ON login_challenges (expires_at);
 CREATE INDEX login_challenges_by_user ON login_challenges (user_id, created_at);
+-- @postgres
+SELECT weir_guard('login_challenges');
+SELECT weir_guard_system('login_challenges');
 -- down
 DROP TABLE login_challenges;
 DROP TABLE recovery_codes;

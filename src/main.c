@@ -25,13 +25,14 @@ struct command { /* what the command line said */
     const char *words[WORDS_MAX];
     const char *options[OPTIONS_MAX]; /* in the order of the verb's list */
     u32 word_count;
-    bool json;
+    bool json, dry_run;
 };
 struct verb {
     const char *name; /* one or two words */
     int (*run)(const struct command *c);
     err (*show)(struct buf *b, bool json); /* in place of run; takes --json */
     const char *options[OPTIONS_MAX];      /* each takes a value */
+    bool dry_run;                          /* takes --dry-run */
     u32 words;                             /* how many words follow the name */
     const char *usage;                     /* behind the name */
     const char *help;
@@ -48,7 +49,8 @@ static int fail(const struct buf *complaint, const char *otherwise)
 
 static int print(const struct buf *b)
 {
-    bool good = b->fail == OK && fwrite(b->p, 1, b->n, stdout) == b->n && fflush(stdout) == 0;
+    bool written = b->n == 0 || fwrite(b->p, 1, b->n, stdout) == b->n; /* an empty one has no bytes at all */
+    bool good = b->fail == OK && written && fflush(stdout) == 0;
     return good ? EXIT_DONE : EXIT_FAILED;
 }
 
@@ -180,11 +182,37 @@ static int migrate_status(void)
     return print(&b);
 }
 
+/* The SQL that would run, in order; refused where the real one would be. */
+static int migrate_dry(bool up)
+{
+    struct migration_state *list;
+    u32 n, newest = 0;
+    struct buf b = { .arena = app.arena }, none = { 0 };
+    err e = db_migrate_status(app.db, app.arena, &list, &n);
+    for (u32 i = 0; e == OK && i < n; i++) {
+        e = list[i].changed ? ERR_CONFLICT : OK;
+        newest = list[i].applied_at != 0 ? i + 1 : newest;
+        if (up && list[i].applied_at == 0)
+            buf_f(&b, "-- %04u %.*s\n%s\n", list[i].number, STR_FMT(list[i].name),
+                  db_migration_text(app.db, list[i].number, true));
+    }
+    if (e != OK)
+        return fail(&none, err_text(e));
+    if (!up && newest == 0)
+        return fail(&none, "there is no migration to take back");
+    if (!up)
+        buf_f(&b, "-- %04u %.*s\n%s\n", list[newest - 1].number, STR_FMT(list[newest - 1].name),
+              db_migration_text(app.db, list[newest - 1].number, false));
+    return print(&b);
+}
+
 static int migrate(const struct command *c)
 {
     struct buf none = { 0 };
     if (strcmp(c->words[0], "status") == 0)
         return migrate_status();
+    if (c->dry_run)
+        return migrate_dry(strcmp(c->words[0], "up") == 0);
     err e = strcmp(c->words[0], "up") == 0 ? db_migrate_up(app.db) : db_migrate_down(app.db);
     if (e == OK)
         return migrate_status();
@@ -256,9 +284,10 @@ static const struct verb verbs[] = {
           "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
           "        ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not\n"
           "        be running." },
-    { "migrate", .run = verb_migrate, .words = 1, .usage = " up|down|status",
+    { "migrate", .run = verb_migrate, .dry_run = true, .words = 1, .usage = " up|down|status [--dry-run]",
       .help =
-          "Bring the schema up to date, take the newest migration back, or list them. The server must not be running." },
+          "Bring the schema up to date, take the newest migration back, or list them. With --dry-run print the SQL that\n"
+          "        would run and change nothing. With SQLite the server must not be running." },
     { "audit verify", .run = verb_audit_verify, .options = { "--tenant" }, .usage = " [--tenant SLUG]",
       .help =
           "Walk the chains of the audit log, beside a running server or without one; changes nothing. Exit codes: 0 good,\n"
@@ -329,6 +358,8 @@ static bool take_option(const struct verb *v, char **argv, int argc, int *i, str
 {
     if (v->show != NULL && strcmp(argv[*i], "--json") == 0)
         return c->json = true;
+    if (v->dry_run && strcmp(argv[*i], "--dry-run") == 0)
+        return c->dry_run = true;
     for (u32 k = 0; k < OPTIONS_MAX && v->options[k] != NULL; k++) {
         size_t n = strlen(v->options[k]);
         if (strncmp(argv[*i], v->options[k], n) != 0)

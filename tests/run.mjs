@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // run.mjs - every test, one sum. Unit tests through meson, API and fault tests through `node --test` against the binary of the same
 // build, then the question which route no test ever reached. Ends with one line, `N passed, M failed`; exit status 1 when M is not 0.
-//   node tests/run.mjs [--build build-asan] [--only word]     --only runs the node test files whose name holds the word, nothing else
+// Units and API tests run on SQLite; with --db both again on PostgreSQL, of which run.mjs starts one for all of them.
+//   node tests/run.mjs [--build build-asan] [--only word] [--db sqlite|postgres|both]     --only runs the node test files whose name holds the word, nothing else
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
@@ -9,10 +10,12 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { Postgres } from './lib/postgres.mjs';
 
 const TESTS = dirname(fileURLToPath(import.meta.url));
 const ROOT = dirname(TESTS);
-const { values: options } = parseArgs({ options: { build: { type: 'string', default: 'build-asan' }, only: { type: 'string', default: '' } } });
+const { values: options } = parseArgs({ options: { build: { type: 'string', default: 'build-asan' }, only: { type: 'string', default: '' }, db: { type: 'string', default: 'sqlite' } } });
+const DATABASES = options.db === 'both' ? ['sqlite', 'postgres'] : [options.db];
 const BUILD = resolve(ROOT, options.build);
 const scratch = mkdtempSync(join(tmpdir(), 'weir-run-'));
 const folder = (name) => {
@@ -53,17 +56,18 @@ function installPackages() {
 const CONCURRENCY = spawnSync(process.execPath, ['--help'], { encoding: 'utf8' }).stdout.includes('--test-concurrency');
 
 /** The test files of a folder, so many at once. */
-function nodeTests(part, atOnce) {
+function nodeTests(part, db, atOnce) {
     const files = readdirSync(join(TESTS, part))
         .map((name) => join(TESTS, part, name))
         .filter((path) => path.endsWith('.test.mjs') && path.slice(TESTS.length).includes(options.only));
     if (files.length === 0) return { passed: 0, failed: 0 };
-    const tap = join(scratch, `${part}.tap`);
+    console.log(`-- tests/${part} on ${db}`);
+    const tap = join(scratch, `${part}-${db}.tap`);
     const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${tap}`];
     if (CONCURRENCY) flags.push(`--test-concurrency=${atOnce}`);
     const { status } = spawnSync(process.execPath, ['--test', ...flags, ...files], {
         stdio: ['ignore', 'inherit', 'inherit'],
-        env: { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS },
+        env: { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS, WEIR_TEST_DB: db },
     });
     const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
     const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
@@ -88,16 +92,30 @@ function leftovers() {
     return { passed: 0, failed: names.length > 0 ? 1 : 0 };
 }
 
+/** One server for the run; whoever needs it finds its URL in the environment. */
+let postgres;
+async function startPostgres() {
+    if (!DATABASES.includes('postgres')) return;
+    postgres = await Postgres.start();
+    postgres.prepare(join(BUILD, 'weir'), folder('template'));
+    process.env.TEST_POSTGRES_URL = postgres.url;
+}
+
 const whole = options.only === '';
 const sums = [];
 try {
-    if (whole) sums.push(unitTests());
     installPackages();
-    sums.push(nodeTests('api', 2));
-    sums.push(nodeTests('fault', 1)); // alone: they measure how soon things go on
+    await startPostgres();
+    if (whole) sums.push(unitTests());
+    for (const db of DATABASES) {
+        sums.push(nodeTests('api', db, 2));
+        sums.push(nodeTests('fault', db, 1)); // alone: they measure how soon things go on
+    }
+    if (postgres) sums.push(nodeTests('conformance', 'postgres', 1));
     if (whole) sums.push(coverage());
     sums.push(leftovers());
 } finally {
+    await postgres?.stop();
     rmSync(scratch, { recursive: true, force: true });
 }
 const sum = (key) => sums.reduce((n, part) => n + part[key], 0);

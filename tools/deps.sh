@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing; silent and offline when none is.
-#   tools/deps.sh [build] [test] [lint]        what each needs stands in the three lists below
+#   tools/deps.sh [build] [test] [postgres] [lint]        what each needs stands in the lists below
 set -euo pipefail
 
-build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libsodium-dev
+build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libpq-dev libsodium-dev
        liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev
        libqrencode-dev libcrypt-dev)
 test=(libcmocka-dev libjansson-dev openssl oathtool sqlite3)
+postgres=(postgresql)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
@@ -35,8 +36,9 @@ for group in "${@:-build}"; do
     case "$group" in
     build) wanted+=("${build[@]}") ;;
     test) wanted+=("${test[@]}") ;;
+    postgres) wanted+=("${postgres[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "deps: unknown group '$group'; use build, test or lint" >&2; exit 2 ;;
+    *) echo "deps: unknown group '$group'; use build, test, postgres or lint" >&2; exit 2 ;;
     esac
 done
 

@@ -2,10 +2,11 @@
 """Turns migrations/NNNN_word[_what].sql into the C array db_migrations[].
 
 Each file has a section `-- up` and a section `-- down`. Where the dialects differ, a block `-- @sqlite` or `-- @postgres`
-holds the text of one of them, up to the next `-- @` line; `-- @all` ends the block. Refused: gaps in the numbers, a missing
-section, an unknown marker, and statements that end the transaction the migration runs in.
+holds the text of one of them, up to the next `-- @` line; `-- @all` ends the block. Outside of a `-- @postgres` block TEXT
+becomes TEXT COLLATE "C" there: ids and keys sort by their bytes on both, whatever the database's own collation is. Refused:
+gaps in the numbers, a missing section, an unknown marker, and statements that end the transaction the migration runs in.
 
-usage: embed_migrations.py [--dialect sqlite|postgres] FOLDER OUTPUT.c [DEPFILE]
+usage: embed_migrations.py FOLDER OUTPUT.c [DEPFILE]
 """
 import argparse
 import pathlib
@@ -20,6 +21,16 @@ DIALECTS = ('sqlite', 'postgres')
 
 class Wrong(Exception):
     """What is wrong with which file."""
+
+
+TEXT = re.compile(r"('(?:[^']|'')*'|--.*)|\bTEXT\b(?!\s+COLLATE)")
+
+
+def translated(line, block, dialect):
+    """A line that stands for both dialects, as one of them wants it."""
+    if dialect != 'postgres' or block == 'postgres':
+        return line
+    return TEXT.sub(lambda found: found[1] or 'TEXT COLLATE "C"', line)
 
 
 def sections(path, dialect):
@@ -41,7 +52,7 @@ def sections(path, dialect):
             if line.strip() and not line.startswith('--'):
                 raise Wrong(f'{path.name}:{number}: text before `-- up`')
         elif block in ('all', dialect):
-            here.append(line.rstrip())
+            here.append(translated(line, block, dialect).rstrip())
     for word in ('up', 'down'):
         if not any(found.get(word, [])):
             raise Wrong(f'{path.name}: no text under `-- {word}`')
@@ -73,31 +84,39 @@ def literal(text):
     return '\n'.join(lines)
 
 
-def migrations(folder, dialect):
+def migrations(folder):
     for expected, path in enumerate(sorted(folder.glob('*.sql')), 1):
         name = NAME.fullmatch(path.name)
         if name is None:
             raise Wrong(f'{path.name}: not NNNN_word_what.sql')
         if int(name[1]) != expected:
             raise Wrong(f'{path.name}: the next number is {expected:04}')
-        up, down = sections(path, dialect)
-        check(path, up)
-        check(path, down)
-        yield path, expected, name[2], up, down
+        texts = {dialect: sections(path, dialect) for dialect in DIALECTS}
+        for up, down in texts.values():
+            check(path, up)
+            check(path, down)
+        yield path, expected, name[2], texts
+
+
+def row(number, name, texts):
+    members = [f'        .number = {number}', f'        .name = "{name}"']
+    for prefix, dialect in (('', 'sqlite'), ('postgres_', 'postgres')):
+        for i, section in enumerate(('up', 'down')):
+            if prefix == '' or texts[dialect][i] != texts['sqlite'][i]:
+                members.append(f'        .{prefix}{section} =\n{literal(texts[dialect][i])}')
+    return '    {\n' + ',\n'.join(members) + ',\n    },\n'
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument('--dialect', choices=DIALECTS, default='sqlite')
     arguments.add_argument('folder', type=pathlib.Path)
     arguments.add_argument('output', type=pathlib.Path)
     arguments.add_argument('depfile', type=pathlib.Path, nargs='?')
     options = arguments.parse_args()
     if not options.folder.is_dir():
         raise Wrong(f'{options.folder}: no such folder')
-    found = list(migrations(options.folder, options.dialect))
-    rows = [f'    {{\n        .number = {number},\n        .name = "{name}",\n        .up =\n{literal(up)},\n'
-            f'        .down =\n{literal(down)},\n    }},\n' for _, number, name, up, down in found]
+    found = list(migrations(options.folder))
+    rows = [row(number, name, texts) for _, number, name, texts in found]
     options.output.write_text('/* Made by tools/embed_migrations.py. */\n#include "db/db.h"\n\n'
                               'const struct migration db_migrations[] = {\n' + ''.join(rows) + '    { 0 },\n};\n',
                               encoding='utf-8')

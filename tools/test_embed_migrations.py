@@ -11,14 +11,14 @@ GOOD = '-- A note.\n-- up\nCREATE TABLE a (b TEXT DEFAULT \'x"y\\\');\n-- down\n
 
 
 class EmbedMigrations(unittest.TestCase):
-    def run_tool(self, files, *options):
+    def run_tool(self, files):
         with tempfile.TemporaryDirectory() as folder:
             source = pathlib.Path(folder, 'migrations')
             source.mkdir()
             for name, text in files.items():
                 (source / name).write_text(text, encoding='utf-8')
             output = pathlib.Path(folder, 'out.c')
-            done = subprocess.run([sys.executable, TOOL, *options, source, output, f'{output}.d'],
+            done = subprocess.run([sys.executable, TOOL, source, output, f'{output}.d'],
                                   capture_output=True, text=True, check=False)
             return done, output.read_text(encoding='utf-8') if output.exists() else ''
 
@@ -41,14 +41,24 @@ class EmbedMigrations(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn('db_migrations[] = {\n    { 0 },\n};', text)
 
-    def test_blocks_choose_the_dialect(self):
+    def test_blocks_are_of_one_dialect(self):
         both = '-- up\nSELECT 1;\n-- @sqlite\nSELECT 2;\n-- @postgres\nSELECT 3;\n-- @all\nSELECT 4;\n-- down\nSELECT 5;\n'
-        for dialect, has, lacks in (('sqlite', 'SELECT 2', 'SELECT 3'), ('postgres', 'SELECT 3', 'SELECT 2')):
-            _, text = self.run_tool({'0001_a.sql': both}, '--dialect', dialect)
-            self.assertIn(has, text)
-            self.assertNotIn(lacks, text)
-            self.assertIn('SELECT 4', text)
-            self.assertIn('SELECT 5', text)
+        _, text = self.run_tool({'0001_a.sql': both})
+        sqlite, postgres = text.split('.postgres_up')
+        for part, has, lacks in ((sqlite, 'SELECT 2', 'SELECT 3'), (postgres, 'SELECT 3', 'SELECT 2')):
+            self.assertIn(has, part)
+            self.assertNotIn(lacks, part)
+            self.assertIn('SELECT 4', part)
+        self.assertIn('SELECT 5', sqlite)
+        self.assertNotIn('.postgres_down', postgres)  # the same
+
+    def test_text_sorts_by_bytes_on_postgres(self):
+        up = "-- up\nCREATE TABLE a (b TEXT, c TEXT COLLATE d DEFAULT 'TEXT'); -- TEXT\n-- @postgres\nSELECT 'x'::TEXT;\n-- down\nSELECT 1;\n"
+        _, text = self.run_tool({'0001_a.sql': up})
+        sqlite, postgres = text.split('.postgres_up')
+        self.assertNotIn('COLLATE \\"', sqlite)
+        self.assertIn(r'''(b TEXT COLLATE \"C\", c TEXT COLLATE d DEFAULT 'TEXT'); -- TEXT''', postgres)
+        self.assertIn("'x'::TEXT;", postgres)
 
     def test_what_is_refused(self):
         self.refuses({'0001_a.sql': GOOD, '0003_c.sql': GOOD}, 'the next number is 0002')

@@ -24,6 +24,7 @@
     X(ERR_INTERNAL, 500, false, "Internal error")                      \
     X(ERR_UPSTREAM, 502, true, "The upstream failed")                  \
     X(ERR_BUSY, 503, true, "Overloaded, try again")                    \
+    X(ERR_UNAVAILABLE, 503, true, "The database does not answer")      \
     X(ERR_MEMORY, 503, true, "Out of memory for this request")         \
     X(ERR_STORAGE, 503, true, "The disk is full")                      \
     X(ERR_TIMEOUT, 504, true, "Timed out")

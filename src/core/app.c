@@ -22,7 +22,15 @@
 
 struct app app;
 
-enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, LOOP_STACK = 1 << 20, SLOW_QUEUE = 256, HASHING_QUEUE = 64, LOOPS_MAX = 256 };
+enum {
+    EXIT_FAILED = 1,
+    EXIT_CONFIG = 2,
+    LOOP_STACK = 1 << 20,
+    SLOW_QUEUE = 256,
+    HASHING_QUEUE = 64,
+    READS_QUEUE = 4096,
+    LOOPS_MAX = 256
+};
 #define APP_ARENA (256 * MIB)
 #define DRAIN_US  (25 * SECOND_US) /* of the 30 s that a stop may take; the rest is for what comes after the requests */
 
@@ -80,11 +88,11 @@ static enum log_format log_format(str name)
  * not a refusal, since they are common in environments that several programs share. */
 static void warn_unserved(void)
 {
-    static const char *const names[] = { "DATABASE_URL", "REDIS_URL" };
+    static const char *const names[] = { "REDIS_URL" };
     for (size_t i = 0; i < COUNT(names); i++)
         if (getenv(names[i]) != NULL)
             LOG(LOG_WARN, "config.ignored", LOG_STR("name", str_of(names[i])),
-                LOG_STR("why", S("only the embedded store is served")));
+                LOG_STR("why", S("this version does not use it")));
 }
 
 static int open_config(enum log_level least)
@@ -105,19 +113,41 @@ static int open_config(enum log_level least)
     return e == OK ? 0 : say(EXIT_CONFIG, S("WEIR_EGRESS_ALLOW: cannot be used"));
 }
 
+static struct db_options store_options(const struct config *c)
+{
+    return (struct db_options){ .folder = c->data,
+                                .url = c->database_url,
+                                .pool_size = (u32)c->db_pool_size,
+                                .pool_overflow = (u32)c->db_pool_overflow,
+                                .pool_wait_us = c->db_pool_wait_s * SECOND_US,
+                                .pool_recycle_us = c->db_pool_recycle_s * SECOND_US,
+                                .statement_us = c->db_statement_s * SECOND_US };
+}
+
+/* The URL itself is never shown: it holds a password. */
+static int not_opened(err e)
+{
+    if (app.config.database_url.n > 0)
+        return say(
+            EXIT_FAILED,
+            e == ERR_FORBIDDEN
+                ? S("DATABASE_URL: its login is a superuser or may bypass row-level security, which would let one"
+                    " tenant see another's rows; give weir a login of its own (docs/operations.md)")
+                : S("DATABASE_URL: the database cannot be reached or used (the log says why)"));
+    const char *why = e == ERR_BUSY ? "data folder is in use by another process" : "the database cannot be opened";
+    return say(EXIT_FAILED, strf(app.arena, "%.*s: %s", STR_FMT(app.config.data), why));
+}
+
 static int open_store(void)
 {
     struct buf complaint = { .arena = app.arena };
-    struct db_options options = { .folder = app.config.data };
+    struct db_options options = store_options(&app.config);
     err e = config_folder(&app.config, &complaint);
     if (e != OK)
         return say_or(EXIT_CONFIG, &complaint, S("WEIR_DATA: cannot be used"));
     e = db_open(&options, &app.db);
-    if (e == ERR_BUSY)
-        return say(EXIT_FAILED,
-                   strf(app.arena, "%.*s: data folder is in use by another process", STR_FMT(app.config.data)));
     if (e != OK)
-        return say(EXIT_FAILED, strf(app.arena, "%.*s: the database cannot be opened", STR_FMT(app.config.data)));
+        return not_opened(e);
     e = config_secrets(app.arena, &app.config, &complaint);
     return e == OK ? 0 : say_or(EXIT_FAILED, &complaint, S("the data folder's keys cannot be read or made"));
 }
@@ -145,14 +175,18 @@ int app_open_reading(void)
     int code = open_config(LOG_WARN);
     if (code != 0)
         return code;
-    struct db_options options = { .folder = app.config.data, .read_only = true };
+    struct db_options options = store_options(&app.config);
+    options.read_only = true;
     struct buf complaint = { .arena = app.arena };
     const char *key = str_z(app.arena, strf(app.arena, "%.*s/secret.key", STR_FMT(app.config.data)));
-    if (db_open(&options, &app.db) != OK)
+    err e = db_open(&options, &app.db);
+    if (e != OK && options.url.n > 0)
+        return not_opened(e);
+    if (e != OK)
         return say(EXIT_CONFIG, strf(app.arena, "%.*s: there is no database to read", STR_FMT(app.config.data)));
     if (app.config.secret_key.n == 0 && (key == NULL || access(key, R_OK) != 0))
         return say(EXIT_CONFIG, S("SECRET_KEY is not set, and the data folder's secret.key cannot be read"));
-    err e = config_secrets(app.arena, &app.config, &complaint);
+    e = config_secrets(app.arena, &app.config, &complaint);
     return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
 }
 
@@ -241,7 +275,12 @@ static int make_loops(void)
     }
     app.slow = pool_new("weir-slow", (u32)app.config.slow_threads, SLOW_QUEUE);
     app.hashing = pool_new("weir-hash", (u32)app.config.hash_threads, HASHING_QUEUE);
-    return app.slow != NULL && app.hashing != NULL ? 0 : say(EXIT_FAILED, S("no resources for the pools"));
+    if (app.slow == NULL || app.hashing == NULL)
+        return say(EXIT_FAILED, S("no resources for the pools"));
+    if (!db_reads_block(app.db))
+        return 0;
+    app.reads = pool_new("weir-read", db_pool_size(app.db), READS_QUEUE);
+    return app.reads != NULL ? 0 : say(EXIT_FAILED, S("no resources for the pool of reads"));
 }
 
 static int start_modules(void)
@@ -434,6 +473,7 @@ static void stop_everything(void)
     stop_loops();
     pool_free(app.hashing);
     pool_free(app.slow);
+    pool_free(app.reads);
     db_thread_end(app.db);
     db_close(app.db);
     app.db = NULL;

@@ -16,6 +16,7 @@ struct app {
     struct client **clients; /* one per loop */
     u32 loop_count;
     struct pool *slow, *hashing; /* hashing: passwords and nothing else */
+    struct pool *reads;          /* where reads run that block (PostgreSQL); NULL: they run on the loops */
     const struct egress *egress;
     struct engine *engine; /* the engine's own; core never looks inside */
     struct http_server *server;

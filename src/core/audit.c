@@ -16,7 +16,7 @@ err audit_for(struct req *rq, str tenant_id, str actor, const char *action, str 
     if (id.p == NULL)
         return ERR_MEMORY;
     audit_seal_wake();
-    return db_exec(rq->tx, &audit_add, NULL,
+    return db_send(rq->tx, &audit_add, OK,
                    ARGS(STR(tenant_id), STR(id), STR(actor), STR(str_of(action)), STR(object_id), STR(changed),
                         STR(rq->who.key_id), STR(rq->request_id), STR(rq->http->remote), I64(req_now(rq))));
 }

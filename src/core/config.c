@@ -58,6 +58,18 @@ static const struct setting settings[] = {
     { "WEIR_TLS_KEY", NULL, TEXT, AT(tls_key), 0, "", 1, 4000, NULL,
       "PEM file of the certificate's key, without a passphrase" },
     { "WEIR_DATA", NULL, TEXT, AT(data), 0, "./data", 1, 4000, NULL, "Folder of the database and the generated keys" },
+    { "DATABASE_URL", NULL, SECRET, AT(database_url), 0, "", 13, 4000, NULL,
+      "postgresql://user:password@host/database; unset: SQLite in the data folder" },
+    { "WEIR_DB_POOL_SIZE", NULL, NUMBER, AT(db_pool_size), 0, "0", 0, DB_POOL_MAX, NULL,
+      "PostgreSQL: connections that are kept; 0 = four per core, from 8 to 20" },
+    { "WEIR_DB_POOL_OVERFLOW", NULL, NUMBER, AT(db_pool_overflow), 0, "10", 0, DB_POOL_MAX, NULL,
+      "PostgreSQL: further connections while all are in use" },
+    { "WEIR_DB_POOL_WAIT_SECONDS", NULL, NUMBER, AT(db_pool_wait_s), 0, "30", 1, 300, NULL,
+      "PostgreSQL: how long a request waits for a free connection before it is refused (503)" },
+    { "WEIR_DB_POOL_RECYCLE_SECONDS", NULL, NUMBER, AT(db_pool_recycle_s), 0, "3600", 10, 86400, NULL,
+      "PostgreSQL: age at which a connection is replaced" },
+    { "WEIR_DB_STATEMENT_SECONDS", NULL, NUMBER, AT(db_statement_s), 0, "30", 1, 3600, NULL,
+      "PostgreSQL: a statement that runs longer is stopped (503)" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },
@@ -454,6 +466,14 @@ static void check_limits(struct loading *l, const struct config *c)
                  STR_FMT(c->api_limits), LIMIT_PLANS_MAX);
 }
 
+/* The value is never shown: it holds a password. */
+static void check_database(struct loading *l, const struct config *c)
+{
+    if (c->database_url.n > 0 && !str_starts(c->database_url, S("postgresql://")) &&
+        !str_starts(c->database_url, S("postgres://")))
+        COMPLAIN(l, "DATABASE_URL: (masked) does not begin with postgresql://");
+}
+
 static void check_rest(struct loading *l, const struct config *c)
 {
     str host;
@@ -488,6 +508,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
+    check_database(&l, &c);
     check_origins(&l, &c);
     check_limits(&l, &c);
     if (l.fail == OK)

@@ -24,17 +24,20 @@ struct config {
     i64 workers;                                  /* WEIR_WORKERS: engine workers, 0 = cores */
     i64 tenant_concurrency, workflow_concurrency; /* WEIR_TENANT_CONCURRENCY, WEIR_WORKFLOW_CONCURRENCY; 0 = no limit */
     i64 slow_threads;                             /* WEIR_SLOW_THREADS */
-    i64 memory_max;                               /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
-    i64 access_minutes;                           /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
-    i64 refresh_days;                             /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
-    str seccomp;                                  /* WEIR_SECCOMP: on, off */
-    str smtp_url;                                 /* SMTP_URL; else letters are files in: */
-    str mail_dir;                                 /* WEIR_MAIL_DIR; else <data>/mail */
-    str mail_from;                                /* WEIR_MAIL_FROM */
-    i64 hash_threads;                             /* WEIR_HASH_THREADS */
-    i64 audit_days;                               /* WEIR_AUDIT_DAYS, 0 = for ever */
-    bool legacy_user_id;                          /* JWT_ACCEPT_LEGACY_USER_ID */
-    bool debug;                                   /* WEIR_DEBUG */
+    str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */
+    i64 db_pool_size;                             /* WEIR_DB_POOL_SIZE, 0 = four per core */
+    i64 db_pool_overflow, db_pool_wait_s, db_pool_recycle_s, db_statement_s;
+    i64 memory_max;      /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
+    i64 access_minutes;  /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
+    i64 refresh_days;    /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
+    str seccomp;         /* WEIR_SECCOMP: on, off */
+    str smtp_url;        /* SMTP_URL; else letters are files in: */
+    str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
+    str mail_from;       /* WEIR_MAIL_FROM */
+    i64 hash_threads;    /* WEIR_HASH_THREADS */
+    i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
+    bool legacy_user_id; /* JWT_ACCEPT_LEGACY_USER_ID */
+    bool debug;          /* WEIR_DEBUG */
 };
 
 /* Reads and checks all settings. ERR_INVALID writes the complaint (one line per bad setting). Also refuses weak JWT_SECRET_KEY: under 32 bytes,

@@ -145,6 +145,13 @@ static void check_database(struct doctor *d)
     const struct db_inspection *f = &d->db;
     if (d->db_state == ERR_NOT_FOUND)
         say(d, FINE, "database", "there is none yet; the first start makes it");
+    else if (d->config.database_url.n > 0 && d->db_state != OK)
+        say(d, FAIL, "database", "%.*s; look at DATABASE_URL and at the server it names", STR_FMT(f->broken));
+    else if (f->unsafe_login.n > 0)
+        say(d, FAIL, "database", "the login %.*s may see the rows of all tenants; give weir one that is no superuser",
+            STR_FMT(f->unsafe_login));
+    else if (d->config.database_url.n > 0)
+        say(d, FINE, "database", "PostgreSQL answers");
     else if (f->broken.n > 0 || d->db_state != OK)
         say(d, FAIL, "database", "%.*s; stop the server, keep a copy of the folder and restore the last backup",
             STR_FMT(f->broken.n > 0 ? f->broken : S("it cannot be read")));
@@ -340,7 +347,9 @@ bool doctor(struct buf *b)
     struct doctor d = { .arena = b->arena, .out = b };
     if (!check_settings(&d))
         return false; /* the rest would look at the wrong things */
-    d.db_state = db_inspect(d.arena, d.config.data, &d.db);
+    struct db_options options = { .url = d.config.database_url };
+    d.db_state =
+        options.url.n > 0 ? db_inspect_url(d.arena, &options, &d.db) : db_inspect(d.arena, d.config.data, &d.db);
     for (size_t i = 0; i < COUNT(checks); i++)
         checks[i](&d);
     return !d.failed;

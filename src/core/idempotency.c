@@ -129,10 +129,10 @@ static str hex(const char text[IDEMPOTENCY_HEX])
     return (str){ text, IDEMPOTENCY_HEX };
 }
 
-/* Nobody has signed in: the address stands for the caller. */
+/* Nobody has signed in: the address stands for the caller. An empty tenant would be none at all for row-level security. */
 static struct arg tenant_of(const struct req *rq)
 {
-    return STR(rq->who.tenant_id.p != NULL ? rq->who.tenant_id : S(""));
+    return STR(rq->who.tenant_id.p != NULL ? rq->who.tenant_id : S("-"));
 }
 
 static void name_request(struct request_core *c, str key)

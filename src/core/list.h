@@ -50,7 +50,8 @@ struct lister {
     const struct stmt *count; /* "… AS n" over the same parameters up to the filters; row = &list_count_table */
 };
 
-#define LIST_FILTER(column, parameter) " AND (" parameter " IS NULL OR " column " = " parameter ")"
+/* The comparison stands first: it tells PostgreSQL the parameter's type. */
+#define LIST_FILTER(column, parameter) " AND (" column " = " parameter " OR " parameter " IS NULL)"
 /* Limit, skip, value and id behind so many parameters. */
 #define LIST_AFTER_2 "$3", "$4", "$5", "$6"
 #define LIST_AFTER_3 "$4", "$5", "$6", "$7"

@@ -81,6 +81,7 @@ struct request_core {
     struct letter letter; /* while it is compressed elsewhere */
     struct db_job job;
     struct task task;
+    i64 queued_us; /* when it began to wait in the pool of reads; 0 = it does not */
     struct message message;
     struct loop_timer timer;
     bool *gone; /* W_STREAM: told when the stream ended inside its handler */

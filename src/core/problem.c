@@ -48,6 +48,7 @@ const struct problem problem_of_class[ERR_COUNT] = {
     [ERR_INTERNAL] = HERE("server.internal", ERR_INTERNAL, "Internal error"),
     [ERR_UPSTREAM] = HERE("server.upstream", ERR_UPSTREAM, "A service that this request needs has failed"),
     [ERR_BUSY] = HERE("server.overloaded", ERR_BUSY, "The server is overloaded; try again"),
+    [ERR_UNAVAILABLE] = HERE("server.unavailable", ERR_UNAVAILABLE, "The database does not answer; try again"),
     [ERR_MEMORY] = HERE("server.memory", ERR_MEMORY, "The request needs more memory than it may have"),
     [ERR_STORAGE] = HERE("server.storage", ERR_STORAGE,
                          "The server's disk is full: nothing was changed; reads go on, writes do when there is room"),
@@ -69,6 +70,7 @@ CLASS_ENTRY(ERR_LIMIT);
 CLASS_ENTRY(ERR_INTERNAL);
 CLASS_ENTRY(ERR_UPSTREAM);
 CLASS_ENTRY(ERR_BUSY);
+CLASS_ENTRY(ERR_UNAVAILABLE);
 CLASS_ENTRY(ERR_MEMORY);
 CLASS_ENTRY(ERR_STORAGE);
 CLASS_ENTRY(ERR_TIMEOUT);

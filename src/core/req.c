@@ -38,9 +38,18 @@ str req_header(const struct req *rq, const char *lower_name)
     return http_header(rq->http, str_of(lower_name));
 }
 
+/* Whoever signed in sees the rows of that tenant, and a statement that names another one is refused. */
+static void hold_to_caller(struct req *rq, struct tx *tx)
+{
+    if (rq->who.tenant_id.p != NULL)
+        db_act_for(tx, rq->who.tenant_id);
+}
+
 err req_read(struct req *rq, struct tx **tx)
 {
-    return db_read_begin(app.db, rq->arena, true, tx);
+    TRY(db_read_begin(app.db, rq->arena, true, tx));
+    hold_to_caller(rq, *tx);
+    return OK;
 }
 
 /* -- the head ------------------------------------------------------------------------------------------------------ */
@@ -275,6 +284,7 @@ static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *
         return fn(rq);
     TRY(db_read_begin(app.db, rq->arena, fast, &rq->tx));
     db_read_repeats(rq->tx);
+    hold_to_caller(rq, rq->tx);
     err e = rq->route->work != W_WRITE ? conditional_before(c) : OK; /* a change compares in its transaction */
     if (e == OK && rq->answer.status == 0)
         e = fn(rq);
@@ -299,26 +309,37 @@ static void pool_run(struct task *t)
 {
     struct request_core *c = CONTAINER(t, struct request_core, task);
     bool slow;
-    c->outcome = run_reading(c, c->next, false, &slow);
+    bool late = c->queued_us != 0 && clock_mono_us() - c->queued_us > app.config.db_pool_wait_s * SECOND_US;
+    c->outcome = late ? ERR_BUSY : run_reading(c, c->next, false, &slow);
     post(c, pool_done);
 }
 
-static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
+static void in_pool_of(struct pool *pool, struct request_core *c, handler_fn *fn,
+                       void (*then)(struct request_core *, err))
 {
     c->next = fn;
     c->then = then;
     c->task.run = pool_run;
-    err e = pool_submit(c->rq.route->flags & R_HASHES ? app.hashing : app.slow, &c->task);
+    c->queued_us = pool == app.reads ? clock_mono_us() : 0;
+    err e = pool_submit(pool, &c->task);
     if (e == OK)
         return;
     req_forget_answer(c);
     reply_send(c, e);
 }
 
-/* A read that the store stopped is not resumed but repeated: the handler is a straight line, and its snapshot is gone. */
+static void in_pool(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
+{
+    in_pool_of(c->rq.route->flags & R_HASHES ? app.hashing : app.slow, c, fn, then);
+}
+
+/* A read that the store stopped is not resumed but repeated: the handler is a straight line, and its snapshot is gone. Where each read waits for another
+ * machine (PostgreSQL) nothing is tried on the loop. */
 static void on_loop(struct request_core *c, handler_fn *fn, void (*then)(struct request_core *, err))
 {
     bool slow;
+    if (app.reads != NULL && !(c->rq.route->flags & R_NO_STORE))
+        return in_pool_of(app.reads, c, fn, then);
     err e = run_reading(c, fn, true, &slow);
     if (slow)
         in_pool(c, fn, then);
@@ -364,6 +385,7 @@ static err write_run(struct db_job *job, struct tx *tx)
 {
     struct request_core *c = CONTAINER(job, struct request_core, job);
     write_reset(c);
+    hold_to_caller(&c->rq, tx);
     c->rq.tx = tx;
     c->writing = true;
     c->ran = write_steps(c);
@@ -394,7 +416,8 @@ static void write_submit(struct request_core *c)
 {
     const struct answer *a = &c->rq.answer;
     c->kept = (struct answer){ .headers = a->headers, .header_count = a->header_count, .header_room = a->header_count };
-    c->job = (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena };
+    c->job =
+        (struct db_job){ .run = write_run, .done = write_done, .arena = c->rq.arena, .tenant = c->rq.who.tenant_id };
     err e = db_submit(app.db, &c->job);
     if (e == OK)
         return;
@@ -547,6 +570,8 @@ static void stream_start(struct request_core *c)
     c->gone = &gone;
     err e = rq->route->flags & R_NO_STORE ? OK : db_read_begin(app.db, rq->arena, true, &tx);
     rq->tx = tx;
+    if (tx != NULL)
+        hold_to_caller(rq, tx);
     if (e == OK)
         e = rq->route->handle(rq);
     if (tx != NULL) /* the request may be gone, the snapshot is the thread's */

@@ -1189,6 +1189,11 @@ static void test_config_refuses(void **state)
         { "JWT_SECRET_KEY", "your-secret-key-here-change-in-production", "sample" },
         { "SECRET_KEY", "xx-SuperSecretKey-0123456789-abcdef", "sample" },
         { "SECRET_KEY_FILE", "/nonexistent/key", "SECRET_KEY_FILE: /nonexistent/key: no such file" },
+        { "DATABASE_URL", "mysql://weir:hunter22@host/weir",
+          "DATABASE_URL: (masked) does not begin with postgresql://" },
+        { "WEIR_DB_POOL_SIZE", "257", "WEIR_DB_POOL_SIZE: 257 is not a whole number from 0 to 256" },
+        { "WEIR_DB_POOL_WAIT_SECONDS", "0", "from 1 to 300" },
+        { "WEIR_DB_STATEMENT_SECONDS", "3601", "from 1 to 3600" },
         { "WEIR_LISTNE", "127.0.0.1:1", "WEIR_LISTNE: there is no such setting" },
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -1196,6 +1201,8 @@ static void test_config_refuses(void **state)
         char said[2048];
         assert_int_equal(load_with(rows[i].name, rows[i].value, NULL, NULL, &c, said, sizeof said), ERR_INVALID);
         has(said, rows[i].says);
+        if (strstr(rows[i].value, "hunter22") != NULL)
+            has_not(said, "hunter22");
         if (strstr(rows[i].name, "SECRET") != NULL && strstr(rows[i].name, "FILE") == NULL)
             has_not(said, rows[i].value);
     }

@@ -13,7 +13,7 @@
 #define WAITING_MAX "10000"
 #define WAITING_SQL(table, where)                                                                                 \
     "SELECT count(*) AS n, min(due_at) AS oldest_at FROM (SELECT due_at FROM " table " WHERE " where " ORDER BY " \
-    "due_at LIMIT " WAITING_MAX ")"
+    "due_at LIMIT " WAITING_MAX ") AS due"
 extern const struct table waiting_table;
 /* METRIC_UNKNOWN when the store does not answer. $1 of the statement is now. */
 i64 waiting_count(const struct stmt *s);

@@ -848,3 +848,100 @@ err tenant_check(const struct tenant_check *check, str sql)
                             "touches a tenant's table where the check cannot follow:", check->touched->list[i]);
     return OK;
 }
+
+err tables_of(struct arena *a, const struct names *tables, str sql, struct names *out)
+{
+    struct tenant_check check = { .arena = a, .tables = tables };
+    struct reader *r;
+    TRY(read_text(&check, sql, &r));
+    for (u32 i = 0; i < r->ref_n; i++)
+        if (r->refs[i].tenant)
+            TRY(names_add(a, out, names_get(tables, r->refs[i].table)));
+    return OK;
+}
+
+/* ---- the parameter that is the tenant ---- */
+
+/* Read token by token, without memory: it is asked of every statement at each start. */
+struct item {
+    struct token first;
+    u32 tokens;
+};
+
+/* The next item of a list in parentheses; false behind the last one. */
+static bool next_item(str sql, size_t *at, struct item *out)
+{
+    *out = (struct item){ .tokens = 0 };
+    for (u32 depth = 0;;) {
+        struct token t = next_token(sql, at);
+        bool ends = is_symbol(&t, ")") && depth == 0;
+        if (t.kind == KIND_END || ends)
+            return false;
+        if (is_symbol(&t, ",") && depth == 0)
+            return true;
+        depth += is_symbol(&t, "(") ? 1 : 0;
+        depth -= is_symbol(&t, ")") ? 1 : 0;
+        if (out->tokens++ == 0)
+            out->first = t;
+    }
+}
+
+/* Which item of the list is a lone tenant_id, from 1; 0 when none is. */
+static u32 tenant_item(str sql, size_t *at)
+{
+    u32 found = 0;
+    bool more = true;
+    for (u32 i = 1; more; i++) {
+        struct item item;
+        more = next_item(sql, at, &item);
+        if (item.tokens == 1 && is_tenant_id(&item.first))
+            found = i;
+    }
+    return found;
+}
+
+static u32 parameter_of(const struct token *t)
+{
+    i64 n = 0;
+    return t->kind == KIND_PARAMETER && str_i64(str_slice(t->text, 1, t->text.n), 1, PARAMETERS_MAX, &n) ? (u32)n : 0;
+}
+
+/* Behind VALUES: the number of the parameter that is the wanted item of the first row. */
+static u32 value_item(str sql, size_t at, u32 wanted)
+{
+    struct token t = next_token(sql, &at);
+    struct item item = { .tokens = 0 };
+    if (!is_symbol(&t, "("))
+        return 0;
+    for (u32 i = 0; i < wanted; i++)
+        if (!next_item(sql, &at, &item) && i + 1 < wanted)
+            return 0;
+    return item.tokens == 1 ? parameter_of(&item.first) : 0;
+}
+
+u32 tenant_parameter(str sql)
+{
+    struct token before[4] = { { .kind = KIND_END } }, t; /* the last one first */
+    u32 into = 0, found = 0;
+    bool lists = false;   /* INTO <table> was read: a parenthesis lists its columns */
+    bool assigns = false; /* between SET and WHERE `=` compares nothing */
+    for (size_t at = 0; found == 0 && (t = next_token(sql, &at)).kind != KIND_END;) {
+        if (is_symbol(&t, "(") && lists)
+            into = tenant_item(sql, &at);
+        else if (is_word(&t, "VALUES") && into > 0)
+            found = value_item(sql, at, into);
+        else if (assigns)
+            found = 0;
+        else if (is_equals(&before[0]) && is_tenant_id(&before[1]))
+            found = parameter_of(&t);
+        else if (is_equals(&before[0]) && is_tenant_id(&t))
+            found = parameter_of(&before[1]);
+        else if (is_symbol(&before[0], ".") && is_equals(&before[2]) && is_tenant_id(&t))
+            found = parameter_of(&before[3]);
+        lists = is_word(&before[0], "INTO");
+        assigns = is_word(&t, "SET") || (assigns && !is_word(&t, "WHERE") && !is_word(&t, "FROM"));
+        memmove(&before[1], &before[0], 3 * sizeof before[0]);
+        before[0] = t;
+    }
+    return found;
+}

@@ -2,7 +2,7 @@
  *
  * Without a write-ahead log no one has the file open, and it is opened as immutable: a read-only connection to a file in WAL mode would
  * otherwise make -wal and -shm files that nobody removes. */
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -54,7 +54,8 @@ static bool see_migration(struct inspecting *i, sqlite3_stmt *stmt)
 {
     struct db_inspection *f = &i->found;
     const struct migration *m = f->applied < f->known ? &db_migrations[f->applied] : NULL;
-    bool ours = m != NULL && sqlite3_column_int64(stmt, 0) == m->number && migration_is(m, column(i, stmt, 2));
+    bool ours =
+        m != NULL && sqlite3_column_int64(stmt, 0) == m->number && migration_is(&sqlite_driver, m, column(i, stmt, 2));
     if (!ours && f->wrong_migration.n == 0)
         f->wrong_migration = column(i, stmt, 1);
     f->newest_applied_at = MAX(f->newest_applied_at, (i64)sqlite3_column_int64(stmt, 3));

@@ -37,21 +37,31 @@ static u32 known_count(void)
     return n;
 }
 
-static void checksum_of(const struct migration *m, char out[CHECKSUM_CHARS])
+static const char *up_of(const struct driver *d, const struct migration *m)
+{
+    return d == &postgres_driver && m->postgres_up != NULL ? m->postgres_up : m->up;
+}
+
+static const char *down_of(const struct driver *d, const struct migration *m)
+{
+    return d == &postgres_driver && m->postgres_down != NULL ? m->postgres_down : m->down;
+}
+
+static void checksum_of(const struct driver *d, const struct migration *m, char out[CHECKSUM_CHARS])
 {
     static const char digits[] = "0123456789abcdef";
     u8 hash[SHA256_BYTES];
-    hash_sha256(str_of(m->up), hash);
+    hash_sha256(str_of(up_of(d, m)), hash);
     for (size_t i = 0; i < sizeof hash; i++) {
         out[2 * i] = digits[hash[i] >> 4];
         out[2 * i + 1] = digits[hash[i] & 15];
     }
 }
 
-bool migration_is(const struct migration *m, str checksum)
+bool migration_is(const struct driver *driver, const struct migration *m, str checksum)
 {
     char own[CHECKSUM_CHARS];
-    checksum_of(m, own);
+    checksum_of(driver, m, own);
     return str_eq(checksum, (str){ own, sizeof own });
 }
 
@@ -71,33 +81,36 @@ static err list_applied(struct tx *tx, struct applied **list, u32 *n)
     return OK;
 }
 
-static err check_applied(const struct applied *list, u32 n)
+static err check_applied(const struct driver *d, const struct applied *list, u32 n)
 {
     u32 known = known_count();
     for (u32 i = 0; i < n; i++) {
         if (i >= known || list[i].number != db_migrations[i].number)
             return refuse(&list[i], "the schema is newer than this program");
-        if (!migration_is(&db_migrations[i], list[i].checksum))
+        if (!migration_is(d, &db_migrations[i], list[i].checksum))
             return refuse(&list[i], "its text was changed after it ran");
     }
     return OK;
 }
 
-static err run_script(struct tx *tx, const struct migration *m, const char *sql)
-{
-    err e = conn_script(tx->conn, m->name, sql);
-    tx->lost = conn_idle(tx->conn); /* also by a COMMIT in the script, which would leave half of it behind */
-    return tx->lost ? ERR_INTERNAL : e;
-}
-
 static err apply(struct tx *tx, const struct migration *m)
 {
     char checksum[CHECKSUM_CHARS];
-    checksum_of(m, checksum);
-    TRY(run_script(tx, m, m->up));
+    const struct driver *d = tx->db->driver;
+    checksum_of(d, m, checksum);
+    TRY(d->script(tx, m->name, up_of(d, m)));
+    TRY(d->migrated(tx));
     str text = { checksum, sizeof checksum };
     return db_exec(tx, &migration_add, NULL,
                    ARGS(I64(m->number), STR(str_of(m->name)), STR(text), I64(clock_now_us())));
+}
+
+const char *db_migration_text(const struct db *db, u32 number, bool up)
+{
+    for (const struct migration *m = db_migrations; m->number != 0; m++)
+        if (m->number == number)
+            return up ? up_of(db->driver, m) : down_of(db->driver, m);
+    return NULL;
 }
 
 /* The one that this step is about; NULL when there was nothing to do. */
@@ -111,8 +124,9 @@ static err step_up(void *ctx, struct tx *tx)
     struct applied *list;
     u32 n;
     step->ran = NULL;
+    TRY(tx->db->driver->migrate_lock(tx));
     TRY(list_applied(tx, &list, &n));
-    TRY(check_applied(list, n));
+    TRY(check_applied(tx->db->driver, list, n));
     if (n == known_count())
         return OK;
     TRY(apply(tx, &db_migrations[n]));
@@ -125,14 +139,16 @@ static err step_down(void *ctx, struct tx *tx)
     struct migrate_step *step = ctx;
     struct applied *list;
     u32 n;
+    TRY(tx->db->driver->migrate_lock(tx));
     TRY(list_applied(tx, &list, &n));
     if (n == 0)
         return ERR_NOT_FOUND;
-    TRY(check_applied(list, n));
+    TRY(check_applied(tx->db->driver, list, n));
     const struct migration *m = &db_migrations[n - 1];
-    if (m->down == NULL || m->down[0] == '\0')
+    const char *down = down_of(tx->db->driver, m);
+    if (down == NULL || down[0] == '\0')
         return refuse(&list[n - 1], "it cannot be taken back");
-    TRY(run_script(tx, m, m->down));
+    TRY(tx->db->driver->script(tx, m->name, down));
     TRY(db_exec(tx, &migration_remove, NULL, ARGS(I64(m->number))));
     step->ran = m;
     return OK;
@@ -195,7 +211,7 @@ static err list_status(void *ctx, struct tx *tx)
         state->number = (u32)applied[i].number;
         state->name = applied[i].name;
         state->applied_at = applied[i].applied_at;
-        state->changed = !ours || !migration_is(&db_migrations[i], applied[i].checksum);
+        state->changed = !ours || !migration_is(tx->db->driver, &db_migrations[i], applied[i].checksum);
     }
     *status = (struct status){ list, total };
     return OK;

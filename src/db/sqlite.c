@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,49 +18,18 @@
 
 enum {
     CONN_ARENA_MAX = 8 << 20, /* prepared statements' maps */
-    DB_ARENA_MAX = 1 << 20,
-    BUSY_TIMEOUT_MS = 1000, /* for safety only: nothing contends with one writer */
-    PROGRESS_STEPS = 1000,  /* of the virtual machine between two looks at the clock: about 50 µs */
-    FIRST_ROWS = 16,
-    BATCH_MAX = 256,
-    QUEUE_MAX = 16384,
-    READ_BUDGET_US = 2000,
+    BUSY_TIMEOUT_MS = 1000,   /* for safety only: nothing contends with one writer */
+    PROGRESS_STEPS = 1000,    /* of the virtual machine between two looks at the clock: about 50 µs */
 };
 
 struct reader {
     struct reader *next;
-    struct db *db;
+    struct sqlite *db;
     struct conn conn;
-    struct tx tx;
+    struct sqlite_tx tx;
     bool open; /* between db_read_begin and db_read_end */
 };
 static _Thread_local struct reader *my_readers; /* one for each open db; a thread has no other place to keep it */
-static _Atomic(db_observer *) observer;         /* one for the process, as the metrics are */
-
-void db_observe_by(db_observer *fn)
-{
-    atomic_store(&observer, fn);
-}
-
-/* ---- statements of the binary ---- */
-
-/* Weak: a program without statements has no such section. */
-extern const struct stmt *const __start_weir_statements[] __attribute__((weak, visibility("hidden")));
-extern const struct stmt *const __stop_weir_statements[] __attribute__((weak, visibility("hidden")));
-
-const struct stmt *const *db_statements(size_t *count)
-{
-    *count = (size_t)(__stop_weir_statements - __start_weir_statements);
-    return __start_weir_statements;
-}
-
-u32 parameter_number(const char *name)
-{
-    i64 n = 0;
-    if (name == NULL || name[0] != '$' || !str_i64(str_of(name + 1), 1, PARAMETERS_MAX, &n))
-        return 0;
-    return (u32)n;
-}
 
 /* ---- errors ---- */
 
@@ -114,12 +83,6 @@ err conn_error(struct conn *c, int rc, const char *statement)
         LOG(LOG_ERROR, "db.failed", LOG_STR("statement", str_of(statement)), LOG_INT("code", rc),
             LOG_STR("cause", str_of(told ? sqlite3_errmsg(c->sqlite) : sqlite3_errstr(rc))));
     return e;
-}
-
-static err misused(const char *statement, const char *what)
-{
-    LOG(LOG_ERROR, "db.misused", LOG_STR("statement", str_of(statement)), LOG_STR("cause", str_of(what)));
-    return ERR_INTERNAL;
 }
 
 /* ---- connections ---- */
@@ -181,7 +144,6 @@ static err conn_memory(struct conn *c)
 {
     size_t count;
     db_statements(&count);
-    assert(count <= STATEMENTS_MAX);
     c->arena = arena_new(CONN_ARENA_MAX);
     if (c->arena == NULL)
         return ERR_MEMORY;
@@ -241,14 +203,14 @@ static err map_parameters(struct conn *c, const struct stmt *s, struct prepared 
 {
     int n = sqlite3_bind_parameter_count(p->stmt);
     if (n > PARAMETERS_MAX)
-        return misused(s->name, "too many parameters");
+        return db_misused(s->name, "too many parameters");
     p->number = arena_alloc(c->arena, (size_t)n);
     if (p->number == NULL)
         return ERR_MEMORY;
     for (int i = 1; i <= n; i++) {
         u32 number = parameter_number(sqlite3_bind_parameter_name(p->stmt, i));
         if (number == 0 || number > (u32)n)
-            return misused(s->name, "its parameters are not $1, $2 … without a gap");
+            return db_misused(s->name, "its parameters are not $1, $2 … without a gap");
         p->number[number - 1] = (u8)i;
     }
     p->parameters = (u16)n;
@@ -263,7 +225,7 @@ static err map_columns(struct conn *c, const struct stmt *s, struct prepared *p)
     if (s->row == NULL)
         return OK;
     if (n > COLUMNS_MAX)
-        return misused(s->name, "too many columns");
+        return db_misused(s->name, "too many columns");
     if (p->field == NULL)
         p->field = arena_alloc(c->arena, COLUMNS_MAX);
     if (p->field == NULL)
@@ -271,7 +233,7 @@ static err map_columns(struct conn *c, const struct stmt *s, struct prepared *p)
     for (int i = 0; i < n; i++) {
         int field = field_index(s->row, str_of(sqlite3_column_name(p->stmt, i)));
         if (field < 0)
-            return misused(s->name, "a column is no field of its row table");
+            return db_misused(s->name, "a column is no field of its row table");
         p->field[i] = (i8)field;
     }
     return OK;
@@ -284,7 +246,7 @@ static err prepare(struct conn *c, const struct stmt *s, struct prepared *out)
     int rc = sqlite3_prepare_v3(c->sqlite, s->sql, -1, SQLITE_PREPARE_PERSISTENT, &made.stmt, NULL);
     if (rc != SQLITE_OK)
         return conn_error(c, rc, s->name);
-    err e = made.stmt != NULL ? map_parameters(c, s, &made) : misused(s->name, "there is no statement");
+    err e = made.stmt != NULL ? map_parameters(c, s, &made) : db_misused(s->name, "there is no statement");
     if (e == OK)
         e = map_columns(c, s, &made);
     if (e != OK) {
@@ -298,7 +260,7 @@ static err prepare(struct conn *c, const struct stmt *s, struct prepared *out)
 
 static err find_prepared(struct conn *c, const struct stmt *s, struct prepared **out)
 {
-    struct prepared *p = &c->by_slot[s->slot - __start_weir_statements];
+    struct prepared *p = &c->by_slot[stmt_slot(s)];
     if (p->stmt == NULL)
         TRY(prepare(c, s, p));
     *out = p;
@@ -326,7 +288,7 @@ static int bind_one(sqlite3_stmt *stmt, int number, const struct arg *arg)
 static err bind(struct conn *c, const struct stmt *s, struct prepared *p, struct args args)
 {
     if (args.n != p->parameters)
-        return misused(s->name, "called with another number of arguments than it has parameters");
+        return db_misused(s->name, "called with another number of arguments than it has parameters");
     for (u32 i = 0; i < args.n; i++) {
         int rc = bind_one(p->stmt, p->number[i], &args.list[i]);
         if (rc != SQLITE_OK)
@@ -339,12 +301,12 @@ static err bind(struct conn *c, const struct stmt *s, struct prepared *p, struct
 
 static int out_of_time(void *ctx)
 {
-    struct tx *tx = ctx;
+    struct sqlite_tx *tx = ctx;
     tx->slow = clock_mono_us() >= tx->deadline_us;
     return tx->slow;
 }
 
-static err start(struct tx *tx, const struct stmt *s, struct args args, struct prepared **p)
+static err start(struct sqlite_tx *tx, const struct stmt *s, struct args args, struct prepared **p)
 {
     if (tx->lost || tx->slow)
         return ERR_BUSY;
@@ -361,7 +323,7 @@ static err start(struct tx *tx, const struct stmt *s, struct args args, struct p
     return OK;
 }
 
-static err step(struct tx *tx, const struct stmt *s, struct prepared *p, bool *row)
+static err step(struct sqlite_tx *tx, const struct stmt *s, struct prepared *p, bool *row)
 {
     int rc = fault_hit(FAULT_STATEMENT) ? SQLITE_IOERR : sqlite3_step(p->stmt);
     *row = rc == SQLITE_ROW;
@@ -374,7 +336,7 @@ static err step(struct tx *tx, const struct stmt *s, struct prepared *p, bool *r
 }
 
 /* Ends the statement; `e` is how it went. What changes something goes to its end first. */
-static err finish(struct tx *tx, const struct stmt *s, struct prepared *p, err e)
+static err finish(struct sqlite_tx *tx, const struct stmt *s, struct prepared *p, err e)
 {
     bool row = true;
     while (e == OK && row && !sqlite3_stmt_readonly(p->stmt) && sqlite3_stmt_busy(p->stmt))
@@ -386,9 +348,7 @@ static err finish(struct tx *tx, const struct stmt *s, struct prepared *p, err e
         tx->deadline_us = INT64_MAX;
         tx->slow = tx->slow || tx->left_us <= 0;
     }
-    db_observer *observe = atomic_load_explicit(&observer, memory_order_relaxed);
-    if (observe != NULL)
-        observe(s, now_us - tx->started_us);
+    stmt_took(s, now_us - tx->started_us);
     return e;
 }
 
@@ -422,18 +382,18 @@ static err cell_of(sqlite3_stmt *stmt, int column, struct cell *out)
     return OK;
 }
 
-static err fill(struct tx *tx, const struct stmt *s, const struct prepared *p, void *row)
+static err fill(struct sqlite_tx *tx, const struct stmt *s, const struct prepared *p, void *row)
 {
     for (int i = 0; i < p->columns; i++) {
         struct cell cell;
         TRY(cell_of(p->stmt, i, &cell));
-        TRY(field_from_cell(tx->arena, s->row, (u32)p->field[i], cell, row));
+        TRY(field_from_cell(tx->base.arena, s->row, (u32)p->field[i], cell, row));
     }
     return OK;
 }
 
 /* Into memory of its own first: the caller's row stays as it was when a later column fails. */
-static err first_row(struct tx *tx, const struct stmt *s, struct prepared *p, bool wanted, void **out)
+static err first_row(struct sqlite_tx *tx, const struct stmt *s, struct prepared *p, bool wanted, void **out)
 {
     bool row;
     TRY(step(tx, s, p, &row));
@@ -441,7 +401,7 @@ static err first_row(struct tx *tx, const struct stmt *s, struct prepared *p, bo
         return ERR_NOT_FOUND;
     if (!wanted)
         return OK;
-    void *made = arena_alloc(tx->arena, s->row->size);
+    void *made = arena_alloc(tx->base.arena, s->row->size);
     if (made == NULL)
         return ERR_MEMORY;
     TRY(fill(tx, s, p, made));
@@ -449,10 +409,14 @@ static err first_row(struct tx *tx, const struct stmt *s, struct prepared *p, bo
     return OK;
 }
 
-err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args)
+static struct sqlite_tx *of_base(struct tx *base)
 {
-    if (row != NULL && s->row == NULL)
-        return misused(s->name, "a row is wanted, but it has no row table");
+    return CONTAINER(base, struct sqlite_tx, base);
+}
+
+static err sqlite_row(struct tx *base, const struct stmt *s, void *row, struct args args)
+{
+    struct sqlite_tx *tx = of_base(base);
     struct prepared *p;
     TRY(start(tx, s, args, &p));
     void *made = NULL;
@@ -462,45 +426,23 @@ err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args)
     return OK;
 }
 
-struct rows {
-    char *p;
-    u32 n, room, max;
-};
-
-static err rows_room(struct tx *tx, struct rows *rows, size_t size)
-{
-    if (rows->n < rows->room)
-        return OK;
-    u32 room = MIN(rows->max, MAX(rows->room * 2, (u32)FIRST_ROWS));
-    size_t bytes;
-    if (__builtin_mul_overflow((size_t)room, size, &bytes))
-        return ERR_MEMORY;
-    void *p = arena_grow(tx->arena, rows->p, rows->room * size, bytes);
-    if (p == NULL)
-        return ERR_MEMORY;
-    rows->p = p;
-    rows->room = room;
-    return OK;
-}
-
-static err all_rows(struct tx *tx, const struct stmt *s, struct prepared *p, struct rows *rows)
+static err all_rows(struct sqlite_tx *tx, const struct stmt *s, struct prepared *p, struct rows *rows)
 {
     while (rows->n < rows->max) {
         bool row;
         TRY(step(tx, s, p, &row));
         if (!row)
             break;
-        TRY(rows_room(tx, rows, s->row->size));
+        TRY(rows_room(tx->base.arena, rows, s->row->size));
         TRY(fill(tx, s, p, rows->p + rows->n * s->row->size));
         rows->n++;
     }
     return OK;
 }
 
-err db_list(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args)
+static err sqlite_list(struct tx *base, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args)
 {
-    if (s->row == NULL)
-        return misused(s->name, "rows are wanted, but it has no row table");
+    struct sqlite_tx *tx = of_base(base);
     struct prepared *p;
     struct rows made = { .max = MIN(max, UINT32_MAX / 2) };
     TRY(start(tx, s, args, &p));
@@ -510,8 +452,9 @@ err db_list(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, s
     return OK;
 }
 
-err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args)
+static err sqlite_exec(struct tx *base, const struct stmt *s, i64 *changed, struct args args)
 {
+    struct sqlite_tx *tx = of_base(base);
     struct prepared *p;
     bool row;
     TRY(start(tx, s, args, &p));
@@ -521,14 +464,31 @@ err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args)
     return OK;
 }
 
-struct arena *db_arena(const struct tx *tx)
+static err sqlite_send(struct tx *base, const struct stmt *s, err unless_one, struct args args)
 {
-    return tx->arena;
+    i64 changed;
+    TRY(sqlite_exec(base, s, &changed, args));
+    return changed == 1 ? OK : unless_one;
+}
+
+/* A COMMIT in the script would leave half of it behind: no transaction is open afterwards. */
+static err sqlite_script(struct tx *base, const char *name, const char *sql)
+{
+    struct sqlite_tx *tx = of_base(base);
+    err e = conn_script(tx->conn, name, sql);
+    tx->lost = conn_idle(tx->conn);
+    return tx->lost ? ERR_INTERNAL : e;
+}
+
+/* The folder's lock stands for the one of migrations; and nothing follows one. */
+static err sqlite_nothing(struct tx *base)
+{
+    return OK;
 }
 
 /* ---- reading ---- */
 
-static err reader_new(struct db *db, struct reader **out)
+static err reader_new(struct sqlite *db, struct reader **out)
 {
     struct conn conn;
     TRY(conn_open(&conn, db->file, ROLE_READER));
@@ -544,7 +504,7 @@ static err reader_new(struct db *db, struct reader **out)
     return OK;
 }
 
-static err reader_of_thread(struct db *db, struct reader **out)
+static err reader_of_thread(struct sqlite *db, struct reader **out)
 {
     for (struct reader *r = my_readers; r != NULL; r = r->next)
         if (r->db == db) {
@@ -554,8 +514,9 @@ static err reader_of_thread(struct db *db, struct reader **out)
     return reader_new(db, out);
 }
 
-void db_thread_end(struct db *db)
+static void sqlite_thread_end(struct db *base)
 {
+    struct sqlite *db = sqlite_of(base);
     for (struct reader **at = &my_readers; *at != NULL; at = &(*at)->next)
         if ((*at)->db == db) {
             struct conn conn = (*at)->conn; /* by value: the reader lives on the arena that is freed */
@@ -566,27 +527,28 @@ void db_thread_end(struct db *db)
         }
 }
 
-err db_read_begin(struct db *db, struct arena *a, bool fast, struct tx **out)
+static err sqlite_read_begin(struct db *base, struct arena *a, bool fast, struct tx **out)
 {
+    struct sqlite *db = sqlite_of(base);
     struct reader *r;
     TRY(reader_of_thread(db, &r));
     if (r->open)
-        return misused("read", "a thread has one snapshot at a time");
+        return db_misused("read", "a thread has one snapshot at a time");
     r->open = true;
-    r->tx = (struct tx){ .db = db,
-                         .conn = &r->conn,
-                         .arena = a,
-                         .fast = fast,
-                         .left_us = db->options.read_budget_us,
-                         .deadline_us = INT64_MAX };
+    r->tx = (struct sqlite_tx){ .base = { .db = base, .arena = a },
+                                .conn = &r->conn,
+                                .fast = fast,
+                                .left_us = base->options.read_budget_us,
+                                .deadline_us = INT64_MAX };
     if (fast)
         sqlite3_progress_handler(r->conn.sqlite, PROGRESS_STEPS, out_of_time, &r->tx);
-    *out = &r->tx;
+    *out = &r->tx.base;
     return OK;
 }
 
-void db_read_end(struct tx *tx)
+static void sqlite_read_end(struct tx *base)
 {
+    struct sqlite_tx *tx = of_base(base);
     struct reader *r = CONTAINER(tx, struct reader, tx);
     if (tx->fast)
         sqlite3_progress_handler(r->conn.sqlite, 0, NULL, NULL);
@@ -595,31 +557,32 @@ void db_read_end(struct tx *tx)
             conn_verb(&r->conn, VERB_ROLLBACK); /* nothing was changed; and unlike COMMIT it cannot be refused */
         (void)ignored;
     }
-    atomic_fetch_add_explicit(&tx->db->statements, tx->statements, memory_order_relaxed);
+    atomic_fetch_add_explicit(&base->db->statements, tx->statements, memory_order_relaxed);
     r->open = false;
 }
 
-bool db_read_was_slow(const struct tx *tx)
+static bool sqlite_read_was_slow(const struct tx *tx)
 {
-    return tx->slow;
+    return CONTAINER(tx, const struct sqlite_tx, base)->slow;
 }
 
-void db_read_repeats(struct tx *tx)
+static void sqlite_read_repeats(struct tx *base)
 {
-    tx->repeats = true;
+    of_base(base)->repeats = true;
 }
 
-bool db_read_leave(struct tx *tx)
+static bool sqlite_read_leave(struct tx *base)
 {
+    struct sqlite_tx *tx = of_base(base);
     tx->slow |= tx->fast && tx->repeats;
     return tx->slow;
 }
 
-err db_ping(struct db *db, i64 *latency_us)
+static err sqlite_ping(struct db *base, i64 *latency_us)
 {
     struct reader *r;
     i64 from_us = clock_mono_us();
-    TRY(reader_of_thread(db, &r));
+    TRY(reader_of_thread(sqlite_of(base), &r));
     TRY(conn_verb(&r->conn, VERB_PING));
     *latency_us = clock_mono_us() - from_us;
     return OK;
@@ -634,11 +597,11 @@ static err folder_failed(const char *what, const char *path)
     return ERR_INTERNAL;
 }
 
-static const char *path_in(struct db *db, str name)
+static const char *path_in(struct sqlite *db, str name)
 {
-    str parts[] = { db->options.folder, S("/"), name };
-    str path = str_concat(db->arena, parts, COUNT(parts));
-    return path.p != NULL ? str_z(db->arena, path) : NULL;
+    str parts[] = { db->base.options.folder, S("/"), name };
+    str path = str_concat(db->base.arena, parts, COUNT(parts));
+    return path.p != NULL ? str_z(db->base.arena, path) : NULL;
 }
 
 static err folder_sync(const char *path)
@@ -652,7 +615,7 @@ static err folder_sync(const char *path)
 }
 
 /* Only for its owner, whatever the umask says: it holds every secret there is. */
-static err folder_make(struct db *db)
+static err folder_make(struct sqlite *db)
 {
     if (mkdir(db->folder, 0700) != 0)
         return errno == EEXIST ? OK : folder_failed("make", db->folder);
@@ -672,7 +635,7 @@ static err file_make(const char *path, int *out)
     return OK;
 }
 
-static err folder_lock(struct db *db, const char *path)
+static err folder_lock(struct sqlite *db, const char *path)
 {
     TRY(file_make(path, &db->lock));
     if (flock(db->lock, LOCK_EX | LOCK_NB) == 0)
@@ -692,7 +655,7 @@ static int see_mode(void *wal, int n, char **values, char **names)
 }
 
 /* SQLite answers a refused switch to WAL with the mode it kept, not with an error. */
-static err require_wal(struct db *db)
+static err require_wal(struct sqlite *db)
 {
     bool wal = false;
     int rc = sqlite3_exec(db->writer.sqlite, "PRAGMA journal_mode", see_mode, &wal, NULL);
@@ -702,37 +665,14 @@ static err require_wal(struct db *db)
     return wal ? OK : folder_failed("no write-ahead log on this file system", db->folder);
 }
 
-static err db_new(const struct db_options *options, struct db **out)
+static err start_store(struct sqlite *db)
 {
-    struct arena *a = arena_new(DB_ARENA_MAX);
-    struct db *db = a != NULL ? NEW(a, struct db) : NULL;
-    if (db == NULL) {
-        arena_free(a);
-        return ERR_MEMORY;
-    }
-    *db = (struct db){ .arena = a, .options = *options, .lock = -1, .checkpoint_at = CHECKPOINT_PAGES };
-    struct db_options *o = &db->options;
-    o->folder = str_dup(a, options->folder);
-    o->batch_max = o->batch_max != 0 ? o->batch_max : BATCH_MAX;
-    o->queue_max = o->queue_max != 0 ? o->queue_max : QUEUE_MAX;
-    o->read_budget_us = o->read_budget_us != 0 ? o->read_budget_us : READ_BUDGET_US;
-    db->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    db->wal = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-    clock_cond_init(&db->work);
-    queue_init(&db->interactive);
-    queue_init(&db->background);
-    *out = db;
-    return OK;
-}
-
-static err db_start(struct db *db)
-{
-    db->folder = db->options.folder.p != NULL ? str_z(db->arena, db->options.folder) : NULL;
+    db->folder = db->base.options.folder.p != NULL ? str_z(db->base.arena, db->base.options.folder) : NULL;
     db->file = path_in(db, S("weir.db"));
     const char *lock = path_in(db, S("weir.lock"));
     if (db->folder == NULL || db->file == NULL || lock == NULL)
         return ERR_MEMORY;
-    if (db->options.read_only)
+    if (db->base.options.read_only)
         return access(db->file, R_OK) == 0 ? OK : ERR_NOT_FOUND;
     TRY(folder_make(db));
     TRY(folder_lock(db, lock));
@@ -746,10 +686,10 @@ static err db_start(struct db *db)
     return writer_start(db);
 }
 
-/* Takes down as much as db_start has put up. */
-static void db_stop(struct db *db)
+/* Takes down as much as start_store has put up. */
+static void stop_store(struct sqlite *db)
 {
-    db_thread_end(db);
+    sqlite_thread_end(&db->base);
     writer_stop(db);
     if (atomic_load(&db->readers) > 0) /* their files stay open, and the WAL stays behind */
         LOG(LOG_ERROR, "db.readers_left", LOG_INT("readers", atomic_load(&db->readers)));
@@ -757,24 +697,51 @@ static void db_stop(struct db *db)
     conn_shut(&db->writer);
     if (db->lock >= 0)
         close(db->lock);
-    arena_free(db->arena);
+    arena_free(db->base.arena);
 }
 
-err db_open(const struct db_options *options, struct db **out)
+static void sqlite_close(struct db *base)
 {
-    struct db *db;
+    stop_store(sqlite_of(base));
+}
+
+static void sqlite_stats(struct db *base, struct db_stats *out) {}
+
+const struct driver sqlite_driver = {
+    .name = "sqlite",
+    .close = sqlite_close,
+    .thread_end = sqlite_thread_end,
+    .read_begin = sqlite_read_begin,
+    .read_end = sqlite_read_end,
+    .read_was_slow = sqlite_read_was_slow,
+    .read_repeats = sqlite_read_repeats,
+    .read_leave = sqlite_read_leave,
+    .row = sqlite_row,
+    .list = sqlite_list,
+    .exec = sqlite_exec,
+    .send = sqlite_send,
+    .script = sqlite_script,
+    .migrated = sqlite_nothing,
+    .migrate_lock = sqlite_nothing,
+    .check = sqlite_check,
+    .ping = sqlite_ping,
+    .stats = sqlite_stats,
+};
+
+err sqlite_open(const struct db_options *options, struct db **out)
+{
+    struct db *base;
     TRY(vfs_register());
-    TRY(db_new(options, &db));
-    err e = db_start(db);
+    TRY(db_base(options, &sqlite_driver, sizeof(struct sqlite), &base));
+    struct sqlite *db = sqlite_of(base);
+    db->lock = -1;
+    db->checkpoint_at = CHECKPOINT_PAGES;
+    db->wal = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    base->options.read_budget_us = base->options.read_budget_us != 0 ? base->options.read_budget_us : READ_BUDGET_US;
+    err e = start_store(db);
     if (e == OK)
-        *out = db;
+        *out = base;
     else
-        db_stop(db);
+        stop_store(db);
     return e;
-}
-
-void db_close(struct db *db)
-{
-    if (db != NULL)
-        db_stop(db);
 }

@@ -5,60 +5,12 @@
  * else along; so a lone job costs BEGIN and COMMIT only. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <errno.h>
 #include <malloc.h>
 
 static const i64 rest_after_us = 2 * SECOND_US;
-
-static _Thread_local bool on_writer; /* asked by code that must not run here */
-
-bool db_on_writer(void)
-{
-    return on_writer;
-}
-
-/* ---- queues ---- */
-
-void queue_init(struct queue *q)
-{
-    *q = (struct queue){ .tail = &q->first };
-}
-
-void queue_put(struct queue *q, struct db_job *job)
-{
-    job->next = NULL;
-    *q->tail = job;
-    q->tail = &job->next;
-    q->n++;
-}
-
-struct db_job *queue_take(struct queue *q)
-{
-    struct db_job *job = q->first;
-    if (job == NULL)
-        return NULL;
-    q->first = job->next;
-    if (q->first == NULL)
-        q->tail = &q->first;
-    q->n--;
-    return job;
-}
-
-err db_submit(struct db *db, struct db_job *job)
-{
-    struct queue *q = job->background ? &db->background : &db->interactive;
-    job->queued_us = clock_mono_us();
-    pthread_mutex_lock(&db->mutex);
-    bool taken = !db->closing && q->n < db->options.queue_max;
-    if (taken) {
-        queue_put(q, job);
-        pthread_cond_signal(&db->work);
-    }
-    pthread_mutex_unlock(&db->mutex);
-    return taken ? OK : ERR_BUSY;
-}
 
 /* ---- a batch ---- */
 
@@ -75,27 +27,29 @@ struct batch {
 };
 
 /* Takes more jobs while the batch may grow. False when it is complete. */
-static bool batch_more(struct db *db, struct batch *b)
+static bool batch_more(struct sqlite *db, struct batch *b)
 {
-    struct queue *q = b->background ? &db->background : &db->interactive;
-    u32 room = db->options.batch_max - MIN(b->jobs.n, db->options.batch_max);
+    struct queue *q = b->background ? &db->base.background : &db->base.interactive;
+    u32 room = db->base.options.batch_max - MIN(b->jobs.n, db->base.options.batch_max);
     u32 before = b->jobs.n;
     bool in_time = !b->background || before == 0 || clock_mono_us() < b->until_us;
-    pthread_mutex_lock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
     if (b->background) /* one by one, to see the clock and who came in */
-        room = in_time && (before == 0 || !b->yields || db->interactive.n == 0) ? MIN(room, 1u) : 0;
+        room = in_time && (before == 0 || !b->yields || db->base.interactive.n == 0) ? MIN(room, 1u) : 0;
     for (struct db_job *job; room > 0 && (job = queue_take(q)) != NULL; room--)
         queue_put(&b->jobs, job);
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
     for (struct db_job *job = *b->at; job != NULL; job = job->next)
         if (job->arena != NULL)
             job->mark = arena_mark(job->arena);
     return b->jobs.n > before;
 }
 
-void tx_begin_write(struct tx *tx, struct db *db, struct arena *a)
+void tx_begin_write(struct sqlite_tx *tx, struct sqlite *db, struct arena *a)
 {
-    *tx = (struct tx){ .db = db, .conn = &db->writer, .arena = a, .writes = true, .begun = true };
+    *tx = (struct sqlite_tx){
+        .base = { .db = &db->base, .arena = a }, .conn = &db->writer, .writes = true, .begun = true
+    };
 }
 
 /* Takes back what the job did. When not even that works, everything goes. */
@@ -107,16 +61,16 @@ static void job_undo(struct conn *c, struct batch *b)
         b->fail = ERR_INTERNAL;
 }
 
-static err job_execute(struct db *db, struct batch *b, struct db_job *job)
+static err job_execute(struct sqlite *db, struct batch *b, struct db_job *job)
 {
     struct conn *c = &db->writer;
-    struct tx tx;
+    struct sqlite_tx tx;
     TRY(conn_verb(c, b->kept > 0 ? VERB_SAVEPOINT : VERB_BEGIN_WRITE));
     if (job->arena != NULL)
         arena_rewind(job->arena, job->mark);
     tx_begin_write(&tx, db, job->arena);
-    err e = job->run(job, &tx);
-    atomic_fetch_add_explicit(&db->statements, tx.statements, memory_order_relaxed);
+    err e = job->run(job, &tx.base);
+    atomic_fetch_add_explicit(&db->base.statements, tx.statements, memory_order_relaxed);
     if (e == OK && conn_idle(c)) /* it went on after SQLite had rolled everything back */
         e = ERR_INTERNAL;
     if (e == OK && b->kept > 0)
@@ -127,7 +81,7 @@ static err job_execute(struct db *db, struct batch *b, struct db_job *job)
 }
 
 /* Runs one job. False when the changes of jobs before it are lost. */
-static bool job_run(struct db *db, struct batch *b, struct db_job *job)
+static bool job_run(struct sqlite *db, struct batch *b, struct db_job *job)
 {
     job->outcome = job_execute(db, b, job);
     b->full |= job->outcome == ERR_STORAGE;
@@ -152,7 +106,7 @@ static void batch_replay(struct batch *b)
         b->fail = b->full ? ERR_STORAGE : ERR_BUSY;
 }
 
-static void batch_run(struct db *db, struct batch *b)
+static void batch_run(struct sqlite *db, struct batch *b)
 {
     while (b->fail == OK && (*b->at != NULL || batch_more(db, b))) {
         assert(*b->at != NULL); /* more have come behind the last one */
@@ -163,7 +117,7 @@ static void batch_run(struct db *db, struct batch *b)
     }
 }
 
-static i64 batch_commit(struct db *db, struct batch *b)
+static i64 batch_commit(struct sqlite *db, struct batch *b)
 {
     struct conn *c = &db->writer;
     i64 from_us = clock_mono_us();
@@ -190,28 +144,28 @@ static void batch_tell(struct batch *b)
         job->done(job, job->outcome);
 }
 
-static void batch_count(struct db *db, const struct batch *b, i64 commit_us)
+static void batch_count(struct sqlite *db, const struct batch *b, i64 commit_us)
 {
-    pthread_mutex_lock(&db->mutex);
-    db->stats.batches++;
-    db->stats.jobs += b->jobs.n;
-    db->stats.failed += b->failed;
-    db->stats.last_commit_us = commit_us;
-    db->stats.wal_pages = db->wal_pages;
+    pthread_mutex_lock(&db->base.mutex);
+    db->base.stats.batches++;
+    db->base.stats.jobs += b->jobs.n;
+    db->base.stats.failed += b->failed;
+    db->base.stats.last_commit_us = commit_us;
+    db->base.stats.wal_pages = db->wal_pages;
     if (db->checkpoint == CHECKPOINT_NONE && db->wal_pages >= db->checkpoint_at) {
         db->checkpoint = CHECKPOINT_WANTED;
         pthread_cond_signal(&db->wal);
     }
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
 }
 
 /* What a write has found out about the disk. */
-static void note_room(struct db *db, bool full)
+static void note_room(struct sqlite *db, bool full)
 {
-    pthread_mutex_lock(&db->mutex);
-    bool was_full = db->stats.disk_full;
-    db->stats.disk_full = full;
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
+    bool was_full = db->base.stats.disk_full;
+    db->base.stats.disk_full = full;
+    pthread_mutex_unlock(&db->base.mutex);
     if (full && !was_full)
         LOG(LOG_ERROR, "db.disk_full", LOG_STR("path", str_of(db->folder)));
     else if (was_full && !full)
@@ -219,7 +173,7 @@ static void note_room(struct db *db, bool full)
 }
 
 /* One job may ask for more room than there is while the others are served: that is no full disk. */
-static void batch_note_room(struct db *db, const struct batch *b)
+static void batch_note_room(struct sqlite *db, const struct batch *b)
 {
     bool written = b->fail == OK && b->kept > 0;
     bool full = b->fail == ERR_STORAGE || b->full;
@@ -228,14 +182,14 @@ static void batch_note_room(struct db *db, const struct batch *b)
 }
 
 /* When nobody writes, somebody has to find out that there is room again: readiness depends on it. */
-static void probe(struct db *db)
+static void probe(struct sqlite *db)
 {
     err e = conn_verb(&db->writer, VERB_PROBE);
     if (e == OK || e == ERR_STORAGE)
         note_room(db, e != OK);
 }
 
-static void write_batch(struct db *db, bool background, bool yields)
+static void write_batch(struct sqlite *db, bool background, bool yields)
 {
     struct batch b = { .background = background, .yields = yields, .until_us = clock_mono_us() + BACKGROUND_SLICE_US };
     queue_init(&b.jobs);
@@ -255,7 +209,7 @@ static void write_batch(struct db *db, bool background, bool yields)
 /* Called within each commit. A WAL that is shorter than before has started from its beginning. */
 static int see_wal(void *ctx, sqlite3 *sqlite, const char *name, int pages)
 {
-    struct db *db = ctx;
+    struct sqlite *db = ctx;
     if ((u32)pages < db->wal_pages)
         db->checkpoint_at = CHECKPOINT_PAGES;
     db->wal_pages = (u32)pages;
@@ -271,90 +225,82 @@ static void copy_wal(struct conn *c)
 
 static void *run_checkpointer(void *ctx)
 {
-    struct db *db = ctx;
-    pthread_mutex_lock(&db->mutex);
+    struct sqlite *db = ctx;
+    pthread_mutex_lock(&db->base.mutex);
     while (!db->closed) {
         if (db->checkpoint != CHECKPOINT_WANTED) {
-            pthread_cond_wait(&db->wal, &db->mutex);
+            pthread_cond_wait(&db->wal, &db->base.mutex);
             continue;
         }
-        pthread_mutex_unlock(&db->mutex);
+        pthread_mutex_unlock(&db->base.mutex);
         copy_wal(&db->checkpointer);
-        pthread_mutex_lock(&db->mutex);
+        pthread_mutex_lock(&db->base.mutex);
         db->checkpoint = CHECKPOINT_COPIED;
-        pthread_cond_signal(&db->work);
+        pthread_cond_signal(&db->base.work);
     }
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
     return NULL;
 }
 
 /* The writer's share. The next round comes after so many more pages, not at once: with a long reader in the way nothing
  * could be gained by trying at each commit. */
-static void finish_checkpoint(struct db *db)
+static void finish_checkpoint(struct sqlite *db)
 {
     copy_wal(&db->writer);
     db->checkpoint_at = db->wal_pages + CHECKPOINT_PAGES;
-    pthread_mutex_lock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
     db->checkpoint = CHECKPOINT_NONE;
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
 }
 
 /* ---- the thread ---- */
 
 enum work { WORK_INTERACTIVE, WORK_BACKGROUND, WORK_OVERDUE, WORK_CHECKPOINT, WORK_PROBE, WORK_REST, WORK_END };
 
-/* Whether background jobs have waited so long that they go before interactive ones. */
-static bool is_overdue(const struct db *db)
-{
-    if (db->background.n == 0)
-        return false;
-    i64 since_us = MAX(db->background_us, db->background.first->queued_us);
-    return clock_mono_us() - since_us >= BACKGROUND_WAIT_US;
-}
-
 /* Until there is work. False: there was none for a while: a full disk is to be looked at, or it does not rest yet. */
-static bool wait_for_work(struct db *db)
+static bool wait_for_work(struct sqlite *db)
 {
-    bool full = db->stats.disk_full;
+    struct db *base = &db->base;
+    bool full = base->stats.disk_full;
     struct timespec until = clock_in(full ? PROBE_US : rest_after_us);
-    while (db->interactive.n == 0 && db->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !db->closing)
+    while (base->interactive.n == 0 && base->background.n == 0 && db->checkpoint != CHECKPOINT_COPIED && !base->closing)
         if (db->rests && !full)
-            pthread_cond_wait(&db->work, &db->mutex);
-        else if (pthread_cond_timedwait(&db->work, &db->mutex, &until) == ETIMEDOUT)
+            pthread_cond_wait(&base->work, &base->mutex);
+        else if (pthread_cond_timedwait(&base->work, &base->mutex, &until) == ETIMEDOUT)
             return false;
     return true;
 }
 
 /* Pages that a burst of writes left in the cache, tens of megabytes, are of no use to a quiet server; the kernel has them still. */
-static void rest(struct db *db)
+static void rest(struct sqlite *db)
 {
     sqlite3_db_release_memory(db->writer.sqlite);
     malloc_trim(0);
     db->rests = true;
 }
 
-static enum work next_work(struct db *db)
+static enum work next_work(struct sqlite *db)
 {
     enum work work = WORK_END;
-    pthread_mutex_lock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
     if (!wait_for_work(db))
-        work = db->stats.disk_full ? WORK_PROBE : WORK_REST;
+        work = db->base.stats.disk_full ? WORK_PROBE : WORK_REST;
     else if (db->checkpoint == CHECKPOINT_COPIED)
         work = WORK_CHECKPOINT;
-    else if (is_overdue(db))
+    else if (queue_overdue(&db->base.background, db->background_us))
         work = WORK_OVERDUE;
-    else if (db->interactive.n > 0)
+    else if (db->base.interactive.n > 0)
         work = WORK_INTERACTIVE;
-    else if (db->background.n > 0)
+    else if (db->base.background.n > 0)
         work = WORK_BACKGROUND;
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
     return work;
 }
 
 static void *run_writer(void *ctx)
 {
-    struct db *db = ctx;
-    on_writer = true;
+    struct sqlite *db = ctx;
+    db_this_is_writer();
     sqlite3_wal_hook(db->writer.sqlite, see_wal, db);
     for (enum work work; (work = next_work(db)) != WORK_END;) {
         db->rests = false;
@@ -367,11 +313,11 @@ static void *run_writer(void *ctx)
         else
             write_batch(db, work != WORK_INTERACTIVE, work == WORK_BACKGROUND);
     }
-    db_thread_end(db);
+    db_thread_end(&db->base);
     return NULL;
 }
 
-static err start_thread(pthread_t *thread, bool *runs, const char *name, void *(*run)(void *), struct db *db)
+static err start_thread(pthread_t *thread, bool *runs, const char *name, void *(*run)(void *), struct sqlite *db)
 {
     int rc = pthread_create(thread, NULL, run, db);
     if (rc != 0) {
@@ -383,88 +329,26 @@ static err start_thread(pthread_t *thread, bool *runs, const char *name, void *(
     return OK;
 }
 
-err writer_start(struct db *db)
+err writer_start(struct sqlite *db)
 {
     TRY(start_thread(&db->checkpointer_thread, &db->checkpointer_runs, "weir-wal", run_checkpointer, db));
     return start_thread(&db->writer_thread, &db->writer_runs, "weir-writer", run_writer, db);
 }
 
-void writer_stop(struct db *db)
+void writer_stop(struct sqlite *db)
 {
-    pthread_mutex_lock(&db->mutex);
-    db->closing = true;
-    pthread_cond_signal(&db->work);
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
+    db->base.closing = true;
+    pthread_cond_signal(&db->base.work);
+    pthread_mutex_unlock(&db->base.mutex);
     if (db->writer_runs)
         pthread_join(db->writer_thread, NULL);
-    pthread_mutex_lock(&db->mutex);
+    pthread_mutex_lock(&db->base.mutex);
     db->closed = true;
     pthread_cond_signal(&db->wal);
-    pthread_mutex_unlock(&db->mutex);
+    pthread_mutex_unlock(&db->base.mutex);
     if (db->checkpointer_runs)
         pthread_join(db->checkpointer_thread, NULL);
     if (db->writer.sqlite != NULL)
         copy_wal(&db->writer);
-}
-
-/* ---- waiting, looking ---- */
-
-struct waiter {
-    struct db_job job;
-    err (*run)(void *ctx, struct tx *tx);
-    void *ctx;
-    pthread_mutex_t mutex;
-    pthread_cond_t done;
-    bool is_done;
-    err outcome;
-};
-
-static err waiter_run(struct db_job *job, struct tx *tx)
-{
-    struct waiter *w = CONTAINER(job, struct waiter, job);
-    return w->run(w->ctx, tx);
-}
-
-static void waiter_done(struct db_job *job, err outcome)
-{
-    struct waiter *w = CONTAINER(job, struct waiter, job);
-    pthread_mutex_lock(&w->mutex);
-    w->outcome = outcome;
-    w->is_done = true;
-    pthread_cond_signal(&w->done); /* under the mutex: once it is free the waiter and its stack may be gone */
-    pthread_mutex_unlock(&w->mutex);
-}
-
-err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
-{
-    assert(!db_on_writer());
-    struct waiter w = {
-        .job = { .run = waiter_run, .done = waiter_done, .arena = a },
-        .run = run,
-        .ctx = ctx,
-        .mutex = PTHREAD_MUTEX_INITIALIZER,
-        .done = PTHREAD_COND_INITIALIZER,
-    };
-    TRY(db_submit(db, &w.job));
-    pthread_mutex_lock(&w.mutex);
-    while (!w.is_done)
-        pthread_cond_wait(&w.done, &w.mutex);
-    pthread_mutex_unlock(&w.mutex);
-    return w.outcome;
-}
-
-struct db_stats db_stats(struct db *db)
-{
-    i64 now_us = clock_mono_us(), oldest_us = now_us;
-    pthread_mutex_lock(&db->mutex);
-    struct db_stats stats = db->stats;
-    stats.queued = db->interactive.n + db->background.n;
-    if (db->interactive.n > 0)
-        oldest_us = MIN(oldest_us, db->interactive.first->queued_us);
-    if (db->background.n > 0)
-        oldest_us = MIN(oldest_us, db->background.first->queued_us);
-    pthread_mutex_unlock(&db->mutex);
-    stats.oldest_queued_us = now_us - oldest_us;
-    stats.statements = atomic_load_explicit(&db->statements, memory_order_relaxed);
-    return stats;
 }

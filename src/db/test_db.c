@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -380,107 +380,6 @@ static void insert_submit(struct insert *in, struct crowd *c, struct db *db, i64
 
 /* ---- rows ---- */
 
-static void test_rows_and_lists(void **state)
-{
-    struct store *s = *state;
-    struct tx *tx;
-    struct note row = { .n = 77 };
-    for (i64 i = 0; i < 40; i++) {
-        char id[8];
-        snprintf(id, sizeof id, "n%02d", (int)i);
-        assert_int_equal(add_note(s, id, "acme", i), OK);
-    }
-    assert_int_equal(db_read_begin(s->db, s->arena, true, &tx), OK);
-    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("n07")), STR(S("other")))), ERR_NOT_FOUND);
-    assert_int_equal(row.n, 77); /* untouched */
-    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("n07")), STR(S("acme")))), OK);
-    assert_int_equal(row.n, 7);
-    assert_true(str_eq(row.id, S("n07")) && str_eq(row.body, S("text")) && row.r == 0.5);
-    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("n07")), STR(S("acme")))), OK);
-    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("n99")), STR(S("acme")))), ERR_NOT_FOUND);
-    static const u32 max[] = { 0, 1, 15, 16, 17, 39, 40, 41 };
-    for (size_t i = 0; i < COUNT(max); i++) {
-        void *rows;
-        u32 n;
-        assert_int_equal(db_list(tx, &good_list, max[i], &rows, &n, ARGS(STR(S("acme")), I64(-1))), OK);
-        assert_int_equal(n, MIN(max[i], 40u));
-        const struct note *notes = rows;
-        for (u32 k = 0; k < n; k++)
-            assert_int_equal(notes[k].n, k);
-    }
-    db_read_end(tx);
-}
-
-static void test_three_states(void **state)
-{
-    struct store *s = *state;
-    struct tx *tx;
-    struct note row;
-    assert_int_equal(write_one(s, &good_insert, ARGS(STR(S("a")), STR(S("t")), NIL, I64(1), NIL)), OK);
-    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
-    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("a")), STR(S("t")))), OK);
-    assert_true(HAS(note_table, &row, n) && IS_NULL(note_table, &row, body) && IS_NULL(note_table, &row, r));
-    assert_int_equal(db_row(tx, &good_by_id_short, &row, ARGS(STR(S("t")), STR(S("a")))), OK);
-    assert_true(HAS(note_table, &row, n) && !GIVEN(note_table, &row, body));
-    assert_int_equal(db_row(tx, &good_null, &row, ARGS(STR(S("t")), STR(S("a")), NIL)), OK);
-    db_read_end(tx);
-}
-
-/* Runs on the writer, where cmocka's assertions cannot end the test. */
-static err holds(bool condition)
-{
-    return condition ? OK : ERR_INVALID;
-}
-
-static err update_and_delete(void *ctx, struct tx *tx)
-{
-    i64 changed = -1;
-    struct note row;
-    TRY(db_exec(tx, &good_update, &changed, ARGS(STR(S("t")), I64(3), STR(S("new")))));
-    TRY(holds(changed == 3));
-    TRY(db_row(tx, &good_by_id, &row, ARGS(STR(S("a1")), STR(S("t")))));
-    TRY(holds(str_eq(row.body, S("new"))));
-    TRY(db_exec(tx, &good_delete, &changed, ARGS(STR(S("t")), I64(4))));
-    TRY(holds(changed == 1));
-    TRY(db_exec(tx, &good_plain_count, &changed, (struct args){ 0 }));
-    TRY(holds(changed == 0));
-    TRY(db_row(tx, &good_insert_returning, &row, ARGS(STR(S("fresh")), STR(S("t")), STR(S("")))));
-    TRY(holds(str_eq(row.id, S("fresh")) && row.body.p != NULL && row.body.n == 0));
-    return db_row(tx, &good_line_returning, NULL, ARGS(STR(S("t")), STR(S("fresh"))));
-}
-
-static void test_changes(void **state)
-{
-    struct store *s = *state;
-    static const char *const ids[] = { "a0", "a1", "a2", "a3", "a4" };
-    for (size_t i = 0; i < COUNT(ids); i++)
-        assert_int_equal(add_note(s, ids[i], "t", (i64)i), OK);
-    assert_int_equal(db_write_wait(s->db, s->arena, update_and_delete, NULL), OK);
-    struct tx *tx;
-    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
-    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("fresh")), STR(S("t")))), OK);
-    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("a4")), STR(S("t")))), ERR_NOT_FOUND);
-    db_read_end(tx);
-}
-
-static err line_by_row(void *ctx, struct tx *tx)
-{
-    return db_row(tx, &good_line_returning, NULL, ARGS(STR(S("t")), STR(S("nobody"))));
-}
-
-static void test_constraints(void **state)
-{
-    struct store *s = *state;
-    assert_int_equal(add_note(s, "a", "t", 1), OK);
-    assert_int_equal(add_note(s, "a", "t", 2), ERR_CONFLICT);    /* primary key */
-    assert_int_equal(add_note(s, "b", "t", 1), ERR_CONFLICT);    /* unique */
-    assert_int_equal(add_note(s, "c", "t", 1000), ERR_CONFLICT); /* check */
-    assert_int_equal(add_note(s, "d", "t", 999), OK);
-    assert_int_equal(write_one(s, &good_line, ARGS(STR(S("t")), STR(S("nobody")))), ERR_CONFLICT);
-    assert_int_equal(db_write_wait(s->db, s->arena, line_by_row, NULL), ERR_CONFLICT); /* known at the end only */
-    assert_int_equal(write_one(s, &good_line, ARGS(NIL, STR(S("a")))), ERR_INTERNAL);  /* our mistake */
-}
-
 static void test_misuse(void **state)
 {
     struct store *s = *state;
@@ -506,21 +405,6 @@ static void test_misuse(void **state)
 }
 
 /* ---- reading ---- */
-
-static void test_snapshot(void **state)
-{
-    struct store *s = *state;
-    struct tx *tx;
-    struct note row;
-    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
-    assert_int_equal(db_row(tx, &good_plain_count, &row, (struct args){ 0 }), OK);
-    assert_int_equal(row.n, 0);
-    assert_int_equal(write_one(s, &good_plain, ARGS(I64(1), NIL)), OK);
-    assert_int_equal(db_row(tx, &good_plain_count, &row, (struct args){ 0 }), OK);
-    assert_int_equal(row.n, 0);
-    db_read_end(tx);
-    assert_int_equal(count_plain(s), 1);
-}
 
 static void test_slow_read(void **state)
 {
@@ -588,20 +472,7 @@ static void test_readers_of_threads(void **state)
         pthread_join(threads[i], &result);
         assert_ptr_equal(result, s);
     }
-    assert_int_equal(atomic_load(&s->db->readers), 0);
-}
-
-static void test_two_stores_in_a_thread(void **state)
-{
-    struct store *s = *state;
-    void *other_state;
-    set_up(&other_state);
-    struct store *other = other_state;
-    assert_int_equal(write_one(other, &good_plain, ARGS(I64(1), NIL)), OK);
-    assert_int_equal(count_plain(s), 0);
-    assert_int_equal(count_plain(other), 1);
-    tear_down(&other_state);
-    assert_int_equal(count_plain(s), 0);
+    assert_int_equal(atomic_load(&sqlite_of(s->db)->readers), 0);
 }
 
 static void test_ping_and_stats(void **state)
@@ -796,7 +667,7 @@ static err then_spill(struct insert *in, struct tx *tx)
 {
     static char text[64 * 1024];
     memset(text, 'x', sizeof text);
-    TRY(conn_script(tx->conn, "test", "PRAGMA cache_size = 10"));
+    TRY(conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", "PRAGMA cache_size = 10"));
     fault_arm(FAULT_WRITE, 1);
     for (i64 i = 0; i < 20; i++)
         TRY(db_exec(tx, &good_plain, NULL, ARGS(I64(1000 + i), STR(((str){ text, sizeof text })))));
@@ -1101,7 +972,7 @@ static void test_one_process_has_the_folder(void **state)
 
 static err run_text(void *ctx, struct tx *tx)
 {
-    return conn_script(tx->conn, "test", *(const char **)ctx);
+    return conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", *(const char **)ctx);
 }
 
 static err run_sql(struct store *s, const char *sql)
@@ -1344,16 +1215,10 @@ int main(void)
 {
     log_setup(getenv("WEIR_TEST_LOG") != NULL ? LOG_TEXT : LOG_OFF, LOG_DEBUG);
     const struct CMUnitTest tests[] = {
-        WITH_STORE(test_rows_and_lists),
-        WITH_STORE(test_three_states),
-        WITH_STORE(test_changes),
-        WITH_STORE(test_constraints),
         WITH_STORE(test_misuse),
-        WITH_STORE(test_snapshot),
         WITH_STORE(test_slow_read),
         WITH_STORE(test_many_fast_reads),
         WITH_STORE(test_readers_of_threads),
-        WITH_STORE(test_two_stores_in_a_thread),
         WITH_STORE(test_ping_and_stats),
         WITH_STORE(test_observer),
         WITH_STORE(test_batches_of_the_waiting),

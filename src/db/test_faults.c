@@ -10,7 +10,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -99,7 +99,7 @@ static err open_and_migrate(const char *folder, struct db **db)
 
 static err check_whole(void *ctx, struct tx *tx)
 {
-    return conn_script(tx->conn, "test", "PRAGMA quick_check");
+    return conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", "PRAGMA quick_check");
 }
 
 /* What ran is the beginning of the sequence, each whole: the rest runs on top of it. */
@@ -181,7 +181,7 @@ static const char tables[] =
 
 static err make_tables(void *ctx, struct tx *tx)
 {
-    return conn_script(tx->conn, "test", tables);
+    return conn_script(CONTAINER(tx, struct sqlite_tx, base)->conn, "test", tables);
 }
 
 /* A migrated database, made once; each n begins with a copy of its file. */

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -351,7 +351,8 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 static err check_whole(void *ctx, struct tx *tx)
 {
     sqlite3_stmt *s;
-    if (sqlite3_prepare_v2(tx->conn->sqlite, "PRAGMA integrity_check", -1, &s, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(CONTAINER(tx, struct sqlite_tx, base)->conn->sqlite, "PRAGMA integrity_check", -1, &s,
+                           NULL) != SQLITE_OK)
         return ERR_INTERNAL;
     bool good = sqlite3_step(s) == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(s, 0), "ok") == 0;
     sqlite3_finalize(s);
@@ -453,7 +454,7 @@ static i64 cut_everywhere(u32 pairs, size_t text_bytes, u32 stride, const char *
     trace_begin();
     db = open_at("before");
     if (less_sync != NULL) /* the writer waits for work: nobody else uses its connection */
-        assert_int_equal(conn_script(&db->writer, "test", less_sync), OK);
+        assert_int_equal(conn_script(&sqlite_of(db)->writer, "test", less_sync), OK);
     u64 most = 0;
     bool anew = text_bytes < LARGE; /* else at least until the WAL has begun anew, which another thread decides */
     for (i64 i = 0; i < pairs || (!anew && i < ACKED_MAX - 1); i++) {

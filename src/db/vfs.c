@@ -3,7 +3,7 @@
  * Only the method table of an open file is exchanged, not the file: forwarding all nineteen methods by hand was rejected,
  * because the methods take the file itself and do not care through which table they were found. */
 #include "base/fault.h"
-#include "db/db_internal.h"
+#include "db/sqlite.h"
 
 /* The unix layer has one table per way of locking: its own for the database, another for everything beside it. */
 enum { TABLES_MAX = 4 };

@@ -3,10 +3,10 @@
 #include "engine/internal.h"
 
 STMT(cancel_ask,
-     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 STMT(kill_ask, "UPDATE executions SET kill_at = $3, cancel_at = coalesce(cancel_at, $3),"
-               " due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+               " due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
                " WHERE tenant_id = $1 AND id = $2 AND kill_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 STMT(cancel_find,
      "SELECT 1 FROM executions WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
@@ -16,7 +16,7 @@ STMT(
     "UPDATE execution_journal SET resume = $4 WHERE tenant_id = $1 AND execution_id = $2 AND step_id = $3 AND iteration = $5"
     " AND status = 'unknown' AND resume IS NULL");
 STMT(resume_wake,
-     "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 
 static err ask(const struct stmt *what, struct tx *tx, str tenant_id, str execution_id, i64 now_us, bool *first)

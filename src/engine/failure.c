@@ -82,7 +82,7 @@ err failure_make(struct arena *a, const struct run *r, struct write *w)
 
 STMT(
     failure_mark,
-    "UPDATE executions SET dead_at = CASE WHEN $3 IS NULL THEN NULL ELSE completed_at END, dead_code = $3, expire_at = $4"
+    "UPDATE executions SET dead_at = CASE WHEN CAST($3 AS TEXT) IS NULL THEN NULL ELSE completed_at END, dead_code = $3, expire_at = $4"
     " WHERE tenant_id = $1 AND id = $2");
 STMT(dead_end, "UPDATE executions SET dead_at = NULL WHERE tenant_id = $1 AND id = $2 AND dead_at IS NOT NULL");
 

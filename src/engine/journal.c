@@ -28,7 +28,7 @@ STMT(
 STMT(
     execution_update,
     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
-    " due_at = CASE WHEN $7 IS NULL OR coalesce(cancel_at, wake_at) IS NULL THEN $7 ELSE coalesce(cancel_at, wake_at) END, output_data = $8, error = $9,"
+    " due_at = CASE WHEN CAST($7 AS BIGINT) IS NULL OR coalesce(cancel_at, wake_at) IS NULL THEN $7 ELSE coalesce(cancel_at, wake_at) END, output_data = $8, error = $9,"
     " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
 STMT(
     dedup_expire,
@@ -173,10 +173,11 @@ STMT(
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, due_at, fence, parent_id, parent_step,"
     " depth, trigger_data, input_data, traceparent, tracestate)"
     " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11, $12, $13)");
-STMT(parent_wake, "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
-                  " WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
+STMT(parent_wake,
+     "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
+     " WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
 STMT(child_abandon,
-     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END"
+     "UPDATE executions SET cancel_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id = $2 AND cancel_at IS NULL AND status IN ('queued', 'running', 'waiting')");
 static const struct field ended_child_fields[] = {
     FIELD(struct ended_child, id, F_STR, .doc = "Execution"),
@@ -186,7 +187,7 @@ static const struct table ended_child_table = TABLE("EndedChild", struct ended_c
 /* Whether they are killed is said by the parent's row: the request may have come when this write was on its way. */
 STMT(
     children_cancel,
-    "UPDATE executions SET cancel_at = coalesce(cancel_at, $3), due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $3 END,"
+    "UPDATE executions SET cancel_at = coalesce(cancel_at, CAST($3 AS BIGINT)), due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END,"
     " kill_at = coalesce(kill_at, (SELECT p.kill_at FROM executions p WHERE p.tenant_id = $1 AND p.id = $2))"
     " WHERE tenant_id = $1 AND parent_id = $2 AND parent_step IS NOT NULL AND status IN ('queued', 'running', 'waiting')"
     " AND (cancel_at IS NULL OR kill_at IS NULL)"
@@ -228,9 +229,9 @@ static err insert_row(struct write *w, struct tx *tx)
 {
     struct run *r = w->run;
     if (r->dedup_key.p != NULL)
-        TRY(db_exec(tx, &dedup_expire, NULL,
+        TRY(db_send(tx, &dedup_expire, OK,
                     ARGS(STR(r->tenant_id), STR(r->dedup_key), I64(r->created_at - dedup_life_us))));
-    return db_exec(tx, &execution_insert, NULL,
+    return db_send(tx, &execution_insert, OK,
                    ARGS(STR(r->id), STR(r->tenant_id), STR(r->workflow_id), I64(r->version), STR(w->row.status),
                         I64(r->created_at), time_arg(r->started_at), time_arg(r->completed_at), I64(r->deadline_at),
                         time_arg(w->row.due_at), I64(r->fence), STR(r->parent_id), STR(r->dedup_key),
@@ -242,12 +243,10 @@ static err insert_row(struct write *w, struct tx *tx)
 static err update_row(struct write *w, struct tx *tx)
 {
     struct run *r = w->run;
-    i64 changed;
-    TRY(db_exec(tx, &execution_update, &changed,
-                ARGS(STR(r->tenant_id), STR(r->id), I64(r->fence), STR(w->row.status), time_arg(r->started_at),
-                     time_arg(r->completed_at), time_arg(w->row.due_at), STR(w->row.output_data), STR(w->row.error),
-                     STR(w->row.step_executions), BOOL(w->responded))));
-    return changed == 1 ? OK : ERR_PRECONDITION;
+    return db_send(tx, &execution_update, ERR_PRECONDITION,
+                   ARGS(STR(r->tenant_id), STR(r->id), I64(r->fence), STR(w->row.status), time_arg(r->started_at),
+                        time_arg(r->completed_at), time_arg(w->row.due_at), STR(w->row.output_data), STR(w->row.error),
+                        STR(w->row.step_executions), BOOL(w->responded)));
 }
 
 /* A child whose workflow may not run is left out; the step that waits for it is told after the commit, or finds no child after a crash. */
@@ -260,10 +259,24 @@ static err insert_child(struct write *w, struct tx *tx, struct child_row *c)
     if (e == ERR_NOT_FOUND)
         return OK;
     TRY(e);
-    return db_exec(tx, &child_insert, NULL,
+    return db_send(tx, &child_insert, OK,
                    ARGS(STR(c->id), STR(r->tenant_id), STR(c->workflow_id), I64(version), I64(c->created_at),
                         I64(c->deadline_at), STR(r->id), STR(c->step_id), I64(r->depth + 1), STR(c->trigger),
                         STR(c->input), STR(r->traceparent), STR(r->tracestate)));
+}
+
+/* Whether its end must be told to children: without a plan nobody knows. */
+static bool asks_children(const struct write *w)
+{
+    return w->final && !w->insert && (w->run->plan->spawns || w->run->root == NULL);
+}
+
+/* Most writes do: they may share a transaction with those of other runs. */
+static bool only_sends(const struct write *w)
+{
+    const struct run *r = w->run;
+    bool counts = r->slot.ask || r->slot.key.p != NULL;
+    return w->child_count == 0 && w->failure.handler == NULL && r->replays.p == NULL && !counts && !asks_children(w);
 }
 
 static err write_children(struct write *w, struct tx *tx)
@@ -274,18 +287,17 @@ static err write_children(struct write *w, struct tx *tx)
     if (w->failure.handler != NULL)
         TRY(insert_child(w, tx, w->failure.handler));
     for (u32 i = 0; i < w->abandoned_count; i++)
-        TRY(db_exec(tx, &child_abandon, NULL, ARGS(STR(r->tenant_id), STR(w->abandoned[i]), I64(r->last_us))));
+        TRY(db_send(tx, &child_abandon, OK, ARGS(STR(r->tenant_id), STR(w->abandoned[i]), I64(r->last_us))));
     if (!w->final)
         return OK;
     void *list = NULL;
-    bool may_have = !w->insert && (r->plan->spawns || r->root == NULL); /* without a plan nobody knows */
-    if (may_have)
+    if (asks_children(w))
         TRY(db_list(tx, &children_cancel, EXECUTION_STEPS_MAX, &list, &w->cancelled_count,
                     ARGS(STR(r->tenant_id), STR(r->id), I64(r->completed_at))));
     w->cancelled = list;
     return r->parent_step.p == NULL
                ? OK
-               : db_exec(tx, &parent_wake, NULL, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
+               : db_send(tx, &parent_wake, OK, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
 }
 
 static err write_run(struct db_job *job, struct tx *tx)
@@ -296,7 +308,7 @@ static err write_run(struct db_job *job, struct tx *tx)
     TRY(w->insert ? insert_row(w, tx) : update_row(w, tx));
     for (u32 i = 0; i < w->record_count; i++) {
         const struct journal_row *row = &w->records[i];
-        TRY(db_exec(tx, &journal_upsert, NULL,
+        TRY(db_send(tx, &journal_upsert, OK,
                     ARGS(STR(r->tenant_id), STR(r->id), STR(row->step_id), STR(row->status), I64(row->attempt),
                          STR(row->attempts), STR(row->input_data), STR(row->output_data), STR(row->error),
                          time_arg(row->started_at), time_arg(row->completed_at), time_arg(row->deadline_at),
@@ -312,7 +324,7 @@ static err write_run(struct db_job *job, struct tx *tx)
         TRY(slots_admit(w, tx));
     else if (w->final && !r->slot.ask && r->slot.key.p != NULL)
         TRY(slots_release(w, tx));
-    return w->final && !w->insert ? db_exec(tx, &journal_delete, NULL, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
+    return w->final && !w->insert ? db_send(tx, &journal_delete, OK, ARGS(STR(r->tenant_id), STR(r->id))) : OK;
 }
 
 static void write_done(struct db_job *job, err outcome)
@@ -506,6 +518,8 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
     if (e == OK && final)
         e = outcome_prepare(r, w);
     if (e == OK) {
+        w->job.tenant = r->tenant_id;
+        w->job.loose = w->job.shared = only_sends(w); /* the fence stands in the statements */
         r->write = w;
         r->writing = true; /* before the writer can answer */
         r->message.run = back;

@@ -78,9 +78,10 @@ STMT(
 STMT(slot_take, "UPDATE executions SET slot_state = $3, due_at = NULL WHERE tenant_id = $1 AND id = $2");
 STMT(slot_move, "UPDATE executions SET slot_state = $3 WHERE tenant_id = $1 AND id = $2");
 /* Also one that somebody has just claimed, and is about to put back: wake_at tells it. */
-STMT(slot_give,
-     "UPDATE executions SET slot_state = $3, wake_at = $4, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $4 END"
-     " WHERE tenant_id = $1 AND id = $2");
+STMT(
+    slot_give,
+    "UPDATE executions SET slot_state = $3, wake_at = $4, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($4 AS BIGINT) END"
+    " WHERE tenant_id = $1 AND id = $2");
 STMT(slot_drop, "UPDATE executions SET slot_key = NULL WHERE tenant_id = $1 AND id = $2");
 
 struct waiting_row {
@@ -134,7 +135,7 @@ STMT(slot_above, "SELECT parent_id, parent_step, slot_key FROM executions WHERE 
 static const struct field replaced_fields[] = { FIELD(struct ended_child, id, F_STR, .doc = "Execution") };
 static const struct table replaced_table = TABLE("SlotReplaced", struct ended_child, replaced_fields);
 STMT(slot_replace,
-     "UPDATE executions SET cancel_at = $5, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE $5 END"
+     "UPDATE executions SET cancel_at = $5, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($5 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id IN (SELECT id FROM executions WHERE tenant_id = $1 AND slot_key = $2 AND id <> $3"
      " AND cancel_at IS NULL ORDER BY id DESC LIMIT $6 OFFSET $4) RETURNING id",
      .row = &replaced_table, .scan_ok = true);

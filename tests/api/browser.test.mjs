@@ -1,8 +1,6 @@
 // A browser's session: cookies that no script reads, two proofs that a page of ours asks, and limits that the server keeps.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Browser } from '../lib/browser.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
@@ -145,7 +143,7 @@ describe('the limits of a session', () => {
     /** So many minutes ago, in the store of a server that stands still. */
     async function rewind(column, minutes) {
         await weir.terminate();
-        execFileSync('sqlite3', [join(weir.data, 'weir.db'), `UPDATE sessions SET ${column} = ${column} - ${minutes} * 60000000`]);
+        weir.sql(`UPDATE sessions SET ${column} = ${column} - ${minutes * 60_000_000}`);
         await weir.serve();
     }
 

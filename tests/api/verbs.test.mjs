@@ -117,6 +117,22 @@ test('weir config --json masks secrets, and says where a value comes from', () =
     assert.equal(runWeir(['config', '--json'], { WEIR_LOOPS: 'many' }).status, 2);
 });
 
+test('weir migrate --dry-run prints the SQL that would run, and changes nothing', async () => {
+    const fresh = await Weir.start({ users: false, serve: false });
+    fresh.tool('migrate', 'up');
+    const status = fresh.tool('migrate', 'status');
+    const down = fresh.tool('migrate', 'down', '--dry-run');
+    assert.match(down, /^-- \d{4} \w+\nDROP /);
+    assert.equal(fresh.tool('migrate', 'up', '--dry-run'), '', 'nothing is missing');
+    assert.equal(fresh.tool('migrate', 'status'), status);
+    const without = fresh.tool('migrate', 'down');
+    assert.match(without, /missing/);
+    assert.match(fresh.tool('migrate', 'up', '--dry-run'), /^-- \d{4} \w+\n(CREATE|ALTER) /);
+    assert.equal(fresh.tool('migrate', 'status'), without);
+    assert.equal(fresh.tool('migrate', 'up'), status);
+    await fresh.stop();
+});
+
 describe('weir doctor', () => {
     /** {status, lines: {check: [verdict, text]}} */
     const doctor = (env = {}) => {
@@ -146,7 +162,7 @@ describe('weir doctor', () => {
 
     test('makes nothing where there is nothing', async () => {
         const data = join(weir.folder, 'never/there');
-        const { status, lines } = doctor({ WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` });
+        const { status, lines } = doctor({ DATABASE_URL: '', WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` });
         assert.equal(status, 0);
         assert.match(lines.port[1], /is free/);
         assert.ok(!existsSync(join(weir.folder, 'never')));
@@ -187,7 +203,7 @@ describe('weir doctor', () => {
     test('a database without its key, and one that is none', async () => {
         const data = join(weir.folder, 'hurt');
         mkdirSync(data, { mode: 0o700 });
-        const env = { WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` };
+        const env = { DATABASE_URL: '', WEIR_DATA: data, WEIR_LISTEN: `127.0.0.1:${await freePort()}` };
         assert.equal(runWeir(['migrate', 'up'], env, { cwd: weir.folder }).status, 0);
         rmSync(join(data, 'secret.key'));
         finds('secret key', 'fail', /restore it from the backup/, env);

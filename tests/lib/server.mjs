@@ -1,18 +1,21 @@
 // server.mjs - a Weir of one's own for a test file: free port, temporary data folder, tenants and a user of every role made by the
-// command line before it serves. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
+// command line before it serves. With WEIR_TEST_DB=postgres it has a database of its own in the server of run.mjs. stop() insists on a clean exit: status 0 on SIGTERM, no sanitizer report, nothing left behind.
 
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { request } from 'node:https';
 import { createServer } from 'node:net';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
 import { Client } from './client.mjs';
+import { Postgres, TEMPLATE } from './postgres.mjs';
 
 const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
+/** The store under test. */
+export const DB = process.env.WEIR_TEST_DB ?? 'sqlite';
 /** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
 export const RELEASE = (() => {
     const program = readFileSync(BINARY);
@@ -32,6 +35,7 @@ const SANITIZERS = {
 // Only what Weir needs: a developer's own WEIR_* or proxy settings must not reach the tests.
 const environment = (extra) => ({ PATH: process.env.PATH, HOME: process.env.HOME ?? '/', TZ: 'UTC', WEIR_LOG: 'json', ...SANITIZERS, ...extra });
 
+let databases = 0;
 const alive = new Set();
 process.on('exit', () => {
     for (const weir of alive) weir.discard();
@@ -94,14 +98,22 @@ export class Weir {
 
     constructor(env, binary = BINARY) {
         this.binary = binary;
+        this.within = [];
         const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
         mkdirSync(parent, { recursive: true });
         this.folder = mkdtempSync(join(parent, 'weir-test-'));
         this.data = join(this.folder, 'data');
-        this.env = { WEIR_DATA: this.data, ...env };
+        this.env = { WEIR_DATA: this.data, ...this.#database(), ...env };
         this.clients = new Map();
         this.stderr = '';
         this.child = null;
+    }
+
+    #database() {
+        if (DB !== 'postgres') return {};
+        this.postgres = Postgres.there();
+        this.database = `weir_${process.pid}_${++databases}`;
+        return { DATABASE_URL: this.postgres.create(this.database, { template: TEMPLATE }) };
     }
 
     /** `weir …args` on this data folder; throws unless it succeeds. */
@@ -190,6 +202,7 @@ export class Weir {
         this.child?.kill('SIGKILL');
         this.child = null;
         alive.delete(this);
+        this.postgres?.drop(this.database);
         rmSync(this.folder, { recursive: true, force: true });
     }
 
@@ -210,6 +223,29 @@ export class Weir {
             .split('\n')
             .filter((line) => line.startsWith('{'))
             .map((line) => JSON.parse(line));
+    }
+
+    /** Runs SQL in the store, past Weir and past row-level security; rows as lines. Both databases must understand it. */
+    sql(text) {
+        if (this.postgres) return this.postgres.sql(text, this.postgres.admin(this.database));
+        return execFileSync('sqlite3', [join(this.data, 'weir.db'), text], { encoding: 'utf8' }).trimEnd();
+    }
+
+    /** All that the store holds, as bytes: to look for what must not be in it. */
+    stored() {
+        if (this.postgres) return Buffer.from(this.sql("SELECT database_to_xml(true, false, '')"));
+        return Buffer.concat(readdirSync(this.data).filter((name) => name.startsWith('weir.db')).map((name) => readFileSync(join(this.data, name))));
+    }
+
+    /** Keeps the store of a Weir that does not run as it is; what it returns brings it back. */
+    keepStore() {
+        if (this.postgres) return this.postgres.keep(this.database);
+        const [file, copy] = [join(this.data, 'weir.db'), join(this.folder, 'copy.db')];
+        this.sql(`VACUUM INTO '${copy}'`);
+        return () => {
+            for (const end of ['', '-wal', '-shm']) rmSync(file + end, { force: true });
+            renameSync(copy, file);
+        };
     }
 
     /** A client signed in as `role` of `tenant`; logged in once. */

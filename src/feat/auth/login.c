@@ -162,7 +162,7 @@ STMT(login_members,
      " t.session_absolute_minutes, t.session_idle_minutes"
      " FROM users u JOIN memberships m ON m.user_id = u.id JOIN tenants t ON t.id = m.tenant_id"
      " WHERE u.id = $1 AND u.password_hash = $3 AND u.status = 'active' AND m.status = 'active' AND t.status = 'active'"
-     " AND ($2 IS NULL OR t.slug = $2) AND ($4 IS NULL OR t.id = $4) LIMIT 2",
+     " AND (t.slug = $2 OR $2 IS NULL) AND (t.id = $4 OR $4 IS NULL) LIMIT 2",
      .row = &member_table, .scope = SCOPE_SYSTEM);
 STMT(login_home, "SELECT min(tenant_id) AS tenant_id FROM memberships WHERE user_id = $1 HAVING count(*) = 1",
      .row = &member_table, .scope = SCOPE_SYSTEM);
@@ -529,7 +529,10 @@ err switch_tenant(struct req *rq)
     TRY(session_end(rq, rq->who.tenant_id, rq->who.session_id, "logout", &changed));
     if (changed == 0)
         return ended(rq, ERR_NOT_FOUND);
+    /* For the new session's row alone: what follows in this transaction is the caller's again. */
+    db_act_for(rq->tx, l->grant.tenant_id);
     TRY(grant_store(rq, &l->grant));
+    db_act_for(rq->tx, rq->who.tenant_id);
     TRY(audit_for(rq, l->grant.tenant_id, l->user.id, "auth.switch_tenant", l->grant.session_id, STR_NONE));
     return grant_reply(rq, 200, &l->grant);
 }

@@ -108,7 +108,7 @@ PROBLEM_SHARED(workflow_not_found, "workflows.not_found", ERR_NOT_FOUND, "There 
     " FROM workflows w JOIN workflow_versions v ON v.tenant_id = w.tenant_id " \
     "AND v.workflow_id = w.id AND v.version = w.version "
 #define WORKFLOW_WHERE                                                                                           \
-    "WHERE w.tenant_id = $1 AND w.deleted_at IS NULL AND ($2 IS NULL OR w.tags LIKE $2 ESCAPE '!')" LIST_FILTER( \
+    "WHERE w.tenant_id = $1 AND w.deleted_at IS NULL AND (w.tags LIKE $2 ESCAPE '!' OR $2 IS NULL)" LIST_FILTER( \
         "w.name", "$3") LIST_FILTER("w.is_active", "$4")
 #define WORKFLOW_ROWS "SELECT " WORKFLOW_COLUMNS CUT_DEFINITION WORKFLOW_FROM WORKFLOW_WHERE
 
@@ -134,7 +134,7 @@ static const struct lister workflow_lister = { &workflow_table, sorts,          
     "FROM workflows w WHERE w.tenant_id = $1 AND w.id = $2 AND w.deleted_at IS NULL"
 STMT(workflow_state, WORKFLOW_STATE, .row = &etag_table);
 /* The path of a restore names a version as well; what it answers is the workflow. */
-STMT(restored_state, WORKFLOW_STATE " AND $3 IS NOT NULL", .row = &etag_table);
+STMT(restored_state, WORKFLOW_STATE " AND CAST($3 AS TEXT) IS NOT NULL", .row = &etag_table);
 STMT(workflow_version, "SELECT version FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
      .row = &number_table);
 STMT(

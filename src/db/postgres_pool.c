@@ -1,0 +1,156 @@
+/* postgres_pool.c - the connections of the process: a bounded number, kept, looked at before use, replaced when old.
+ *
+ * The newest idle one is taken first, so that after a rush the others grow old and go. After a failed attempt to connect all others fail at once for a
+ * quarter of a second: a server that is away must not be stormed, nor every request wait for its own time-out. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "db/postgres.h"
+
+#include <poll.h>
+#include <time.h>
+
+static bool too_old(const struct postgres *db, const struct pg_conn *c)
+{
+    return c->generation != atomic_load(&db->generation) ||
+           clock_mono_us() - c->born_us >= db->base.options.pool_recycle_us;
+}
+
+/* Whether the server has closed it: then there is something to read (its last words), and behind that the end. */
+static bool is_open(struct pg_conn *c)
+{
+    struct pollfd fd = { .fd = PQsocket(c->pg), .events = POLLIN };
+    for (int i = 0; i < 3 && poll(&fd, 1, 0) > 0; i++)
+        if (PQconsumeInput(c->pg) == 0)
+            return false;
+    return PQstatus(c->pg) == CONNECTION_OK;
+}
+
+static bool answers(struct pg_conn *c)
+{
+    struct answers answers;
+    i64 deadline_us = clock_mono_us() + FAST_US;
+    if (pg_send_verb(c, PG_PING) != OK || pg_send_sync(c, deadline_us) != OK || pg_read(c, deadline_us, &answers) != OK)
+        return false;
+    PQclear(answers.rows);
+    return answers.failed == OK;
+}
+
+bool pg_usable(struct postgres *db, struct pg_conn *c)
+{
+    i64 idle_us = clock_mono_us() - c->used_us;
+    if (c->broken || too_old(db, c))
+        return false;
+    if (idle_us >= LOOK_IDLE_US && !is_open(c))
+        return false;
+    return idle_us < PING_IDLE_US || answers(c);
+}
+
+static struct pg_conn *pop(struct postgres *db)
+{
+    struct pg_conn *c = db->idle;
+    db->idle = c->next;
+    db->idle_count--;
+    return c;
+}
+
+static void end_one(struct postgres *db, struct pg_conn *c)
+{
+    pg_close(c);
+    pthread_mutex_lock(&db->pool);
+    db->open--;
+    pthread_cond_signal(&db->freed);
+    pthread_mutex_unlock(&db->pool);
+}
+
+/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. */
+static err open_one(struct postgres *db, struct pg_conn **out)
+{
+    i64 deadline_us = clock_mono_us() + CONNECT_US;
+    err e = pg_connect(db, deadline_us, out);
+    if (e == ERR_UNAVAILABLE)
+        e = pg_connect(db, deadline_us, out);
+    if (e == OK)
+        return OK;
+    end_one(db, NULL);
+    pthread_mutex_lock(&db->pool);
+    db->down_until_us = clock_mono_us() + DOWN_US + (i64)rng_below((u64)DOWN_US);
+    pthread_mutex_unlock(&db->pool);
+    return e;
+}
+
+static bool wait_freed(struct postgres *db, i64 deadline_us)
+{
+    i64 left_us = deadline_us - clock_mono_us();
+    struct timespec t;
+    if (left_us <= 0)
+        return false;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    i64 ns = t.tv_nsec + left_us % SECOND_US * 1000;
+    t.tv_sec += left_us / SECOND_US + ns / 1000000000;
+    t.tv_nsec = ns % 1000000000;
+    pthread_cond_timedwait(&db->freed, &db->pool, &t);
+    return true;
+}
+
+/* An idle connection, or (with *out NULL) the place for a new one. */
+static err take_place(struct postgres *db, i64 deadline_us, struct pg_conn **out)
+{
+    u32 most = db->base.options.pool_size + db->base.options.pool_overflow;
+    err e = OK;
+    pthread_mutex_lock(&db->pool);
+    while (e == OK && db->idle == NULL && db->open >= most)
+        e = wait_freed(db, deadline_us) ? OK : ERR_BUSY;
+    *out = e == OK && db->idle != NULL ? pop(db) : NULL;
+    if (e == OK && *out == NULL && clock_mono_us() < db->down_until_us)
+        e = ERR_UNAVAILABLE;
+    if (e == OK && *out == NULL)
+        db->open++;
+    pthread_mutex_unlock(&db->pool);
+    return e;
+}
+
+err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
+{
+    i64 deadline_us = clock_mono_us() + wait_us;
+    for (;;) {
+        struct pg_conn *c;
+        TRY(take_place(db, deadline_us, &c));
+        if (c == NULL)
+            return open_one(db, out);
+        if (pg_usable(db, c)) {
+            *out = c;
+            return OK;
+        }
+        end_one(db, c);
+    }
+}
+
+void pool_give(struct postgres *db, struct pg_conn *c)
+{
+    pg_disown(c);
+    c->used_us = clock_mono_us();
+    pthread_mutex_lock(&db->pool);
+    bool keep = !c->broken && !db->closing && db->idle_count < db->base.options.pool_size;
+    if (keep) {
+        c->next = db->idle;
+        db->idle = c;
+        db->idle_count++;
+        pthread_cond_signal(&db->freed);
+    }
+    pthread_mutex_unlock(&db->pool);
+    if (!keep)
+        end_one(db, c);
+}
+
+void pool_forget(struct postgres *db)
+{
+    for (;;) {
+        pthread_mutex_lock(&db->pool);
+        struct pg_conn *c = db->idle != NULL ? pop(db) : NULL;
+        pthread_mutex_unlock(&db->pool);
+        if (c == NULL)
+            return;
+        end_one(db, c);
+    }
+}

@@ -1,0 +1,343 @@
+/* test_postgres.c - what only the PostgreSQL side has: a network that fails at each place, a bounded pool, the check of statements and guards, texts that
+ * PostgreSQL does not take. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "db/postgres.h"
+#include "db/test_store.h"
+
+const struct migration db_migrations[] = {
+    { 1, "notes",
+      "CREATE TABLE notes (id BIGINT PRIMARY KEY, tenant_id TEXT NOT NULL, body TEXT, seen BIGINT);"
+      "CREATE TABLE hidden (id BIGINT PRIMARY KEY, tenant_id TEXT NOT NULL);"
+      "CREATE TABLE open (id BIGINT PRIMARY KEY, tenant_id TEXT NOT NULL);"
+      "CREATE TABLE plain (id BIGINT PRIMARY KEY);"
+      "ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE notes FORCE ROW LEVEL SECURITY;"
+      "CREATE POLICY tenant ON notes USING (tenant_id = NULLIF(current_setting('app.tenant', true), ''));"
+      "CREATE POLICY system ON notes USING (current_setting('app.system', true) = 'on');"
+      "ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; ALTER TABLE hidden FORCE ROW LEVEL SECURITY;"
+      "CREATE POLICY tenant ON hidden USING (tenant_id = NULLIF(current_setting('app.tenant', true), ''));",
+      "DROP TABLE plain; DROP TABLE open; DROP TABLE hidden; DROP TABLE notes;" },
+    { 0 },
+};
+
+struct note {
+    struct presence has;
+    i64 id;
+    str body;
+};
+static const struct field note_fields[] = {
+    FIELD(struct note, id, F_I64, .doc = "Id"),
+    FIELD(struct note, body, F_STR, .flags = F_NULLABLE, .doc = "Body"),
+};
+static const struct table note_table = TABLE("Note", struct note, note_fields);
+
+STMT(good_insert, "INSERT INTO notes (id, tenant_id, body) VALUES ($1, $2, $3)");
+STMT(good_by_id, "SELECT id, body FROM notes WHERE tenant_id = $1 AND id = $2", .row = &note_table);
+STMT(good_system, "SELECT id, body FROM notes WHERE id = $1", .row = &note_table, .scope = SCOPE_SYSTEM);
+STMT(good_steal, "UPDATE notes SET tenant_id = $3 WHERE tenant_id = $1 AND id = $2");
+STMT(bad_syntax, "SELEC 1");
+STMT(bad_type, "SELECT id FROM notes WHERE tenant_id = $1 AND ($2 IS NULL OR id = $2)", .row = &note_table);
+STMT(bad_column, "SELECT id, seen FROM notes WHERE tenant_id = $1", .row = &note_table);
+STMT(bad_twice, "SELECT id, seen AS id FROM notes WHERE tenant_id = $1", .row = &note_table);
+STMT(bad_none, "SELECT id FROM notes WHERE id = $1", .row = &note_table);
+STMT(bad_many, "SELECT id FROM notes WHERE tenant_id IN ($1, $2)", .row = &note_table);
+STMT(bad_system, "SELECT id FROM hidden", .row = &note_table, .scope = SCOPE_SYSTEM);
+
+struct store {
+    struct test_store place;
+    struct db *db;
+    struct arena *arena;
+};
+
+static int set_up(void **state)
+{
+    struct store *s = calloc(1, sizeof *s);
+    assert_non_null(s);
+    assert_int_equal(test_store_make(&s->place, true), 0);
+    struct db_options options = test_store_options(&s->place);
+    options.pool_size = 1;
+    options.pool_overflow = 1;
+    options.pool_wait_us = SECOND_US / 10;
+    assert_int_equal(db_open(&options, &s->db), OK);
+    assert_int_equal(db_migrate_up(s->db), OK);
+    s->arena = arena_new(64 * MIB);
+    assert_non_null(s->arena);
+    *state = s;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct store *s = *state;
+    for (int kind = 0; kind < FAULT_KINDS; kind++)
+        fault_arm(kind, 0);
+    db_close(s->db);
+    arena_free(s->arena);
+    test_store_remove(&s->place);
+    free(s);
+    return 0;
+}
+
+static err insert(void *ctx, struct tx *tx)
+{
+    i64 id = *(i64 *)ctx;
+    TRY(db_exec(tx, &good_insert, NULL, ARGS(I64(id), STR(S("acme")), STR(S("one")))));
+    return db_send(tx, &good_insert, OK, ARGS(I64(id + 1), STR(S("acme")), NIL));
+}
+
+static err find(struct store *s, const struct stmt *stmt, struct args args, struct note *row)
+{
+    struct tx *tx;
+    TRY(db_read_begin(s->db, s->arena, false, &tx));
+    err e = db_row(tx, stmt, row, args);
+    db_read_end(tx);
+    return e;
+}
+
+/* ---- the network ---- */
+
+/* Both rows or none; both when it was said so. It is said to have failed only when COMMIT was under way. */
+static void test_nth_failure_of_a_write(void **state)
+{
+    struct store *s = *state;
+    bool fired = true;
+    u32 unknown = 0;
+    i64 id = 1; /* the first one asks what the statement takes; the others go out in one piece */
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (i64 n = 1; fired; n++) {
+        id = 10 * n;
+        fault_arm(FAULT_STATEMENT, n);
+        err e = db_write_wait(s->db, s->arena, insert, &id);
+        fired = fault_fired(FAULT_STATEMENT);
+        fault_arm(FAULT_STATEMENT, 0);
+        err first = find(s, &good_by_id, ARGS(STR(S("acme")), I64(id)), NULL);
+        assert_int_equal(first, find(s, &good_by_id, ARGS(STR(S("acme")), I64(id + 1)), NULL));
+        assert_int_equal(e, first == OK ? OK : ERR_UNAVAILABLE);
+        unknown += e != OK;
+        assert_in_range(n, 1, 50);
+    }
+    assert_int_equal(unknown, 1);
+}
+
+static err read_twice(struct store *s)
+{
+    struct tx *tx;
+    struct note row;
+    TRY(db_read_begin(s->db, s->arena, false, &tx));
+    err e = db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(1)));
+    if (e == OK && db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(2))) != OK)
+        e = ERR_UNAVAILABLE;
+    db_read_end(tx);
+    return e;
+}
+
+static void test_nth_failure_of_a_read(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    bool fired = true;
+    u32 failed = 0;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (i64 n = 1; fired; n++) {
+        fault_arm(FAULT_STATEMENT, n);
+        err e = read_twice(s);
+        fired = fault_fired(FAULT_STATEMENT);
+        fault_arm(FAULT_STATEMENT, 0);
+        assert_true(e == OK || e == ERR_UNAVAILABLE);
+        failed += e != OK;
+        assert_int_equal(read_twice(s), OK);
+        assert_in_range(n, 1, 50);
+    }
+    assert_int_equal(failed, 1); /* between the two: the snapshot is gone, and somebody has seen it */
+}
+
+static void test_nth_allocation(void **state)
+{
+    struct store *s = *state;
+    bool fired = true;
+    for (i64 n = 1; fired; n++) {
+        i64 id = 10 * n;
+        fault_arm(FAULT_ALLOC, n);
+        err e = db_write_wait(s->db, s->arena, insert, &id);
+        fired = fault_fired(FAULT_ALLOC);
+        fault_arm(FAULT_ALLOC, 0);
+        assert_true(e == OK || e == ERR_MEMORY);
+        assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(id + 1)), NULL), e == OK ? OK : ERR_NOT_FOUND);
+        assert_in_range(n, 1, 200);
+    }
+}
+
+static err insert_and_give_up(void *ctx, struct tx *tx)
+{
+    TRY(insert(ctx, tx)); /* sent; that it fails nobody has heard yet */
+    return ERR_INVALID;
+}
+
+/* The next one on the connection begins in no transaction of somebody else's. */
+static void test_giving_up_after_an_unseen_failure(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (int i = 0; i < 3; i++) {
+        i64 next = 10 + 10 * i;
+        assert_int_equal(db_write_wait(s->db, s->arena, insert_and_give_up, &id), ERR_INVALID);
+        assert_int_equal(db_write_wait(s->db, s->arena, insert, &next), OK);
+        assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(next)), NULL), OK);
+    }
+}
+
+/* ---- the pool ---- */
+
+struct holder {
+    struct store *s;
+    pthread_barrier_t *held, *over;
+    err outcome;
+};
+
+static void *hold(void *ctx)
+{
+    struct holder *h = ctx;
+    struct arena *a = arena_new(MIB);
+    struct tx *tx;
+    h->outcome = db_read_begin(h->s->db, a, false, &tx);
+    if (h->outcome == OK)
+        h->outcome = db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(1)));
+    pthread_barrier_wait(h->held);
+    pthread_barrier_wait(h->over);
+    db_read_end(tx);
+    db_thread_end(h->s->db);
+    arena_free(a);
+    return NULL;
+}
+
+static void test_the_pool_is_bounded(void **state)
+{
+    struct store *s = *state;
+    pthread_barrier_t held, over;
+    pthread_t threads[2];
+    struct holder holders[2];
+    pthread_barrier_init(&held, NULL, 3);
+    pthread_barrier_init(&over, NULL, 3);
+    for (int i = 0; i < 2; i++) {
+        holders[i] = (struct holder){ s, &held, &over, OK };
+        assert_int_equal(pthread_create(&threads[i], NULL, hold, &holders[i]), 0);
+    }
+    pthread_barrier_wait(&held);
+    assert_int_equal(db_stats(s->db).connections, 2); /* size and overflow */
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), ERR_BUSY);
+    i64 latency_us;
+    assert_int_equal(db_ping(s->db, &latency_us), OK); /* a loop has its own */
+    pthread_barrier_wait(&over);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(holders[i].outcome, ERR_NOT_FOUND);
+    }
+    assert_int_equal(db_stats(s->db).connections, 1); /* what overflowed is closed */
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), ERR_NOT_FOUND);
+    pthread_barrier_destroy(&held);
+    pthread_barrier_destroy(&over);
+}
+
+/* ---- tenants ---- */
+
+struct stealing {
+    const char *from, *to;
+};
+
+static err steal(void *ctx, struct tx *tx)
+{
+    const struct stealing *x = ctx;
+    return db_exec(tx, &good_steal, NULL, ARGS(STR(str_of(x->from)), I64(1), STR(str_of(x->to))));
+}
+
+static void test_the_guard_sees_what_the_statement_names(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    struct stealing out = { "acme", "globex" }, in = { "globex", "globex" };
+    static char too_long[TENANT_BYTES + 2];
+    memset(too_long, 'x', TENANT_BYTES + 1);
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), OK);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("globex")), I64(1)), NULL), ERR_NOT_FOUND);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("")), I64(1)), NULL), ERR_NOT_FOUND);
+    assert_int_equal(find(s, &good_by_id, ARGS(NIL, I64(1)), NULL), ERR_NOT_FOUND);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(str_of(too_long)), I64(1)), NULL), ERR_NOT_FOUND);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(((str){ "acme\0x", 6 })), I64(1)), NULL), ERR_NOT_FOUND);
+    assert_int_equal(find(s, &good_system, ARGS(I64(1)), NULL), OK);
+    assert_int_equal(db_write_wait(s->db, s->arena, steal, &out), ERR_INTERNAL); /* refused by the guard */
+    assert_int_equal(db_write_wait(s->db, s->arena, steal, &in), OK);            /* nothing to change */
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), OK);
+}
+
+/* ---- values and statements ---- */
+
+static err insert_text(void *ctx, struct tx *tx)
+{
+    return db_exec(tx, &good_insert, NULL, ARGS(I64(1), STR(S("acme")), STR(*(str *)ctx)));
+}
+
+static void test_texts_that_it_does_not_take(void **state)
+{
+    struct store *s = *state;
+    static const struct {
+        str in, out;
+    } cases[] = {
+        { S_INIT("a\0b"), S_INIT("a\xef\xbf\xbd"
+                                 "b") },
+        { S_INIT("caf\xe9"), S_INIT("caf\xef\xbf\xbd") },
+        { S_INIT("\xed\xa0\x80"), S_INIT("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd") },
+        { S_INIT("fine \xe2\x82\xac"), S_INIT("fine \xe2\x82\xac") },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct note row;
+        str in = cases[i].in;
+        assert_int_equal(test_store_admin(s->place.database, "TRUNCATE notes"), 0);
+        assert_int_equal(db_write_wait(s->db, s->arena, insert_text, &in), OK);
+        assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), &row), OK);
+        assert_true(str_eq(row.body, cases[i].out));
+    }
+}
+
+static void test_check(void **state)
+{
+    struct store *s = *state;
+    struct buf complaint = { .arena = s->arena };
+    static const char *const bad[] = { "bad_syntax", "bad_type", "bad_column", "bad_twice",
+                                       "bad_none",   "bad_many", "bad_system", "schema" };
+    assert_int_equal(db_check(s->db, &complaint), ERR_INVALID);
+    buf_char(&complaint, '\0');
+    for (size_t i = 0; i < COUNT(bad); i++)
+        if (strstr(complaint.p, bad[i]) == NULL)
+            fail_msg("no complaint about %s in\n%s", bad[i], complaint.p);
+    assert_null(strstr(complaint.p, "good_"));
+    assert_non_null(strstr(complaint.p, "open")); /* the table without a guard */
+    assert_null(strstr(complaint.p, "plain"));
+}
+
+#define WITH_STORE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(int argc, char **argv)
+{
+    if (!test_store_on_postgres(argc, argv))
+        return TEST_SKIPPED;
+    log_setup(getenv("WEIR_TEST_LOG") != NULL ? LOG_TEXT : LOG_OFF, LOG_DEBUG);
+    const struct CMUnitTest tests[] = {
+        WITH_STORE(test_nth_failure_of_a_write),
+        WITH_STORE(test_nth_failure_of_a_read),
+        WITH_STORE(test_nth_allocation),
+        WITH_STORE(test_giving_up_after_an_unseen_failure),
+        WITH_STORE(test_the_pool_is_bounded),
+        WITH_STORE(test_the_guard_sees_what_the_statement_names),
+        WITH_STORE(test_texts_that_it_does_not_take),
+        WITH_STORE(test_check),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

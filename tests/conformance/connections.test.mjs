@@ -1,0 +1,157 @@
+// What happens to requests when PostgreSQL goes, comes back, is slow, or refuses a transaction because of another one. On a server of its own, since it is stopped.
+
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { chain, createTrigger, createWorkflow, execute, getExecution, transform } from '../lib/flows.mjs';
+import { Postgres } from '../lib/postgres.mjs';
+import { Weir } from '../lib/server.mjs';
+import { bounded, until } from '../lib/wait.mjs';
+
+let postgres, weir, editor;
+before(async () => {
+    postgres = await Postgres.start();
+    postgres.login('weir', 'CREATEROLE');
+    weir = new Weir({ DATABASE_URL: postgres.create('served'), WEIR_DB_STATEMENT_SECONDS: '2', WEIR_DB_POOL_SIZE: '4', WEIR_DB_POOL_OVERFLOW: '1', WEIR_DB_POOL_WAIT_SECONDS: '1' });
+    weir.addTenant('acme');
+    await weir.serve();
+    editor = await weir.as('editor');
+});
+after(async () => {
+    await weir?.stop();
+    await postgres?.stop();
+});
+
+const root = () => postgres.of('served', 'admin');
+const pure = { steps: [transform('t', { n: '{{ input.n }}' })] };
+const cut = () => postgres.sql(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'weir'`);
+const list = () => editor.get('/api/v1/workflows');
+const works = () => until('requests are served again', async () => (await list()).status === 200 && (await editor.post('/api/v1/workflows', { name: 'again', definition: pure })).status === 201, { within_ms: 10_000, every_ms: 50 });
+
+describe('connections that are cut', () => {
+    test('reads go on, on other connections', async () => {
+        await list();
+        for (let i = 0; i < 5; i++) {
+            cut();
+            await editor.get('/api/v1/workflows', { expect: 200 });
+        }
+    });
+
+    test('what was answered with 2xx is there; everything else says so', async () => {
+        const { id } = await createWorkflow(editor, pure);
+        const { webhook_url } = await createTrigger(editor, id, { rate_limit: null });
+        const anyone = weir.anonymous();
+        let cutting = true;
+        const cutter = (async () => {
+            while (cutting) {
+                cut();
+                await new Promise((next) => setImmediate(next));
+            }
+        })();
+        const answers = await Promise.all(Array.from({ length: 200 }, async (_, n) => ({ n, ...(await anyone.post(webhook_url, { n }, { expect: [200, 202, 503] })) })));
+        cutting = false;
+        await cutter;
+        await works();
+        for (const { n, status, body } of answers) {
+            if (status === 503) assert.ok(['server.unavailable', 'server.overloaded'].includes(body.code), body.code);
+            else assert.deepEqual((await getExecution(editor, body.execution_id)).input_data, { n });
+        }
+    });
+});
+
+describe('a server that is gone', () => {
+    test('is a 503 with a code of its own, at once; what needs no database answers; it is found again without a restart', async () => {
+        await works();
+        await postgres.halt();
+        const began = performance.now();
+        for (let i = 0; i < 5; i++) {
+            const read = await editor.get('/api/v1/workflows', { expect: 503 });
+            assert.equal(read.body.code, 'server.unavailable');
+            assert.ok(read.headers.get('retry-after'));
+            const write = await editor.post('/api/v1/workflows', { name: 'gone', definition: pure }, { expect: 503 });
+            assert.equal(write.body.code, 'server.unavailable');
+        }
+        assert.ok(performance.now() - began < 5000, 'nobody waits for a time-out');
+        await weir.anonymous().get('/livez', { expect: 200 });
+        await weir.anonymous().get('/readyz', { expect: 503, raw: true });
+        await bounded('/metrics answers', 3000, weir.anonymous().get('/metrics', { expect: 200 }));
+        await postgres.run();
+        await works();
+        await weir.anonymous().get('/readyz', { expect: 200 });
+    });
+
+    test('executions that were under way end', async () => {
+        const { id } = await createWorkflow(editor, chain({ id: 'd', type: 'delay', with: { ms: 300 } }, transform('t', { done: true })));
+        const { body } = await editor.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { headers: { prefer: 'respond-async' }, expect: 202 });
+        await until('it waits', async () => (await getExecution(editor, body.execution_id)).status === 'waiting');
+        await postgres.halt();
+        await postgres.run();
+        await until('it has ended', async () => {
+            const { status, body: execution } = await editor.get(`/api/v1/executions/${body.execution_id}`);
+            return status === 200 && execution.status === 'completed';
+        });
+    });
+});
+
+describe('a database that is slow', () => {
+    const locked = async (table, check) => {
+        const holder = await postgres.hold(`BEGIN; LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE`, root());
+        try {
+            await check();
+        } finally {
+            await holder.release();
+        }
+    };
+
+    test('a statement is stopped after WEIR_DB_STATEMENT_SECONDS: 503', () =>
+        locked('workflows', async () => {
+            const began = performance.now();
+            const { body } = await editor.get('/api/v1/workflows', { expect: 503 });
+            assert.equal(body.code, 'server.overloaded');
+            assert.ok(performance.now() - began < 5000);
+        }));
+
+    test('when every connection is taken the rest is refused after WEIR_DB_POOL_WAIT_SECONDS: 503', () =>
+        locked('workflows', async () => {
+            const answers = await Promise.all(Array.from({ length: 20 }, () => editor.get('/api/v1/workflows', { expect: 503 })));
+            assert.ok(answers.every(({ body }) => body.code === 'server.overloaded'));
+            await weir.anonymous().get('/livez', { expect: 200 });
+        }));
+
+    test('afterwards all is well', works);
+});
+
+describe('transactions that meet', () => {
+    test('of many changes with the same If-Match one wins, the others see that it did', async () => {
+        const { id } = await createWorkflow(editor, pure);
+        const { headers } = await editor.get(`/api/v1/workflows/${id}`, { expect: 200 });
+        const change = (n) => editor.put(`/api/v1/workflows/${id}`, { name: `n${n}`, definition: pure }, { headers: { 'if-match': headers.get('etag') }, expect: [200, 412] });
+        const answers = await Promise.all(Array.from({ length: 12 }, (_, n) => change(n)));
+        assert.equal(answers.filter(({ status }) => status === 200).length, 1);
+    });
+
+    test('of many starts with one Idempotency-Key one happens', async () => {
+        const { id } = await createWorkflow(editor, pure);
+        const headers = { 'idempotency-key': `once-${id}` };
+        const answers = await Promise.all(Array.from({ length: 12 }, () => editor.post(`/api/v1/workflows/${id}/execute`, { input_data: { n: 1 } }, { headers, expect: 200 })));
+        assert.equal(new Set(answers.map(({ body }) => body.execution_id)).size, 1);
+    });
+
+    test('of 60 at once as many succeed as there may be, and none is told to try again', async () => {
+        const { id } = await createWorkflow(editor, pure);
+        const add = (n) => editor.post(`/api/v1/webhooks/${id}/triggers`, { name: `t${n}` }, { expect: [201, 422] });
+        const answers = await Promise.all(Array.from({ length: 60 }, (_, n) => (n % 2 ? add(n) : execute(editor, id, { n }).then(() => add(n)))));
+        assert.equal(answers.filter(({ status }) => status === 201).length, 50, 'the ceiling of triggers');
+    });
+});
+
+describe('texts from strangers', () => {
+    test('a User-Agent that is not UTF-8, and one with escapes, are no fault of ours', async () => {
+        for (const agent of ['caf\xe9', "x'; DROP TABLE users; --", '\\000', '%00$1'])
+            await weir.anonymous().with({ 'user-agent': agent }).post('/api/v1/auth/token', { email: 'editor@acme.test', password: 'Kestrel-7-marble-lantern' }, { expect: 200 });
+    });
+    test('NUL in JSON is stored and comes back', async () => {
+        const { id } = await createWorkflow(editor, pure);
+        assert.deepEqual((await execute(editor, id, { n: 'a\u0000b' })).output_data, { t: { n: 'a\u0000b' } });
+        await editor.get('/api/v1/workflows?name=%00', { expect: [200, 400, 422] });
+    });
+});
