@@ -1,0 +1,56 @@
+/* bus.h - news between nodes: small, unordered between nodes, allowed to get lost. Whoever listens has polling (or a short life of what it remembers) behind it.
+ *
+ *     static void heard(str text);
+ *     BUS(news, "jobs", heard);
+ *     bus_say(&news, S(""));
+ *
+ * What a node says itself it does not hear: the caller does its own part before. What one node says of one kind arrives in that order. Never said inside a
+ * transaction: the bus has a thread, which sends at most every 20 ms, all that was said since in one packet. */
+#pragma once
+
+#include "base/str.h"
+
+struct bus_kind {
+    const char *name;
+    /* On a thread of the transport; must only hand on, and bear being called before its module has started and after it has stopped. text.p == NULL: some may have been missed,
+     * look yourself. */
+    void (*heard)(str text);
+    bool each; /* equal texts are said as often as they come; else once in a packet */
+};
+#define BUS(id, name_, heard_, ...)                                                        \
+    static const struct bus_kind id = { .name = (name_), .heard = (heard_), __VA_ARGS__ }; \
+    static const struct bus_kind *const id##_entry __attribute__((section("weir_bus"), used)) = &id
+
+enum {
+    BUS_TEXT_MAX = 7000,         /* bytes of one text (UTF-8, no NUL); a larger one is told as "look yourself" */
+    BUS_QUEUE_BYTES = 512 << 10, /* not sent yet; beyond it everybody is told "look yourself", once */
+    BUS_EVERY_MS = 20,
+};
+/* Any thread, after the commit. Costs an atomic load when this is the only node. */
+void bus_say(const struct bus_kind *kind, str text);
+
+/* After the modules: the first thing that is heard is "look yourself". Does nothing without transports (SQLite). */
+err bus_start(void) MUST;
+/* Sends what is queued, for a second at most. */
+void bus_stop(void);
+/* Whether all transports hear: else those who cannot bear silence ask the database each second. */
+bool bus_hears(void);
+
+/* A way between nodes. What is said goes out by the first of the list that is up; all of them are heard. */
+struct bus_transport {
+    const char *name; /* "postgres", "redis" */
+    /* On SQLite, or not configured: NULL or false, and it is left out. */
+    bool (*wanted)(void);
+    /* Starts to listen, on a thread of its own, connecting again by itself whenever it must: a server that is away is no failure. */
+    err (*start)(void);
+    void (*stop)(void);
+    bool (*up)(void); /* it hears now */
+    err (*send)(
+        str packet); /* on the bus's thread; a second at most. At most BUS_PACKET_MAX bytes of UTF-8 without NUL */
+};
+enum { BUS_PACKET_MAX = 7900 };
+/* All of them, the preferred one first; ends with NULL. In bus.c. */
+extern const struct bus_transport *const bus_transports[];
+/* Told by a transport, on its thread, one at a time: a packet came in; it hears (again), and what was sent before may not have reached it. */
+void bus_heard(const struct bus_transport *from, str packet);
+void bus_missed(const struct bus_transport *from);
