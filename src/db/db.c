@@ -333,6 +333,42 @@ err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct t
     return w.outcome;
 }
 
+err db_write_own(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
+{
+    assert(!db_on_writer());
+    return db->driver->write_own != NULL ? db->driver->write_own(db, a, run, ctx) : db_write_wait(db, a, run, ctx);
+}
+
+/* ---- other processes ---- */
+
+bool db_has_others(const struct db *db)
+{
+    return db->driver->listen != NULL;
+}
+
+err db_listen(struct db *db, void (*heard)(str text))
+{
+    return db_has_others(db) ? db->driver->listen(db, heard) : db_misused("listen", "there is one process");
+}
+
+void db_listen_end(struct db *db)
+{
+    if (db_has_others(db))
+        db->driver->listen_end(db);
+}
+
+bool db_listening(const struct db *db)
+{
+    return db_has_others(db) && db->driver->listening(db);
+}
+
+err db_notify(struct db *db, str text)
+{
+    if (text.n > DB_NEWS_MAX)
+        return ERR_TOO_LARGE;
+    return db_has_others(db) ? db->driver->notify(db, text) : db_misused("notify", "there is one process");
+}
+
 struct db_stats db_stats(struct db *db)
 {
     i64 now_us = clock_mono_us(), oldest_us = now_us;

@@ -157,6 +157,20 @@ err db_submit(struct db *db, struct db_job *job) MUST;
 /* Waits for it: for start-up, tools and tests; never on a loop or the writer. */
 err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx) MUST;
 bool db_on_writer(void);
+/* The same on the calling thread and a connection of its own, taking no turn: for what must not wait behind the work of the process, as a heartbeat. Not run again after
+ * a failure. SQLite: db_write_wait. */
+err db_write_own(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx) MUST;
+
+/* Whether other processes may have this database open: PostgreSQL. */
+bool db_has_others(const struct db *db);
+/* News between them. `heard` is called on a thread of the store's, also for what this process says; STR_NONE: it listens, from now on or again, and what was said
+ * before has not been heard. The thread connects again by itself. Once per store; ERR_INTERNAL where there are no others. */
+err db_listen(struct db *db, void (*heard)(str text)) MUST;
+void db_listen_end(struct db *db);
+bool db_listening(const struct db *db);
+/* From one thread at a time, never inside a transaction; waits for a second at most. The text is UTF-8 without NUL. */
+enum { DB_NEWS_MAX = 7999 };
+err db_notify(struct db *db, str text) MUST;
 
 /* Told after each statement how long it took, with the rows it gave, on the thread that ran it: for metrics. NULL = nobody. The two looks at the clock
  * are 1 % of the fastest statement; a fast read needs them for its budget anyway. */

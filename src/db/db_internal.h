@@ -41,6 +41,12 @@ struct driver {
     err (*list)(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args);
     err (*exec)(struct tx *tx, const struct stmt *s, i64 *changed, struct args args);
     err (*send)(struct tx *tx, const struct stmt *s, err unless_one, struct args args);
+    /* NULL: there is one process, and its writer (SQLite) */
+    err (*write_own)(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx);
+    err (*listen)(struct db *db, void (*heard)(str text));
+    void (*listen_end)(struct db *db);
+    bool (*listening)(const struct db *db);
+    err (*notify)(struct db *db, str text);
     err (*script)(struct tx *tx, const char *name, const char *sql); /* of a migration, inside its transaction */
     err (*migrated)(struct tx *tx);                                  /* after a migration went up, in its transaction */
     err (*migrate_lock)(struct tx *tx); /* until the transaction ends: one node migrates at a time */

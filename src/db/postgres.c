@@ -386,6 +386,22 @@ static bool postgres_read_leave(struct tx *base)
     return false;
 }
 
+/* Not the pool's, which may be used up: the connection of the thread's fast reads, for one transaction. */
+static err postgres_write_own(struct db *base, struct arena *a, err (*body)(void *ctx, struct tx *tx), void *ctx)
+{
+    struct pg_reader *r;
+    TRY(reader_of_thread(postgres_of(base), &r));
+    if (r->open)
+        return db_misused("write", "a thread has one transaction at a time");
+    r->open = true;
+    pg_begin(&r->tx, r->db, a, WRITE_LOOSE);
+    r->tx.fast = true;
+    r->tx.deadline_us = clock_mono_us() + CONNECT_US;
+    err e = pg_end(&r->tx, body(ctx, &r->tx.base));
+    r->open = false;
+    return e;
+}
+
 static err postgres_ping(struct db *base, i64 *latency_us)
 {
     struct tx *tx = NULL;
@@ -526,6 +542,7 @@ static void postgres_close(struct db *base)
 {
     struct postgres *db = postgres_of(base);
     postgres_thread_end(base);
+    postgres_listen_end(base);
     pg_writers_stop(db);
     pthread_mutex_lock(&db->pool);
     db->closing = true;
@@ -559,6 +576,11 @@ const struct driver postgres_driver = {
     .list = postgres_list,
     .exec = postgres_exec,
     .send = postgres_send,
+    .write_own = postgres_write_own,
+    .listen = postgres_listen,
+    .listen_end = postgres_listen_end,
+    .listening = postgres_listening,
+    .notify = postgres_notify,
     .script = postgres_script,
     .migrated = postgres_migrated,
     .migrate_lock = postgres_migrate_lock,

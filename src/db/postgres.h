@@ -31,6 +31,7 @@ enum {
 #define RECYCLE_US   HOUR_US
 #define STATEMENT_US (30 * SECOND_US)
 #define APP_ROLE     "weir_app"
+#define NEWS_CHANNEL "weir"
 #define MIGRATE_LOCK "7305790126" /* of pg_advisory_xact_lock: any number that no one else takes */
 
 /* What the database says about a statement; the same for all connections, made once. */
@@ -107,6 +108,13 @@ struct postgres {
     u32 thread_count;
     i64 background_us; /* when a background job was last taken; with the next under the base's mutex */
     u64 turns; /* a bit per key, modulo TURNS, whose job runs: the others of it wait here and hold no connection */
+
+    void (*news_heard)(str text);
+    pthread_t news_thread;
+    int news_end; /* readable when the listener is to end */
+    bool news_runs;
+    atomic_bool news_up;
+    struct pg_conn *news_says; /* of the one thread that says something */
 };
 static inline struct postgres *postgres_of(struct db *db)
 {
@@ -122,6 +130,7 @@ void pg_close(struct pg_conn *c);
 enum pg_verb { PG_BEGIN_READ, PG_BEGIN_WRITE, PG_COMMIT, PG_ROLLBACK, PG_PING, PG_VERBS };
 err pg_send_verb(struct pg_conn *c, enum pg_verb verb) MUST;
 err pg_send_turn(struct pg_conn *c, u32 key) MUST;
+err pg_send_notify(struct pg_conn *c, str text) MUST;
 err pg_send_scope(struct pg_conn *c, const char *tenant, bool system) MUST;
 /* A guarded statement fails, and its transaction with it, unless it changes one row: nothing behind it in the pipeline is carried out, COMMIT included. Counting
  * the rows afterwards was rejected: it costs another round trip before the COMMIT. */
@@ -173,6 +182,13 @@ err pg_end(struct pg_tx *tx, err e) MUST;
 
 err pg_writers_start(struct postgres *db) MUST;
 void pg_writers_stop(struct postgres *db);
+
+/* -- postgres_news.c -- */
+
+err postgres_listen(struct db *base, void (*heard)(str text)) MUST;
+void postgres_listen_end(struct db *base);
+bool postgres_listening(const struct db *base);
+err postgres_notify(struct db *base, str text) MUST;
 
 /* -- postgres_check.c -- */
 

@@ -167,6 +167,7 @@ static const struct {
     [PG_PING] = { "ping", "SELECT 1" },
     { "turn", "SELECT pg_advisory_xact_lock($1, $2)" },
     { "scope", "SELECT set_config('app.tenant', $1, true), set_config('app.system', $2, true)" },
+    { "notify", "SELECT pg_notify('" NEWS_CHANNEL "', $1)" },
 };
 
 /* The server's remarks are for people at a terminal. */
@@ -269,6 +270,14 @@ err pg_send_scope(struct pg_conn *c, const char *tenant, bool system)
     const char *values[] = { tenant, system ? "on" : "" };
     return note(c, PQsendQueryPrepared(c->pg, "scope", COUNT(values), values, NULL, NULL, 0),
                 (struct ask){ .kind = ASK_PLAIN, .name = "scope" });
+}
+
+err pg_send_notify(struct pg_conn *c, str text)
+{
+    const char *values[] = { text.p };
+    const int lengths[] = { (int)text.n }, formats[] = { 1 };
+    return note(c, PQsendQueryPrepared(c->pg, "notify", COUNT(values), values, lengths, formats, 0),
+                (struct ask){ .kind = ASK_PLAIN, .name = "notify" });
 }
 
 const char *pg_sql(const struct stmt *s)

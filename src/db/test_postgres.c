@@ -306,6 +306,123 @@ static void test_texts_that_it_does_not_take(void **state)
     }
 }
 
+/* ---- news ---- */
+
+/* What was heard, in order: each text and a newline; "!" stands for "look yourself". */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    char text[64 << 10];
+    size_t n;
+} news = { .lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER };
+
+static void hear_news(str text)
+{
+    str shown = text.p != NULL ? text : S("!");
+    pthread_mutex_lock(&news.lock);
+    assert_true(news.n + shown.n + 2 < sizeof news.text);
+    news.n += (size_t)snprintf(news.text + news.n, sizeof news.text - news.n, "%.*s\n", STR_FMT(shown));
+    pthread_cond_signal(&news.more);
+    pthread_mutex_unlock(&news.lock);
+}
+
+/* Waits for it, then forgets all; 20 s is for a machine that is busy. */
+static void expect_news(const char *wanted)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    pthread_mutex_lock(&news.lock);
+    for (int rc = 0; rc == 0 && strcmp(news.text, wanted) != 0;)
+        rc = pthread_cond_timedwait(&news.more, &news.lock, &until);
+    assert_string_equal(news.text, wanted);
+    news.n = 0;
+    news.text[0] = '\0';
+    pthread_mutex_unlock(&news.lock);
+}
+
+static void cut_listener(const struct store *s)
+{
+    assert_int_equal(test_store_admin(s->place.database,
+                                      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                                      " WHERE datname = current_database() AND query = 'LISTEN weir'"),
+                     0);
+}
+
+static void test_news_of_other_processes(void **state)
+{
+    struct store *s = *state;
+    struct db *other;
+    struct db_options options = test_store_options(&s->place);
+    assert_int_equal(db_open(&options, &other), OK);
+    assert_true(db_has_others(other));
+    assert_int_equal(db_listen(other, hear_news), OK);
+    expect_news("!\n");
+    assert_true(db_listening(other));
+    assert_int_equal(db_notify(s->db, S("one")), OK);
+    assert_int_equal(db_notify(s->db, S("caf\xc3\xa9 'two' \\ \n")), OK);
+    expect_news("one\ncaf\xc3\xa9 'two' \\ \n\n");
+    cut_listener(s);
+    expect_news("!\n");
+    assert_int_equal(db_notify(s->db, S("three")), OK);
+    expect_news("three\n");
+    db_close(other);
+    assert_int_equal(db_notify(s->db, S("nobody hears this")), OK);
+}
+
+static void test_news_are_bounded(void **state)
+{
+    struct store *s = *state;
+    static char text[DB_NEWS_MAX + 2];
+    memset(text, 'x', sizeof text - 1);
+    assert_int_equal(db_listen(s->db, hear_news), OK);
+    expect_news("!\n");
+    for (size_t n = DB_NEWS_MAX - 1; n <= DB_NEWS_MAX + 1; n++)
+        assert_int_equal(db_notify(s->db, (str){ text, n }), n <= DB_NEWS_MAX ? OK : ERR_TOO_LARGE);
+    assert_int_equal(db_notify(s->db, S("end")), OK);
+    pthread_mutex_lock(&news.lock);
+    while (strstr(news.text, "end") == NULL)
+        pthread_cond_wait(&news.more, &news.lock);
+    assert_int_equal(news.n, 2 * DB_NEWS_MAX - 1 + 2 + 4);
+    news.n = 0;
+    news.text[0] = '\0';
+    pthread_mutex_unlock(&news.lock);
+    db_listen_end(s->db);
+    assert_false(db_listening(s->db));
+}
+
+/* A failure is told to the caller, and the next attempt finds a new connection. */
+static void test_nth_failure_of_news(void **state)
+{
+    struct store *s = *state;
+    bool fired = true;
+    for (int kind = 0; kind < 2; kind++, fired = true)
+        for (i64 n = 1; fired; n++) {
+            enum fault_kind fault = kind == 0 ? FAULT_STATEMENT : FAULT_ALLOC;
+            fault_arm(fault, n);
+            err e = db_notify(s->db, S("word"));
+            fired = fault_fired(fault);
+            fault_arm(fault, 0);
+            assert_true(e == OK || e == ERR_UNAVAILABLE || e == ERR_MEMORY);
+            assert_int_equal(db_notify(s->db, S("word")), OK);
+            assert_in_range(n, 1, 50);
+        }
+}
+
+static void test_a_write_beside_the_pool(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    for (int i = 0; i < 3; i++, id += 10)
+        assert_int_equal(db_write_own(s->db, s->arena, insert, &id), OK);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(11)), NULL), OK);
+    id = 1;
+    assert_int_equal(db_write_own(s->db, s->arena, insert, &id), ERR_CONFLICT);
+    assert_int_equal(db_stats(s->db).connections, 1); /* the read's */
+    id = 41;
+    assert_int_equal(db_write_own(s->db, s->arena, insert, &id), OK);
+}
+
 static void test_check(void **state)
 {
     struct store *s = *state;
@@ -337,6 +454,10 @@ int main(int argc, char **argv)
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
         WITH_STORE(test_texts_that_it_does_not_take),
+        WITH_STORE(test_news_of_other_processes),
+        WITH_STORE(test_news_are_bounded),
+        WITH_STORE(test_nth_failure_of_news),
+        WITH_STORE(test_a_write_beside_the_pool),
         WITH_STORE(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
