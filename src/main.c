@@ -9,6 +9,7 @@
 #include "show.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -56,8 +57,11 @@ static int print(const struct buf *b)
 
 /* -- verbs --------------------------------------------------------------------------------------------------------- */
 
+/* The option is the setting, said here: it is checked where that is, and wins over it. */
 static int verb_serve(const struct command *c)
 {
+    if (c->options[0] != NULL && setenv("WEIR_ROLE", c->options[0], 1) != 0)
+        return EXIT_FAILED;
     return app_serve();
 }
 
@@ -275,7 +279,10 @@ static int verb_audit_verify(const struct command *c)
 static int verb_help(const struct command *c);
 
 static const struct verb verbs[] = {
-    { "serve", .run = verb_serve, .help = "Serve until SIGTERM. This is what weir does without a verb." },
+    { "serve", .run = verb_serve, .options = { "--role" }, .usage = " [--role all|api|worker]",
+      .help =
+          "Serve until SIGTERM. This is what weir does without a verb. --role is WEIR_ROLE: with DATABASE_URL a node may do\n"
+          "        a part only, answer requests (api) or run executions and jobs (worker)." },
     { "tenant add", .run = verb_tenant_add, .options = { "--name" }, .words = 1, .usage = " SLUG [--name NAME]",
       .help = "Make a tenant; prints its id. The server must not be running." },
     { "user add", .run = verb_user_add, .options = { "--tenant", "--role", "--password-file" }, .words = 1,

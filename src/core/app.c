@@ -5,11 +5,13 @@
 #include "core/app.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/bus.h"
 #include "core/cache.h"
 #include "core/harden.h"
 #include "core/jobs.h"
 #include "core/limit.h"
 #include "core/metrics.h"
+#include "core/nodes.h"
 #include "core/pipeline.h"
 #include "net/tls.h"
 
@@ -45,6 +47,8 @@ static struct {
     struct loop_timer deadline;
     _Atomic u32 undrained;
     sem_t drained; /* what main waits for */
+    struct message end;
+    atomic_bool ended; /* by ourselves */
 } serving;
 
 static i64 connections(void)
@@ -283,6 +287,14 @@ static int make_loops(void)
     return app.reads != NULL ? 0 : say(EXIT_FAILED, S("no resources for the pool of reads"));
 }
 
+static int join_nodes(void)
+{
+    struct buf complaint = { .arena = app.arena };
+    return nodes_start(&complaint) == OK
+               ? 0
+               : say_or(EXIT_FAILED, &complaint, S("the node cannot be entered in the database"));
+}
+
 static int start_modules(void)
 {
     for (const struct module *const *m = modules; *m != NULL; m++) {
@@ -292,6 +304,11 @@ static int start_modules(void)
         serving.started_modules++;
     }
     return jobs_start() == OK ? 0 : say(EXIT_FAILED, S("the job queue cannot start"));
+}
+
+static int start_bus(void)
+{
+    return bus_start() == OK ? 0 : say(EXIT_FAILED, S("no resources for news between nodes"));
 }
 
 /* Among the first: a certificate that cannot be used is a wrong setting, and nothing has been touched yet. */
@@ -364,17 +381,35 @@ static void exit_now(int number)
     _exit(EXIT_FAILED);
 }
 
-/* On loop 0. The first signal drains: readiness fails first, then the listeners close, and main goes on when the last connection has gone. */
-static void on_signal(uv_signal_t *handle, int number)
+/* On loop 0. Readiness fails first, then the listeners close, and main goes on when the last connection has gone. */
+static void drain(int number)
 {
-    if (atomic_exchange(&app.draining, true)) /* somebody is in a hurry */
-        exit_now(number);
     LOG(LOG_INFO, "app.draining", LOG_INT("signal", number), LOG_INT("connections", connections()));
     if (loop_timer_start(app.loops[0], &serving.deadline, DRAIN_US, on_deadline) != OK)
         sem_post(&serving.drained);
     http_drain(app.server, on_drained, NULL);
     if (serving.metrics_server != NULL)
         http_drain(serving.metrics_server, on_drained, NULL);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    if (atomic_exchange(&app.draining, true)) /* somebody is in a hurry */
+        exit_now(number);
+    drain(number);
+}
+
+static void on_end(struct message *m)
+{
+    if (!atomic_exchange(&app.draining, true))
+        drain(0);
+}
+
+void app_end(void)
+{
+    serving.end.run = on_end;
+    if (!atomic_exchange(&serving.ended, true))
+        loop_post(app.loops[0], &serving.end);
 }
 
 /* A few file reads and a signature: little enough for a loop, once in months. */
@@ -469,11 +504,14 @@ static void free_loops(void)
  * server's memory does; the store ends before the loops that its writer posts to. */
 static void stop_everything(void)
 {
+    bus_deafen();
     stop_modules();
     stop_loops();
     pool_free(app.hashing);
     pool_free(app.slow);
     pool_free(app.reads);
+    nodes_stop();
+    bus_stop();
     db_thread_end(app.db);
     db_close(app.db);
     app.db = NULL;
@@ -486,9 +524,9 @@ static void stop_everything(void)
 
 int app_serve(void)
 {
-    static int (*const steps[])(void) = { open_tls,      give_up_calls, look_at_limits, open_store,
-                                          open_schema,   check,         build,          make_loops,
-                                          start_modules, listen_all,    watch_signals,  start_loops };
+    static int (*const steps[])(void) = { open_tls,  give_up_calls, look_at_limits, open_store, open_schema,
+                                          check,     build,         make_loops,     join_nodes, start_modules,
+                                          start_bus, listen_all,    watch_signals,  start_loops };
     app.started_us = clock_now_us();
     harden_process();
     int code = open_config(LOG_INFO);
@@ -500,5 +538,5 @@ int app_serve(void)
     while (sem_wait(&serving.drained) != 0) /* interrupted */
         ;
     stop_everything();
-    return 0;
+    return serving.ended ? EXIT_FAILED : 0;
 }

@@ -27,6 +27,8 @@ extern struct app app;
 
 /* The life of a serving process: config, secrets, database, migration, checks, modules' start, loops, listener; returns the exit code. */
 int app_serve(void);
+/* Any thread: the process stops as on SIGTERM, but its exit code says that it failed. */
+void app_end(void);
 /* What tools (weir user add …) need: config, secrets, database opened and migrated. Complaints go to stderr; exit code when not 0. */
 int app_open(void);
 /* For tools that only read, beside a running server too; there must be a database. */

@@ -10,6 +10,7 @@
 #include "core/app.h"
 #include "core/limit.h"
 #include "core/mail.h"
+#include "core/nodes.h"
 #include "net/egress.h"
 #include "net/smtp.h"
 
@@ -50,6 +51,8 @@ static const char *const log_formats[] = { "json", "text", "off", NULL };
 
 static const char *const filter_modes[] = { "on", "off", NULL };
 
+static const char *const roles[] = { "all", "api", "worker", NULL };
+
 static const struct setting settings[] = {
     { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
       "Address and port of the API; port 0 takes any free one" },
@@ -70,6 +73,13 @@ static const struct setting settings[] = {
       "PostgreSQL: age at which a connection is replaced" },
     { "WEIR_DB_STATEMENT_SECONDS", NULL, NUMBER, AT(db_statement_s), 0, "30", 1, 3600, NULL,
       "PostgreSQL: a statement that runs longer is stopped (503)" },
+    { "WEIR_ROLE", NULL, CHOICE, AT(role), 0, "all", 0, 0, roles,
+      "What this node does: all, only answer requests (api), or only run executions and jobs (worker); weir serve --role" },
+    { "WEIR_NODE_ID", NULL, TEXT, AT(node_id), 0, "", 1, NODE_ID_MAX, NULL,
+      "PostgreSQL: name of this node, the same at each start and another one on each node: it then takes its own work"
+      " back at once; unset: made up at each start" },
+    { "WEIR_LEASE_SECONDS", NULL, NUMBER, AT(lease_s), 0, "30", 3, 300, NULL,
+      "PostgreSQL: how long a node that is not heard of keeps its work; it is heard of three times in that time" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },
@@ -474,6 +484,21 @@ static void check_database(struct loading *l, const struct config *c)
         COMPLAIN(l, "DATABASE_URL: (masked) does not begin with postgresql://");
 }
 
+static void check_node(struct loading *l, const struct config *c)
+{
+    bool good = true;
+    for (size_t i = 0; i < c->node_id.n; i++) {
+        char at = c->node_id.p[i];
+        good &= (at >= 'a' && at <= 'z') || (at >= 'A' && at <= 'Z') || (at >= '0' && at <= '9') || at == '-' ||
+                at == '_' || at == '.';
+    }
+    if (!good)
+        COMPLAIN(l, "WEIR_NODE_ID: %.*s has other characters than letters, digits, - _ and .", STR_FMT(c->node_id));
+    if (c->database_url.n == 0 && !str_eq(c->role, S("all")))
+        COMPLAIN(l, "WEIR_ROLE: %.*s needs DATABASE_URL: with SQLite there is one node, which does all",
+                 STR_FMT(c->role));
+}
+
 static void check_rest(struct loading *l, const struct config *c)
 {
     str host;
@@ -509,6 +534,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
     check_database(&l, &c);
+    check_node(&l, &c);
     check_origins(&l, &c);
     check_limits(&l, &c);
     if (l.fail == OK)

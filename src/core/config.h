@@ -27,6 +27,8 @@ struct config {
     str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */
     i64 db_pool_size;                             /* WEIR_DB_POOL_SIZE, 0 = four per core */
     i64 db_pool_overflow, db_pool_wait_s, db_pool_recycle_s, db_statement_s;
+    str role, node_id;   /* WEIR_ROLE (--role), WEIR_NODE_ID; the latter made up at each start when unset */
+    i64 lease_s;         /* WEIR_LEASE_SECONDS */
     i64 memory_max;      /* WEIR_MEMORY_MAX bytes; 0 = half of the machine's */
     i64 access_minutes;  /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
     i64 refresh_days;    /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
