@@ -13,7 +13,7 @@
 #include "core/activity.h"
 #include "core/audit.h"
 #include "core/auth.h"
-#include "core/cache.h"
+#include "core/cached_row.h"
 #include "core/list.h"
 #include "feat/roles/roles.h"
 
@@ -157,47 +157,15 @@ static err narrow(struct arena *a, struct identity *i)
     return OK;
 }
 
-static err identity_read(struct tx *tx, struct arena *a, str hash, struct identity *out)
+static err identity_read(struct tx *tx, struct arena *a, str hash, void *row)
 {
+    struct identity *out = row;
     TRY(db_row(tx, &key_identity, out, ARGS(STR(hash))));
     return narrow(a, out);
 }
 
-/* On an arena of its own, which the cache keeps. */
-static err identity_load(str hash, i64 now_us, const struct identity **out)
-{
-    u64 epoch = cache_epoch(&identities);
-    struct arena *owner = arena_new(IDENTITY_BYTES);
-    struct identity *made = owner == NULL ? NULL : NEW(owner, struct identity);
-    struct tx *tx;
-    /* Without the budget of fast reads: a few look-ups by key pass it only where the machine itself stood still, and a 503 would help nobody then. */
-    err e = made == NULL ? ERR_MEMORY : db_read_begin(app.db, owner, false, &tx);
-    if (e == OK) {
-        e = identity_read(tx, owner, hash, made);
-        db_read_end(tx);
-    }
-    if (e != OK) {
-        arena_free(owner);
-        return e;
-    }
-    cache_put(&identities, hash, made, owner, epoch, now_us);
-    *out = made;
-    return OK;
-}
-
-static err identity_of(struct req *rq, str hash, const struct identity **out)
-{
-    *out = cache_get(&identities, hash, req_now(rq));
-    if (*out != NULL)
-        return OK;
-    if (rq->tx == NULL)
-        return identity_load(hash, req_now(rq), out);
-    struct identity *made = NEW(rq->arena, struct identity);
-    if (made == NULL)
-        return ERR_MEMORY;
-    *out = made;
-    return identity_read(rq->tx, rq->arena, hash, made);
-}
+static const struct cached_row identity_cached = { &identities, sizeof(struct identity), IDENTITY_BYTES,
+                                                   identity_read };
 
 static err become(struct req *rq, const struct identity *i)
 {
@@ -222,14 +190,15 @@ static err become(struct req *rq, const struct identity *i)
 
 err api_keys_authenticate(struct req *rq, str key, const char **reason)
 {
-    const struct identity *i = NULL;
+    const void *found = NULL;
     str hash;
     *reason = "key";
     TRY(hash_of(rq->arena, key, &hash));
-    err e = identity_of(rq, hash, &i);
+    err e = cached_row_get(&identity_cached, rq->tx, rq->arena, hash, req_now(rq), &found);
     if (e == ERR_NOT_FOUND)
         return ERR_UNAUTHORIZED;
     TRY(e);
+    const struct identity *i = found;
     if (HAS(identity_table, i, expires_at) && req_now(rq) >= i->expires_at) {
         *reason = "expired";
         return ERR_UNAUTHORIZED;

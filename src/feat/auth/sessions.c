@@ -9,7 +9,7 @@
 #include "codec/hash.h"
 #include "core/activity.h"
 #include "core/app.h"
-#include "core/cache.h"
+#include "core/cached_row.h"
 #include "core/metrics.h"
 #include "feat/api-keys/api-keys.h"
 #include "feat/auth/auth.h"
@@ -133,8 +133,9 @@ void auth_forget(void *unused)
     cache_forget(&identities);
 }
 
-static err identity_read(struct tx *tx, struct arena *a, str session_id, struct identity *out)
+static err identity_read(struct tx *tx, struct arena *a, str session_id, void *row)
 {
+    struct identity *out = row;
     TRY(db_row(tx, &session_identity, out, ARGS(STR(session_id))));
     if (str_eq(out->kind, S("browser")))
         TRY(csrf_token(a, out->id, &out->csrf));
@@ -144,42 +145,8 @@ static err identity_read(struct tx *tx, struct arena *a, str session_id, struct 
     return out->grants != NULL ? grants_parse(a, out->permissions, out->grants) : ERR_MEMORY;
 }
 
-/* On an arena of its own, which the cache keeps. */
-static err identity_load(str session_id, i64 now_us, const struct identity **out)
-{
-    u64 epoch = cache_epoch(&identities);
-    struct arena *owner = arena_new(IDENTITY_BYTES);
-    struct identity *made = owner == NULL ? NULL : NEW(owner, struct identity);
-    struct tx *tx;
-    /* Without the budget of fast reads: a few look-ups by key pass it only where the machine itself stood still, and a 503 would help nobody then. */
-    err e = made == NULL ? ERR_MEMORY : db_read_begin(app.db, owner, false, &tx);
-    if (e == OK) {
-        e = identity_read(tx, owner, session_id, made);
-        db_read_end(tx);
-    }
-    if (e != OK) {
-        arena_free(owner);
-        return e;
-    }
-    cache_put(&identities, session_id, made, owner, epoch, now_us);
-    *out = made; /* valid until the next put on this thread */
-    return OK;
-}
-
-static err identity_of(struct req *rq, str session_id, const struct identity **out)
-{
-    *out = cache_get(&identities, session_id, req_now(rq));
-    if (*out != NULL)
-        return OK;
-    if (rq->tx == NULL)
-        return identity_load(session_id, req_now(rq), out);
-    struct identity *made =
-        NEW(rq->arena, struct identity); /* a snapshot is open: it serves, but may be older than the epoch */
-    if (made == NULL)
-        return ERR_MEMORY;
-    *out = made;
-    return identity_read(rq->tx, rq->arena, session_id, made);
-}
+static const struct cached_row identity_cached = { &identities, sizeof(struct identity), IDENTITY_BYTES,
+                                                   identity_read };
 
 /* The cache may let go of the identity while the request still runs. */
 static err grants_copy(struct arena *a, const struct grants *from, const struct grants **out)
@@ -229,15 +196,16 @@ static const char *misused(const struct identity *i, const struct credential *c,
 err sessions_authenticate(struct req *rq, const struct credential *c, const char **reason)
 {
     struct token t;
-    const struct identity *i = NULL;
+    const void *found = NULL;
     if (c->kind == CREDENTIAL_KEY)
         return api_keys_authenticate(rq, c->text, reason);
     TRY(token_read(rq->arena, &key, c->text, TOKEN_ACCESS, req_now(rq), &t, reason));
     *reason = "session";
-    err e = identity_of(rq, t.session_id, &i);
+    err e = cached_row_get(&identity_cached, rq->tx, rq->arena, t.session_id, req_now(rq), &found);
     if (e == ERR_NOT_FOUND)
         return ERR_UNAUTHORIZED;
     TRY(e);
+    const struct identity *i = found;
     if (!str_eq(i->user_id, t.user_id) || !str_eq(i->tenant_id, t.tenant_id))
         return ERR_UNAUTHORIZED;
     const char *wrong = misused(i, c, req_now(rq));
