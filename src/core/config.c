@@ -87,6 +87,8 @@ static const struct setting settings[] = {
       "Root of all derived keys; generated into the data folder when unset" },
     { "JWT_SECRET_KEY", "JWT_SECRET", SECRET, AT(jwt_secret), 0, "", KEY_MIN, 4096, NULL,
       "Signs access tokens; derived from SECRET_KEY when unset" },
+    { "JWT_SECRET_KEY_PREVIOUS", NULL, SECRET, AT(jwt_secret_previous), 0, "", KEY_MIN, 4096, NULL,
+      "The JWT_SECRET_KEY of before: its tokens are good until they end, and none is signed with it" },
     { "JWT_ACCESS_TOKEN_EXPIRE_MINUTES", NULL, NUMBER, AT(access_minutes), 0, "15", 1, 1440, NULL,
       "Life of an access token" },
     { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
@@ -445,6 +447,14 @@ static void check_key(struct loading *l, const char *name, str key)
         COMPLAIN(l, "%s: (masked) holds a sample that is known to everybody", name);
 }
 
+/* Two names of one key are no rotation: whoever set them believes that the key has changed. */
+static void check_previous(struct loading *l, const char *name, str previous, const char *of, str key)
+{
+    check_key(l, name, previous);
+    if (previous.n > 0 && str_eq(previous, key))
+        COMPLAIN(l, "%s: (masked) is the same as %s; it holds the key of before", name, of);
+}
+
 static void check_pair(struct loading *l, const char *one, str first, const char *other, str second)
 {
     if ((first.n > 0) != (second.n > 0))
@@ -532,6 +542,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_pair(&l, "WEIR_TLS_CERT", c.tls_cert, "WEIR_TLS_KEY", c.tls_key);
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
+    check_previous(&l, "JWT_SECRET_KEY_PREVIOUS", c.jwt_secret_previous, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
     check_database(&l, &c);
     check_node(&l, &c);

@@ -12,16 +12,17 @@ struct config {
     str tls_cert, tls_key; /* WEIR_TLS_CERT, WEIR_TLS_KEY: PEM files; both or none */
     str data;              /* WEIR_DATA */
     str admin_email, admin_password;
-    str secret_key;                               /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
-    str jwt_secret;                               /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
-    str egress_allow;                             /* WEIR_EGRESS_ALLOW */
-    str log;                                      /* WEIR_LOG: json, text, off; default text on a terminal, else json */
-    str public_url;                               /* WEIR_PUBLIC_URL */
-    str api_limits;                               /* WEIR_API_LIMITS: plan=requests/seconds, between commas; checked */
-    str allowed_origins;                          /* ALLOWED_ORIGINS: exact, between commas; checked */
-    str metrics_listen;                           /* WEIR_METRICS_LISTEN */
-    i64 loops;                                    /* WEIR_LOOPS, 0 = cores */
-    i64 workers;                                  /* WEIR_WORKERS: engine workers, 0 = cores */
+    str secret_key;          /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
+    str jwt_secret;          /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
+    str jwt_secret_previous; /* JWT_SECRET_KEY_PREVIOUS: verifies, never signs; n == 0: there is none */
+    str egress_allow;        /* WEIR_EGRESS_ALLOW */
+    str log;                 /* WEIR_LOG: json, text, off; default text on a terminal, else json */
+    str public_url;          /* WEIR_PUBLIC_URL */
+    str api_limits;          /* WEIR_API_LIMITS: plan=requests/seconds, between commas; checked */
+    str allowed_origins;     /* ALLOWED_ORIGINS: exact, between commas; checked */
+    str metrics_listen;      /* WEIR_METRICS_LISTEN */
+    i64 loops;               /* WEIR_LOOPS, 0 = cores */
+    i64 workers;             /* WEIR_WORKERS: engine workers, 0 = cores */
     i64 tenant_concurrency, workflow_concurrency; /* WEIR_TENANT_CONCURRENCY, WEIR_WORKFLOW_CONCURRENCY; 0 = no limit */
     i64 slow_threads;                             /* WEIR_SLOW_THREADS */
     str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */

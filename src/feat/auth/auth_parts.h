@@ -18,11 +18,18 @@ struct token {
 /* {NULL, 0} at the cap. The same token gives the same text. Ids and role are ours, so nothing in them needs
  * escaping. */
 str token_sign(struct arena *a, const struct jwt_key *key, const struct token *t);
+/* One key signs; while JWT_SECRET_KEY is being changed the one of before verifies too. */
+enum { TOKEN_KEYS_MAX = 2 };
+struct token_keys {
+    struct jwt_key list[TOKEN_KEYS_MAX]; /* [0] signs */
+    u32 n;
+    str id; /* a hash of them all */
+};
+/* A key names itself: its kid is a hash of the secret, so that a changed secret is an unknown kid. previous.n == 0: there is none. */
+err token_keys_make(struct arena *a, str secret, str previous, struct token_keys *out) MUST;
 /* ERR_UNAUTHORIZED with *reason, a static word: signature and all claims, exactly, at now_us. */
-err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us,
+err token_read(struct arena *a, const struct token_keys *keys, str text, enum token_type type, i64 now_us,
                struct token *out, const char **reason) MUST;
-/* A key that names itself: the kid is a hash of the secret, so that a changed secret is an unknown kid. */
-err token_key(struct arena *a, str secret, struct jwt_key *out) MUST;
 
 /* --- login_limit.c --- */
 
@@ -69,7 +76,7 @@ err sessions_start(struct arena *a) MUST;
 err sessions_authenticate(struct req *rq, const struct credential *c, const char **reason) MUST;
 /* Writes what was seen last. */
 err sessions_stop(void) MUST;
-const struct jwt_key *sessions_key(void);
+const struct token_keys *sessions_keys(void);
 /* When a session was last used: as memory knows it, or the row. */
 i64 session_seen_at(str id, i64 stored_us);
 bool session_idle(str id, i64 stored_us, i64 idle_minutes, i64 now_us);

@@ -124,6 +124,12 @@ err secret_make(struct arena *a, size_t n, str *out)
     return OK;
 }
 
+static err refresh_sign(struct arena *a, const struct jwt_key *key, struct grant *g)
+{
+    g->refresh_text = token_sign(a, key, &g->refresh);
+    return g->refresh_text.p != NULL ? hash_text(a, g->refresh_text, &g->refresh_hash) : ERR_MEMORY;
+}
+
 /* Both tokens of a family, the refresh token as `g->refresh` says; an access token is new each time. */
 static err grant_sign(struct arena *a, i64 now_us, struct grant *g)
 {
@@ -136,12 +142,9 @@ static err grant_sign(struct arena *a, i64 now_us, struct grant *g)
     access.expires_s = MIN(now_s + app.config.access_minutes * 60, g->absolute_us / SECOND_US);
     if (access.jti.p == NULL)
         return ERR_MEMORY;
-    g->access_text = token_sign(a, sessions_key(), &access);
+    g->access_text = token_sign(a, &sessions_keys()->list[0], &access);
     g->access_expires_s = access.expires_s;
-    g->refresh_text = token_sign(a, sessions_key(), &g->refresh);
-    if (g->access_text.p == NULL || g->refresh_text.p == NULL)
-        return ERR_MEMORY;
-    return hash_text(a, g->refresh_text, &g->refresh_hash);
+    return g->access_text.p != NULL ? refresh_sign(a, &sessions_keys()->list[0], g) : ERR_MEMORY;
 }
 
 /* Another refresh token for the family of `g`. */
@@ -290,7 +293,7 @@ err refresh_prepare(struct req *rq)
     if (r == NULL)
         return ERR_MEMORY;
     TRY(take_token(rq, r));
-    err e = token_read(rq->arena, sessions_key(), r->text, TOKEN_REFRESH, req_now(rq), &r->token, &reason);
+    err e = token_read(rq->arena, sessions_keys(), r->text, TOKEN_REFRESH, req_now(rq), &r->token, &reason);
     if (e == ERR_UNAUTHORIZED)
         return invalid(rq, reason);
     TRY(e);
@@ -350,6 +353,9 @@ static err same_successor(struct req *rq, const struct rotation *row)
                                 .issued_s = at.issued_at / SECOND_US,
                                 .expires_s = at.expires_at / SECOND_US };
     TRY(grant_sign(rq->arena, req_now(rq), &g));
+    /* Signed the first time by the key of before? Under any other it would be a text whose hash we do not know, and its use the end of the family. */
+    for (u32 i = 1; i < sessions_keys()->n && !str_eq(g.refresh_hash, at.token_hash); i++)
+        TRY(refresh_sign(rq->arena, &sessions_keys()->list[i], &g));
     return grant_reply(rq, 200, &g);
 }
 

@@ -80,7 +80,7 @@ STMT(sessions_clean_ended,
 /* --- who is it ---------------------------------------------------------------------------------------------------- */
 
 /* Written once at start, before the threads: every request needs it. */
-static struct jwt_key key;
+static struct token_keys keys;
 static u8 csrf_key[SHA256_BYTES];
 CACHE(identities, "sessions", .capacity = 4096, .life_us = IDENTITY_LIFE_US);
 
@@ -93,7 +93,7 @@ static struct activity seen = { .save = save_seen };
 err sessions_start(struct arena *a)
 {
     hash_hkdf_sha256(app.config.jwt_secret, S("csrf"), csrf_key, sizeof csrf_key);
-    return token_key(a, app.config.jwt_secret, &key);
+    return token_keys_make(a, app.config.jwt_secret, app.config.jwt_secret_previous, &keys);
 }
 
 err sessions_stop(void)
@@ -101,9 +101,9 @@ err sessions_stop(void)
     return activity_flush(&seen);
 }
 
-const struct jwt_key *sessions_key(void)
+const struct token_keys *sessions_keys(void)
 {
-    return &key;
+    return &keys;
 }
 
 i64 session_seen_at(str id, i64 stored_us)
@@ -199,7 +199,7 @@ err sessions_authenticate(struct req *rq, const struct credential *c, const char
     const void *found = NULL;
     if (c->kind == CREDENTIAL_KEY)
         return api_keys_authenticate(rq, c->text, reason);
-    TRY(token_read(rq->arena, &key, c->text, TOKEN_ACCESS, req_now(rq), &t, reason));
+    TRY(token_read(rq->arena, &keys, c->text, TOKEN_ACCESS, req_now(rq), &t, reason));
     *reason = "session";
     err e = cached_row_get(&identity_cached, rq->tx, rq->arena, t.session_id, req_now(rq), &found);
     if (e == ERR_NOT_FOUND)

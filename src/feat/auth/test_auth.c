@@ -34,12 +34,12 @@ const struct module *const modules[] = { &mail_module,  &tenants_module, &roles_
 #define JTI       "token_01h455vb4pex5vsknk084sn02q"
 
 static struct arena *a;
-static struct jwt_key key;
+static struct token_keys keys;
 
 static int fresh(void **state)
 {
     a = arena_new(16 * MIB);
-    return a != NULL && token_key(a, S("0123456789abcdefghijklmnopqrstuv"), &key) == OK ? 0 : -1;
+    return a != NULL && token_keys_make(a, S("0123456789abcdefghijklmnopqrstuv"), STR_NONE, &keys) == OK ? 0 : -1;
 }
 
 static int done(void **state)
@@ -65,7 +65,7 @@ static const char *refused(str text, enum token_type type, i64 now_us)
 {
     struct token out;
     const char *reason = "";
-    err e = token_read(a, &key, text, type, now_us, &out, &reason);
+    err e = token_read(a, &keys, text, type, now_us, &out, &reason);
     assert_true(e == OK || e == ERR_UNAUTHORIZED);
     return e == OK ? "" : reason;
 }
@@ -74,9 +74,9 @@ static void test_token_round_trip(void **state)
 {
     struct token in = sample(TOKEN_ACCESS), out;
     const char *reason;
-    str text = token_sign(a, &key, &in);
-    assert_true(str_eq(text, token_sign(a, &key, &in))); /* the same successor can be signed again */
-    assert_int_equal(token_read(a, &key, text, TOKEN_ACCESS, NOW_S * SECOND_US, &out, &reason), OK);
+    str text = token_sign(a, &keys.list[0], &in);
+    assert_true(str_eq(text, token_sign(a, &keys.list[0], &in))); /* the same successor can be signed again */
+    assert_int_equal(token_read(a, &keys, text, TOKEN_ACCESS, NOW_S * SECOND_US, &out, &reason), OK);
     assert_true(str_eq(out.user_id, in.user_id) && str_eq(out.tenant_id, in.tenant_id) &&
                 str_eq(out.session_id, in.session_id));
     assert_true(str_eq(out.jti, in.jti) && str_eq(out.role, in.role));
@@ -86,15 +86,15 @@ static void test_token_round_trip(void **state)
 static void test_token_types_never_stand_in(void **state)
 {
     struct token access = sample(TOKEN_ACCESS), renew = sample(TOKEN_REFRESH);
-    assert_string_equal(refused(token_sign(a, &key, &access), TOKEN_REFRESH, NOW_S * SECOND_US), "type");
-    assert_string_equal(refused(token_sign(a, &key, &renew), TOKEN_ACCESS, NOW_S * SECOND_US), "type");
-    assert_string_equal(refused(token_sign(a, &key, &renew), TOKEN_REFRESH, NOW_S * SECOND_US), "");
+    assert_string_equal(refused(token_sign(a, &keys.list[0], &access), TOKEN_REFRESH, NOW_S * SECOND_US), "type");
+    assert_string_equal(refused(token_sign(a, &keys.list[0], &renew), TOKEN_ACCESS, NOW_S * SECOND_US), "type");
+    assert_string_equal(refused(token_sign(a, &keys.list[0], &renew), TOKEN_REFRESH, NOW_S * SECOND_US), "");
 }
 
 static void test_token_times_are_exact(void **state)
 {
     struct token t = sample(TOKEN_ACCESS);
-    str text = token_sign(a, &key, &t);
+    str text = token_sign(a, &keys.list[0], &t);
     assert_string_equal(refused(text, TOKEN_ACCESS, NOW_S * SECOND_US - 1), "nbf");
     assert_string_equal(refused(text, TOKEN_ACCESS, NOW_S * SECOND_US), "");
     assert_string_equal(refused(text, TOKEN_ACCESS, (NOW_S + 900) * SECOND_US - 1), "");
@@ -104,12 +104,32 @@ static void test_token_times_are_exact(void **state)
 static void test_token_of_another_key(void **state)
 {
     struct token t = sample(TOKEN_ACCESS);
-    struct jwt_key other;
-    assert_int_equal(token_key(a, S("another-secret-another-secret-32"), &other), OK);
-    assert_false(str_eq(other.kid, key.kid));
-    assert_string_not_equal(refused(token_sign(a, &other, &t), TOKEN_ACCESS, NOW_S * SECOND_US), "");
-    other.kid = key.kid; /* claims to be ours */
-    assert_string_not_equal(refused(token_sign(a, &other, &t), TOKEN_ACCESS, NOW_S * SECOND_US), "");
+    struct token_keys other;
+    assert_int_equal(token_keys_make(a, S("another-secret-another-secret-32"), STR_NONE, &other), OK);
+    assert_false(str_eq(other.list[0].kid, keys.list[0].kid));
+    assert_string_equal(refused(token_sign(a, &other.list[0], &t), TOKEN_ACCESS, NOW_S * SECOND_US), "kid");
+    other.list[0].kid = keys.list[0].kid; /* claims to be ours */
+    assert_string_equal(refused(token_sign(a, &other.list[0], &t), TOKEN_ACCESS, NOW_S * SECOND_US), "signature");
+}
+
+static void test_two_keys_verify_and_one_signs(void **state)
+{
+    struct token t = sample(TOKEN_ACCESS), out;
+    struct token_keys both, mixed;
+    const char *reason = "";
+    str old = token_sign(a, &keys.list[0], &t);
+    assert_int_equal(
+        token_keys_make(a, S("another-secret-another-secret-32"), S("0123456789abcdefghijklmnopqrstuv"), &both), OK);
+    assert_int_equal(both.n, 2);
+    assert_true(str_eq(both.list[1].kid, keys.list[0].kid));
+    assert_int_equal(token_read(a, &both, old, TOKEN_ACCESS, NOW_S * SECOND_US, &out, &reason), OK);
+    str new = token_sign(a, &both.list[0], &t);
+    assert_int_equal(token_read(a, &both, new, TOKEN_ACCESS, NOW_S * SECOND_US, &out, &reason), OK);
+    assert_string_equal(refused(new, TOKEN_ACCESS, NOW_S * SECOND_US), "kid"); /* also when it was read before */
+    mixed = both;
+    mixed.list[1].kid = both.list[0].kid; /* the header's kid picks the key; it does not ask all of them */
+    assert_int_equal(token_read(a, &mixed, old, TOKEN_REFRESH, NOW_S * SECOND_US, &out, &reason), ERR_UNAUTHORIZED);
+    assert_string_equal(reason, "kid");
 }
 
 #define CLAIMS(iss, aud, sub, type, role, iat, nbf, exp)                                            \
@@ -140,8 +160,9 @@ static void test_token_every_claim_counts(void **state)
         { CLAIMS("\"weir\"", "\"weir-api\"", GOOD_SUB, "\"access\"", ROLE, T1, T0, T1), "iat" },
     };
     for (size_t i = 0; i < COUNT(rows); i++)
-        assert_string_equal(refused(jwt_sign(a, &key, str_of(rows[i].claims)), TOKEN_ACCESS, NOW_S * SECOND_US),
-                            rows[i].reason);
+        assert_string_equal(
+            refused(jwt_sign(a, &keys.list[0], str_of(rows[i].claims)), TOKEN_ACCESS, NOW_S * SECOND_US),
+            rows[i].reason);
 }
 
 /* ---- passwords ---- */
@@ -413,6 +434,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_token_types_never_stand_in, fresh, done),
         cmocka_unit_test_setup_teardown(test_token_times_are_exact, fresh, done),
         cmocka_unit_test_setup_teardown(test_token_of_another_key, fresh, done),
+        cmocka_unit_test_setup_teardown(test_two_keys_verify_and_one_signs, fresh, done),
         cmocka_unit_test_setup_teardown(test_token_every_claim_counts, fresh, done),
         cmocka_unit_test(test_password_rules),
         cmocka_unit_test(test_password_longest),

@@ -87,12 +87,12 @@ static const char *wrong_time(const struct token *t, i64 now_s)
     return now_s >= t->expires_s ? "expired" : now_s < t->not_before_s ? "nbf" : now_s < t->issued_s ? "iat" : NULL;
 }
 
-static err token_verify(struct arena *a, const struct jwt_key *key, str text, enum token_type type, struct token *out,
-                        const char **reason)
+static err token_verify(struct arena *a, const struct token_keys *keys, str text, enum token_type type,
+                        struct token *out, const char **reason)
 {
     struct json *claims;
     struct token t = { .type = type };
-    TRY(jwt_verify(a, key, 1, text, &claims, reason));
+    TRY(jwt_verify(a, keys->list, keys->n, text, &claims, reason));
     const char *wrong = wrong_claim(claims, type, &t);
     if (wrong != NULL) {
         *reason = wrong;
@@ -104,7 +104,7 @@ static err token_verify(struct arena *a, const struct jwt_key *key, str text, en
 
 struct seen {
     struct token token;
-    str kid, secret;
+    str keys; /* id of those that verified it */
 };
 
 static err token_copy(struct arena *a, const struct token *from, struct token *out)
@@ -122,29 +122,28 @@ static err token_copy(struct arena *a, const struct token *from, struct token *o
 }
 
 /* On an arena of its own; that there is no memory for it changes nothing. */
-static void remember(const struct jwt_key *key, str text, const struct token *t, i64 now_us)
+static void remember(const struct token_keys *keys, str text, const struct token *t, i64 now_us)
 {
     struct arena *a = arena_new(VERIFIED_BYTES);
     struct seen *s = a != NULL ? NEW(a, struct seen) : NULL;
-    if (s == NULL || token_copy(a, t, &s->token) != OK || (s->kid = str_dup(a, key->kid)).p == NULL ||
-        (s->secret = str_dup(a, key->secret)).p == NULL) {
+    if (s == NULL || token_copy(a, t, &s->token) != OK || (s->keys = str_dup(a, keys->id)).p == NULL) {
         arena_free(a);
         return;
     }
     cache_put(&verified, text, s, a, cache_epoch(&verified), now_us);
 }
 
-err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_type type, i64 now_us,
+err token_read(struct arena *a, const struct token_keys *keys, str text, enum token_type type, i64 now_us,
                struct token *out, const char **reason)
 {
     struct token t;
     const struct seen *s = type == TOKEN_ACCESS ? cache_get(&verified, text, now_us) : NULL;
-    if (s != NULL && str_eq(s->kid, key->kid) && str_eq_secret(s->secret, key->secret)) {
+    if (s != NULL && str_eq(s->keys, keys->id)) {
         TRY(token_copy(a, &s->token, &t)); /* an entry may leave the cache while the request still runs */
     } else {
-        TRY(token_verify(a, key, text, type, &t, reason));
+        TRY(token_verify(a, keys, text, type, &t, reason));
         if (type == TOKEN_ACCESS)
-            remember(key, text, &t, now_us);
+            remember(keys, text, &t, now_us);
     }
     const char *wrong = wrong_time(&t, now_us / SECOND_US);
     if (wrong != NULL) {
@@ -155,7 +154,7 @@ err token_read(struct arena *a, const struct jwt_key *key, str text, enum token_
     return OK;
 }
 
-err token_key(struct arena *a, str secret, struct jwt_key *out)
+static err key_make(struct arena *a, str secret, struct jwt_key *out)
 {
     u8 mac[SHA256_BYTES];
     hash_hmac_sha256(secret, S("weir kid"), mac);
@@ -163,5 +162,20 @@ err token_key(struct arena *a, str secret, struct jwt_key *out)
     if (kid.p == NULL)
         return ERR_MEMORY;
     *out = (struct jwt_key){ .kid = kid, .secret = secret };
+    return OK;
+}
+
+err token_keys_make(struct arena *a, str secret, str previous, struct token_keys *out)
+{
+    struct token_keys made = { .n = previous.n > 0 ? 2 : 1 };
+    u8 digest[SHA256_BYTES];
+    TRY(key_make(a, secret, &made.list[0]));
+    if (previous.n > 0)
+        TRY(key_make(a, previous, &made.list[1]));
+    hash_sha256_parts((const str[]){ secret, previous }, made.n, digest);
+    made.id = hex_encode(a, (str){ (const char *)digest, sizeof digest });
+    if (made.id.p == NULL)
+        return ERR_MEMORY;
+    *out = made;
     return OK;
 }
