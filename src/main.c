@@ -4,6 +4,7 @@
 #include "core/app.h"
 #include "core/audit_chain.h"
 #include "core/doctor.h"
+#include "core/keys.h"
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
 #include "show.h"
@@ -276,6 +277,27 @@ static int verb_audit_verify(const struct command *c)
     return code;
 }
 
+static int verb_keys(const struct command *c)
+{
+    static const struct {
+        const char *word;
+        int (*open)(void), (*run)(void);
+    } words[] = { { "status", app_open_reading, keys_status },
+                  { "rotate", app_open, keys_rotate },
+                  { "retire", app_open, keys_retire } };
+    for (size_t i = 0; i < COUNT(words); i++) {
+        if (strcmp(c->words[0], words[i].word) != 0)
+            continue;
+        int code = words[i].open();
+        if (code == EXIT_DONE)
+            code = words[i].run();
+        app_close();
+        return code;
+    }
+    fprintf(stderr, "weir keys: %s is none of status, rotate, retire\n", c->words[0]);
+    return EXIT_USAGE;
+}
+
 static int verb_help(const struct command *c);
 
 static const struct verb verbs[] = {
@@ -299,6 +321,12 @@ static const struct verb verbs[] = {
       .help =
           "Walk the chains of the audit log, beside a running server or without one; changes nothing. Exit codes: 0 good,\n"
           "        1 broken (it names the row), 2 it cannot be read." },
+    { "keys", .run = verb_keys, .words = 1, .usage = " status|rotate|retire",
+      .help =
+          "status: which keys there are, and how much is sealed under each; beside a running server too. rotate: make another\n"
+          "        secret.key (or take the one that SECRET_KEY and SECRET_KEY_PREVIOUS say) and seal everything under it again; run it\n"
+          "        again when it was cut off. retire: delete the key of before, which until then verifies tokens. With SQLite the\n"
+          "        server must not be running for rotate and retire." },
     { "doctor", .run = verb_doctor,
       .help =
           "Look at settings, data folder, keys, disk, database, clock, port and egress list, beside a running server or\n"

@@ -9,6 +9,7 @@
 #include "core/cache.h"
 #include "core/harden.h"
 #include "core/jobs.h"
+#include "core/keys.h"
 #include "core/limit.h"
 #include "core/metrics.h"
 #include "core/nodes.h"
@@ -156,13 +157,24 @@ static int open_store(void)
     return e == OK ? 0 : say_or(EXIT_FAILED, &complaint, S("the data folder's keys cannot be read or made"));
 }
 
+/* A wrong key is found here, and not by the first person whose code no longer matches. */
+static int open_keys(bool read_only)
+{
+    err e = keys_open(app.db, app.arena, read_only);
+    if (e == ERR_INTERNAL)
+        return say(EXIT_CONFIG,
+                   S("SECRET_KEY: is not the key that this database was sealed under (or mac_keys cannot be"
+                     " read); if it was changed, give the one of before as SECRET_KEY_PREVIOUS"));
+    return e == OK ? 0 : say(EXIT_FAILED, S("the keys of this database cannot be read"));
+}
+
 static int open_schema(void)
 {
     err e = db_migrate_up(app.db);
     if (e == ERR_CONFLICT)
         return say(EXIT_FAILED,
                    S("the database was made by a newer weir, or a migration was changed (weir migrate status)"));
-    return e == OK ? 0 : say(EXIT_FAILED, S("the database cannot be migrated"));
+    return e == OK ? open_keys(false) : say(EXIT_FAILED, S("the database cannot be migrated"));
 }
 
 int app_open_unmigrated(void)
@@ -191,7 +203,7 @@ int app_open_reading(void)
     if (app.config.secret_key.n == 0 && (key == NULL || access(key, R_OK) != 0))
         return say(EXIT_CONFIG, S("SECRET_KEY is not set, and the data folder's secret.key cannot be read"));
     e = config_secrets(app.arena, &app.config, &complaint);
-    return e == OK ? 0 : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
+    return e == OK ? open_keys(true) : say_or(EXIT_CONFIG, &complaint, S("the data folder's keys cannot be read"));
 }
 
 int app_open(void)

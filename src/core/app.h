@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/config.h"
+#include "core/keys.h"
 #include "core/module.h"
 #include "db/db.h"
 #include "net/client.h"
@@ -12,6 +13,8 @@ struct app {
     struct config config;
     struct arena *arena; /* lives as long as the process */
     struct db *db;
+    u8 mac_keys[MAC_KEYS][MAC_KEY_BYTES]; /* once mac_keys_open */
+    bool mac_keys_open;
     struct loop **loops;
     struct client **clients; /* one per loop */
     u32 loop_count;

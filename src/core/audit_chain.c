@@ -8,6 +8,7 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
+#include "core/keys.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -97,7 +98,7 @@ STMT(audit_delete, "DELETE FROM audit_logs WHERE coalesce(tenant_id, '') = $1 AN
 
 static void key_of(u8 key[SHA256_BYTES])
 {
-    hash_hkdf_sha256(app.config.secret_key, S("audit chain"), key, SHA256_BYTES);
+    keys_mac(MAC_AUDIT, key);
 }
 
 static err mac_of(struct arena *a, const u8 digest[SHA256_BYTES], str *out)

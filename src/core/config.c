@@ -85,6 +85,8 @@ static const struct setting settings[] = {
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },
     { "SECRET_KEY", NULL, SECRET, AT(secret_key), 0, "", KEY_MIN, 4096, NULL,
       "Root of all derived keys; generated into the data folder when unset" },
+    { "SECRET_KEY_PREVIOUS", NULL, SECRET, AT(secret_key_previous), 0, "", KEY_MIN, 4096, NULL,
+      "The SECRET_KEY of before: opens what was sealed with it until weir keys rotate has sealed all again" },
     { "JWT_SECRET_KEY", "JWT_SECRET", SECRET, AT(jwt_secret), 0, "", KEY_MIN, 4096, NULL,
       "Signs access tokens; derived from SECRET_KEY when unset" },
     { "JWT_SECRET_KEY_PREVIOUS", NULL, SECRET, AT(jwt_secret_previous), 0, "", KEY_MIN, 4096, NULL,
@@ -542,6 +544,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_pair(&l, "WEIR_TLS_CERT", c.tls_cert, "WEIR_TLS_KEY", c.tls_key);
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);
+    check_previous(&l, "SECRET_KEY_PREVIOUS", c.secret_key_previous, "SECRET_KEY", c.secret_key);
     check_previous(&l, "JWT_SECRET_KEY_PREVIOUS", c.jwt_secret_previous, "JWT_SECRET_KEY", c.jwt_secret);
     check_rest(&l, &c);
     check_database(&l, &c);
@@ -689,29 +692,110 @@ static err read_key(struct arena *a, const char *path, str *key, struct buf *com
     return OK;
 }
 
+/* The files of the data folder's key: what serves, what served before, what is being made. */
+struct key_files {
+    const char *folder, *present, *previous, *next;
+};
+
+static err key_files(struct arena *a, const struct config *c, struct key_files *out)
+{
+    struct key_files f = { str_z(a, c->data), str_z(a, strf(a, "%.*s/secret.key", STR_FMT(c->data))),
+                           str_z(a, strf(a, "%.*s/secret.key.previous", STR_FMT(c->data))),
+                           str_z(a, strf(a, "%.*s/secret.key.next", STR_FMT(c->data))) };
+    if (f.folder == NULL || f.present == NULL || f.previous == NULL || f.next == NULL)
+        return ERR_MEMORY;
+    *out = f;
+    return OK;
+}
+
+static err say_errno(err e, const char *path, struct buf *complaint)
+{
+    if (e == ERR_INTERNAL)
+        buf_f(complaint, "%s: %s\n", path, strerror(errno));
+    return e;
+}
+
+static err find_keys(struct arena *a, const struct key_files *f, struct config *c, struct buf *complaint)
+{
+    err e = read_key(a, f->present, &c->secret_key, complaint);
+    if (e == ERR_NOT_FOUND)
+        e = make_key(a, f->folder, f->present, &c->secret_key);
+    TRY(say_errno(e, f->present, complaint));
+    c->secret_key_file = true;
+    if (c->secret_key_previous.n > 0)
+        return OK;
+    e = read_key(a, f->previous, &c->secret_key_previous, complaint);
+    if (e == OK &&
+        str_eq(c->secret_key_previous, c->secret_key)) /* a rotation was cut off before it changed anything */
+        c->secret_key_previous = STR_NONE;
+    return e == ERR_NOT_FOUND ? OK : say_errno(e, f->previous, complaint);
+}
+
+static err derive_jwt(struct arena *a, str secret_key, str *out)
+{
+    u8 *derived = arena_alloc(a, KEY_BYTES);
+    if (derived == NULL)
+        return ERR_MEMORY;
+    hash_hkdf_sha256(secret_key, S("jwt"), derived, KEY_BYTES);
+    *out = (str){ (const char *)derived, KEY_BYTES };
+    return OK;
+}
+
 err config_secrets(struct arena *a, struct config *c, struct buf *complaint)
 {
+    struct key_files f;
     TRY(config_folder(c, complaint));
-    const char *folder = str_z(a, c->data);
-    const char *path = str_z(a, strf(a, "%.*s/secret.key", STR_FMT(c->data)));
-    u8 *derived = arena_alloc(a, KEY_BYTES);
-    if (folder == NULL || path == NULL || derived == NULL)
-        return ERR_MEMORY;
-    str key = c->secret_key;
-    if (key.n == 0) {
-        err e = read_key(a, path, &key, complaint);
-        if (e == ERR_NOT_FOUND)
-            e = make_key(a, folder, path, &key);
-        if (e == ERR_INTERNAL)
-            buf_f(complaint, "%s: %s\n", path, strerror(errno));
-        TRY(e);
-    }
-    c->secret_key = key;
-    if (c->jwt_secret.n == 0) {
-        hash_hkdf_sha256(key, S("jwt"), derived, KEY_BYTES);
-        c->jwt_secret = (str){ (const char *)derived, KEY_BYTES };
-    }
+    TRY(key_files(a, c, &f));
+    if (c->secret_key.n == 0)
+        TRY(find_keys(a, &f, c, complaint));
+    if (c->jwt_secret.n > 0)
+        return OK;
+    if (c->jwt_secret_previous.n == 0 && c->secret_key_previous.n > 0)
+        TRY(derive_jwt(a, c->secret_key_previous, &c->jwt_secret_previous));
+    return derive_jwt(a, c->secret_key, &c->jwt_secret);
+}
+
+static err sync_folder(const char *folder)
+{
+    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = dir >= 0 && fsync(dir) == 0;
+    if (dir >= 0)
+        close(dir);
+    return good ? OK : ERR_INTERNAL;
+}
+
+/* secret.key is there at every moment, and so is the one of before from the moment on that there is another: by a link, then by one rename. */
+static err exchange(const struct key_files *f)
+{
+    if (link(f->present, f->previous) != 0 && errno != EEXIST)
+        return ERR_INTERNAL;
+    TRY(sync_folder(f->folder));
+    if (rename(f->next, f->present) != 0)
+        return ERR_INTERNAL;
+    return sync_folder(f->folder);
+}
+
+err config_key_rotate(struct arena *a, struct config *c, struct buf *complaint)
+{
+    struct key_files f;
+    str made, before = c->secret_key;
+    if (c->secret_key_previous.n > 0)
+        return ERR_CONFLICT;
+    TRY(key_files(a, c, &f));
+    unlink(f.next); /* of a rotation that was cut off */
+    TRY(say_errno(make_key(a, f.folder, f.next, &made), f.next, complaint));
+    TRY(say_errno(exchange(&f), f.previous, complaint));
+    c->secret_key = made;
+    c->secret_key_previous = before;
     return OK;
+}
+
+err config_key_retire(struct arena *a, struct config *c, struct buf *complaint)
+{
+    struct key_files f;
+    TRY(key_files(a, c, &f));
+    err e = unlink(f.previous) == 0 || errno == ENOENT ? sync_folder(f.folder) : ERR_INTERNAL;
+    return say_errno(e, f.previous, complaint);
 }
 
 str config_base_url(struct arena *a, const struct config *c)

@@ -13,6 +13,8 @@ struct config {
     str data;              /* WEIR_DATA */
     str admin_email, admin_password;
     str secret_key;          /* SECRET_KEY: else generated into <data>/secret.key, 0600 */
+    str secret_key_previous; /* SECRET_KEY_PREVIOUS, else <data>/secret.key.previous: opens, never seals */
+    bool secret_key_file;    /* secret_key stands in the data folder */
     str jwt_secret;          /* JWT_SECRET_KEY, alias JWT_SECRET: else HKDF(secret_key, "jwt") */
     str jwt_secret_previous; /* JWT_SECRET_KEY_PREVIOUS: verifies, never signs; n == 0: there is none */
     str egress_allow;        /* WEIR_EGRESS_ALLOW */
@@ -50,6 +52,10 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint) MUST
 err config_folder(const struct config *c, struct buf *complaint) MUST;
 /* Makes the data folder's secrets where they are missing and derives jwt_secret. */
 err config_secrets(struct arena *a, struct config *c, struct buf *complaint) MUST;
+/* Another secret.key, with the one of before beside it; *c knows both. ERR_CONFLICT: the one before that is still there. */
+err config_key_rotate(struct arena *a, struct config *c, struct buf *complaint) MUST;
+/* Deletes secret.key.previous. */
+err config_key_retire(struct arena *a, struct config *c, struct buf *complaint) MUST;
 /* headers.c: "https://app.example.com" as a browser spells it: scheme, host, port unless it is the scheme's, nothing else, in lower case. */
 bool origin_valid(struct arena *a, str origin);
 /* "host:port", "[::1]:port" or ":port" (any address) taken apart. */

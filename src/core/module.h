@@ -4,6 +4,7 @@
 #include "core/route.h"
 
 struct job_kind;
+struct sealed_column;
 struct packed;
 /* A path that clients of the replaced services use, and the one that answers: looked for only where no route is, so it costs nobody else anything. A `from` that ends
  * with / stands for all that begins so. */
@@ -19,6 +20,8 @@ struct module {
     u32 job_count;
     const struct alias *aliases;
     u32 alias_count;
+    const struct sealed_column *sealed; /* what SECRET_KEY opens (keys.h) */
+    u32 sealed_count;
     err (*start)(void); /* after migration, before the listener opens; may be NULL */
     void (*stop)(void); /* after the last request, while the loops still run; may be NULL */
 };

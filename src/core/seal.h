@@ -6,5 +6,7 @@
 
 /* purpose "auth.totp" names the key; owner is an id. Base64; off the writer. */
 err seal_text(struct arena *a, const char *purpose, str owner, str plain, str *sealed) MUST;
-/* ERR_INTERNAL: it was not sealed so, or under another SECRET_KEY. */
+/* Under SECRET_KEY, or the one of before. ERR_INTERNAL: it was not sealed so, or under another one. */
 err unseal_text(struct arena *a, const char *purpose, str owner, str sealed, str *plain) MUST;
+/* The same secret under SECRET_KEY alone: *out is `sealed` itself when it is so already. */
+err seal_again(struct arena *a, const char *purpose, str owner, str sealed, str *out) MUST;

@@ -160,6 +160,25 @@ static void test_seal(void **state)
     assert_true(str_eq(plain, S("untouched")));
 }
 
+static void test_sealed_again(void **state)
+{
+    str sealed, again, same, plain;
+    assert_int_equal(seal_text(a, "test", S("user_1"), S("a seed"), &sealed), OK);
+    assert_int_equal(seal_again(a, "test", S("user_1"), sealed, &same), OK);
+    assert_ptr_equal(same.p, sealed.p); /* nothing to do */
+    app.config.secret_key_previous = app.config.secret_key;
+    app.config.secret_key = S("another-key-another-key-another-k");
+    assert_int_equal(unseal_text(a, "test", S("user_1"), sealed, &plain), OK);
+    assert_int_equal(seal_again(a, "test", S("user_1"), sealed, &again), OK);
+    assert_int_equal(seal_again(a, "test", S("user_2"), sealed, &again), ERR_INTERNAL);
+    assert_int_equal(seal_again(a, "test", S("user_1"), again, &same), OK);
+    assert_ptr_equal(same.p, again.p);
+    app.config.secret_key_previous = STR_NONE;
+    assert_int_equal(unseal_text(a, "test", S("user_1"), sealed, &plain), ERR_INTERNAL);
+    assert_int_equal(unseal_text(a, "test", S("user_1"), again, &plain), OK);
+    assert_true(str_eq(plain, S("a seed")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +190,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_smtp_urls, fresh, done),
         cmocka_unit_test_setup_teardown(test_smtp_without_server, fresh, done),
         cmocka_unit_test_setup_teardown(test_seal, fresh, done),
+        cmocka_unit_test_setup_teardown(test_sealed_again, fresh, done),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

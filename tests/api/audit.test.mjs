@@ -102,7 +102,7 @@ describe('weir audit verify', () => {
         assert.equal(verify('--tenant', 'nowhere').status, 2);
         assert.equal(runWeir(['audit', 'verify'], { WEIR_DATA: join(weir.folder, 'nothing') }, { cwd: weir.folder }).status, 2);
         assert.equal(runWeir(['audit', 'verify'], { ...weir.env, WEIR_AUDIT_DAYS: 'x' }, { cwd: weir.folder }).status, 2);
-        assert.equal(runWeir(['audit', 'verify'], { ...weir.env, SECRET_KEY: 'another-secret-key-of-thirty-two-b' }, { cwd: weir.folder }).status, 1, 'another key proves nothing');
+        assert.equal(runWeir(['audit', 'verify'], { ...weir.env, SECRET_KEY: 'another-secret-key-of-thirty-two-b' }, { cwd: weir.folder }).status, 2, 'another key proves nothing');
     });
 
     const acme = "(SELECT id FROM tenants WHERE slug = 'acme')";

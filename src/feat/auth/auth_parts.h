@@ -4,6 +4,7 @@
 #include "codec/jwt.h"
 #include "core/auth.h"
 #include "core/jobs.h"
+#include "core/keys.h"
 #include "core/req.h"
 
 /* --- tokens.c (pure) --- */
@@ -230,6 +231,8 @@ extern const struct table totp_setup_table, totp_enable_table, totp_both_table, 
 extern const struct problem totp_invalid, totp_on, totp_off;
 err totp_state(struct tx *tx, str user_id, struct totp_state *out) MUST;
 err totp_from(struct arena *a, str user_id, struct login_from *out) MUST;
+enum { TOTP_SEALED = 1 };
+extern const struct sealed_column totp_sealed[TOTP_SEALED];
 /* Off the writer: opens the seed. */
 err totp_read(struct arena *a, i64 now_us, str user_id, const struct totp_state *s, str code,
               struct totp_proof *out) MUST;

@@ -9,6 +9,7 @@
 #include "core/app.h"
 #include "core/audit.h"
 #include "core/cache.h"
+#include "core/keys.h"
 #include "core/seal.h"
 #include "feat/auth/auth_parts.h"
 #include "feat/users/users.h"
@@ -116,7 +117,7 @@ static err recovery_hash(struct arena *a, str user_id, str typed, str *out)
 {
     u8 key[SHA256_BYTES], mac[SHA256_BYTES];
     struct buf b = { .arena = a };
-    hash_hkdf_sha256(app.config.secret_key, S("recovery codes"), key, sizeof key);
+    keys_mac(MAC_RECOVERY, key);
     buf_str(&b, user_id);
     for (size_t i = 0; i < typed.n; i++)
         if (typed.p[i] != '-' && typed.p[i] != ' ')
@@ -192,6 +193,19 @@ static err codes_reply(struct req *rq, const struct codes *c)
     field_set_all(&recovery_codes_table, out);
     return reply(rq, 200, &recovery_codes_table, out);
 }
+
+/* ---- under another SECRET_KEY ---- */
+
+STMT(seed_page,
+     "SELECT id, totp_seed AS sealed FROM users WHERE id > $1 AND totp_seed IS NOT NULL ORDER BY id LIMIT $2",
+     .row = &sealed_row_table, .scope = SCOPE_SYSTEM);
+STMT(seed_store, "UPDATE users SET totp_seed = $3 WHERE id = $1 AND totp_seed = $2", .scope = SCOPE_SYSTEM);
+
+static err seed_again(struct arena *a, const struct sealed_row *row, str *out)
+{
+    return seal_again(a, "auth.totp", row->id, row->sealed, out);
+}
+const struct sealed_column totp_sealed[TOTP_SEALED] = { { "users.totp_seed", &seed_page, &seed_store, seed_again } };
 
 /* ---- handlers ---- */
 

@@ -9,6 +9,7 @@
 #include "core/audit.h"
 #include "core/conditional.h"
 #include "core/jobs.h"
+#include "core/keys.h"
 #include "core/list.h"
 #include "engine/definition.h"
 
@@ -263,7 +264,8 @@ static void mark(struct trigger *t, bool limited)
 
 static struct trigger_owner owner_of(const struct req *rq, str trigger_id)
 {
-    return (struct trigger_owner){ app.config.secret_key, rq->who.tenant_id, trigger_id };
+    return (struct trigger_owner){ app.config.secret_key, rq->who.tenant_id, trigger_id,
+                                   app.config.secret_key_previous };
 }
 
 /* A secret that is asked for and neither given nor known is a problem at `pointer`. */
@@ -633,6 +635,21 @@ static const struct job_kind jobs[] = {
       .doc = "Deletes deliveries older than 30 days" },
 };
 
+/* ---- under another SECRET_KEY ---- */
+
+STMT(auth_page,
+     "SELECT id, tenant_id, auth_config AS sealed FROM triggers WHERE id > $1 AND auth_config IS NOT NULL"
+     " ORDER BY id LIMIT $2",
+     .row = &sealed_row_table, .scope = SCOPE_SYSTEM);
+STMT(auth_store, "UPDATE triggers SET auth_config = $3 WHERE id = $1 AND auth_config = $2", .scope = SCOPE_SYSTEM);
+
+static err auth_again(struct arena *a, const struct sealed_row *row, str *out)
+{
+    struct trigger_owner owner = { app.config.secret_key, row->tenant_id, row->id, app.config.secret_key_previous };
+    return trigger_auth_again(a, &owner, row->sealed, out);
+}
+static const struct sealed_column sealed[] = { { "triggers.auth_config", &auth_page, &auth_store, auth_again } };
+
 static err start(void)
 {
     if (sodium_init() < 0)
@@ -647,6 +664,8 @@ const struct module triggers_module = {
     .route_count = COUNT(routes),
     .jobs = jobs,
     .job_count = COUNT(jobs),
+    .sealed = sealed,
+    .sealed_count = COUNT(sealed),
     .start = start,
     .stop = deliveries_stop,
 };

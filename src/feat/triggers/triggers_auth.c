@@ -79,11 +79,11 @@ const struct variant_case trigger_auth_cases[] = {
 
 /* ---- sealing ---- */
 
-static void seal_key(const struct trigger_owner *o, struct arena *a, u8 key[crypto_secretbox_KEYBYTES])
+static void seal_key(const struct trigger_owner *o, str secret_key, u8 key[crypto_secretbox_KEYBYTES])
 {
     u8 master[SHA256_BYTES], context[SHA256_BYTES];
     const str parts[] = { o->tenant_id, o->trigger_id };
-    hash_hkdf_sha256(o->secret_key, S("triggers"), master, sizeof master);
+    hash_hkdf_sha256(secret_key, S("triggers"), master, sizeof master);
     hash_sha256_parts(parts, COUNT(parts), context);
     hash_hkdf_sha256((str){ (const char *)master, sizeof master }, (str){ (const char *)context, sizeof context }, key,
                      crypto_secretbox_KEYBYTES);
@@ -98,14 +98,14 @@ static err seal(struct arena *a, const struct trigger_owner *o, str plain, str *
     if (bytes == NULL)
         return ERR_MEMORY;
     rng_bytes(bytes, crypto_secretbox_NONCEBYTES);
-    seal_key(o, a, key);
+    seal_key(o, o->secret_key, key);
     crypto_secretbox_easy(bytes + crypto_secretbox_NONCEBYTES, (const u8 *)plain.p, plain.n, bytes, key);
     sodium_memzero(key, sizeof key);
     *sealed = base64_encode(a, BASE64, (str){ (const char *)bytes, n });
     return sealed->p != NULL ? OK : ERR_MEMORY;
 }
 
-static err unseal(struct arena *a, const struct trigger_owner *o, str sealed, str *plain)
+static err unseal_under(struct arena *a, const struct trigger_owner *o, str secret_key, str sealed, str *plain)
 {
     str bytes;
     u8 key[crypto_secretbox_KEYBYTES];
@@ -116,7 +116,7 @@ static err unseal(struct arena *a, const struct trigger_owner *o, str sealed, st
     if (out == NULL)
         return ERR_MEMORY;
     const u8 *p = (const u8 *)bytes.p;
-    seal_key(o, a, key);
+    seal_key(o, secret_key, key);
     int bad =
         crypto_secretbox_open_easy(out, p + crypto_secretbox_NONCEBYTES, bytes.n - crypto_secretbox_NONCEBYTES, p, key);
     sodium_memzero(key, sizeof key);
@@ -124,6 +124,13 @@ static err unseal(struct arena *a, const struct trigger_owner *o, str sealed, st
         return ERR_INTERNAL;
     *plain = (str){ (const char *)out, bytes.n - head };
     return OK;
+}
+
+static err unseal(struct arena *a, const struct trigger_owner *o, str sealed, str *plain)
+{
+    err e = unseal_under(a, o, o->secret_key, sealed, plain);
+    bool other = e == ERR_INTERNAL && o->secret_key_previous.n > 0;
+    return other ? unseal_under(a, o, o->secret_key_previous, sealed, plain) : e;
 }
 
 /* ---- stored form: {"sha256":hex} or {"sealed":base64,"issuer":…,"audience":…} ---- */
@@ -216,6 +223,21 @@ err trigger_auth_open(struct arena *a, const struct trigger_owner *owner, str au
     }
     *out = auth;
     return OK;
+}
+
+err trigger_auth_again(struct arena *a, const struct trigger_owner *owner, str stored, str *out)
+{
+    struct json *j;
+    str plain, fresh;
+    TRY(parse_own(a, stored, &j));
+    str sealed = json_str(json_get(j, S("sealed")));
+    *out = stored;
+    if (sealed.p == NULL || unseal_under(a, owner, owner->secret_key, sealed, &plain) == OK)
+        return OK;
+    TRY(unseal(a, owner, sealed, &plain));
+    TRY(seal(a, owner, plain, &fresh));
+    *out = json_set(a, j, S("sealed"), json_of_str(fresh)) ? json_text(a, j) : STR_NONE;
+    return out->p != NULL ? OK : ERR_MEMORY;
 }
 
 err trigger_auth_mask(struct arena *a, str auth_type, str stored, str *shown)

@@ -147,7 +147,7 @@ static err hook_fill(struct arena *a, str id, const struct hook_row *row, struct
     str addresses = row->allowed_ips.p != NULL ? str_dup(a, row->allowed_ips) : STR_NONE;
     str config =
         row->auth_config.p != NULL ? str_dup(a, row->auth_config) : STR_NONE; /* what it opens to may borrow from it */
-    struct trigger_owner owner = { app.config.secret_key, h->tenant_id, h->id };
+    struct trigger_owner owner = { app.config.secret_key, h->tenant_id, h->id, app.config.secret_key_previous };
     TRY(read_addresses(a, addresses, h));
     return trigger_auth_open(a, &owner, row->auth_type, config, &h->auth);
 }

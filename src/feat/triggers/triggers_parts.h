@@ -28,6 +28,7 @@ enum { TRIGGER_AUTH_ARENA = 16 * 1024 };
 struct trigger_owner {
     str secret_key; /* SECRET_KEY */
     str tenant_id, trigger_id;
+    str secret_key_previous; /* opens too, never seals; n == 0: there is none */
 };
 /* What a caller must prove. */
 struct trigger_auth {
@@ -42,6 +43,8 @@ err trigger_auth_store(struct arena *a, const struct trigger_owner *owner, str a
 /* Opens a stored text. ERR_INTERNAL: it is not ours, or sealed by another SECRET_KEY. */
 err trigger_auth_open(struct arena *a, const struct trigger_owner *owner, str auth_type, str stored,
                       struct trigger_auth *out) MUST;
+/* A stored text whose secret is sealed under secret_key; `stored` itself when it is so already. ERR_INTERNAL: neither key opens it. */
+err trigger_auth_again(struct arena *a, const struct trigger_owner *owner, str stored, str *out) MUST;
 /* What may be shown of a stored text; STR_NONE for none. ERR_MEMORY only. */
 err trigger_auth_mask(struct arena *a, str auth_type, str stored, str *shown) MUST;
 /* Do these header values prove it? */
