@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import http from 'node:http';
 import { after, before, describe, test } from 'node:test';
+import { elsewhere, postFrom } from '../lib/elsewhere.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
@@ -11,22 +11,8 @@ let weir;
 before(async () => (weir = await Weir.start()));
 after(() => weir?.stop());
 
-let hosts = 0;
-/** Another loopback address each time. */
-const elsewhere = () => `127.1.${Math.floor(++hosts / 250)}.${(hosts % 250) + 1}`;
-
 /** A login from that address: {status, headers, body, took_ms}. */
-function login(email, password, from) {
-    const body = JSON.stringify({ email, password });
-    const began = performance.now();
-    return new Promise((done, fail) => {
-        const request = http.request(`${weir.base}/api/v1/auth/token`, { method: 'POST', localAddress: from, agent: false, headers: { 'content-type': 'application/json', 'content-length': body.length } }, (answer) => {
-            let text = '';
-            answer.setEncoding('utf8').on('data', (piece) => (text += piece)).on('end', () => done({ status: answer.statusCode, headers: answer.headers, body: JSON.parse(text), took_ms: performance.now() - began }));
-        });
-        request.on('error', fail).end(body);
-    });
-}
+const login = (email, password, from) => postFrom(from, weir.base, '/api/v1/auth/token', { email, password });
 
 test('a stranger elsewhere, who fails as often as they like, does not lock the owner out', async () => {
     for (let n = 0; n < 3; n++) {

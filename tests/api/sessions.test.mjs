@@ -5,7 +5,9 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { errorAt } from '../lib/client.mjs';
+import { postFrom } from '../lib/elsewhere.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
+import { until } from '../lib/wait.mjs';
 
 const OTHER = 'Plover-4-granite-harbour';
 let weir, anyone;
@@ -134,18 +136,52 @@ describe('a forgotten password', () => {
         assert.ok(readdirSync(join(mine.data, 'mail')).filter((name) => name.endsWith('.eml')).length === 2, 'nobody else got one');
     });
 
-    test('the link makes a new password, once; only the last one; and all sessions end', async () => {
+    test('the link makes a new password, once; the others end with it; and all sessions do', async () => {
         const [first, second] = await mine.mail('member@acme.test', 2);
         const session = await mine.anonymous().login('member@acme.test', PASSWORD);
-        const link = [await reset(first.token), await reset('nonsense')];
-        assert.deepEqual(link.map(({ status, body }) => [status, body.code]), [[404, 'auth.reset_invalid'], [404, 'auth.reset_invalid']]);
+        const { status, body } = await reset('nonsense');
+        assert.deepEqual([status, body.code], [404, 'auth.reset_invalid']);
         errorAt(await reset(second.token, 'password123'), '/new_password');
         const both = await Promise.all([reset(second.token), reset(second.token)]);
         assert.equal(both.filter(({ status }) => status === 204).length, 1, both.map(({ status }) => status).join());
-        assert.equal((await reset(second.token)).status, 404);
+        for (const { token } of [first, second]) assert.equal((await reset(token)).body.code, 'auth.reset_invalid');
         assert.equal(await alive(session), false);
         await mine.anonymous().login('member@acme.test', OTHER);
         assert.ok(!mine.stored().includes(second.token));
         await mine.mail('member@acme.test', 3);
+    });
+
+    describe('asked for by strangers, from as many addresses as they like', () => {
+        const EMAIL = 'viewer@acme.test';
+        let hosts = 0;
+        const ask = (email = EMAIL) => postFrom(`127.2.0.${++hosts}`, mine.base, '/api/v1/auth/password/forgot', { email });
+        const letters = async () => Number(mine.sql(`SELECT count(*) FROM password_resets WHERE user_id = (SELECT id FROM users WHERE email = '${EMAIL}')`));
+        const worked = () => until('the asking was worked off', () => Number(mine.sql("SELECT count(*) FROM jobs WHERE kind IN ('auth.forgot', 'mail.send')")) === 0);
+        const later = (minutes) => mine.sql(`UPDATE password_resets SET created_at = created_at - ${minutes * 60_000_000}, expires_at = expires_at - ${minutes * 60_000_000}`);
+
+        test('the link that its owner got stays good; the account gets three letters, and everybody the same answer', async () => {
+            assert.equal((await ask()).status, 202);
+            const [own] = await mine.mail(EMAIL);
+            const answers = [];
+            for (let n = 0; n < 12; n++) answers.push(await ask(n % 2 ? EMAIL : `nobody-${n}@acme.test`));
+            assert.deepEqual([...new Set(answers.map(({ status, text }) => `${status} ${text}`))], ['202 ']);
+            await worked();
+            assert.equal(await letters(), 3);
+            assert.equal((await reset(own.token)).status, 204);
+        });
+
+        test('in an hour there are five, and then one whenever no link is good any more: nobody can use them up', async () => {
+            for (let n = 0; n < 4; n++) await ask();
+            await worked();
+            assert.equal(await letters(), 5, 'what was used has counted');
+            for (const more of [6, 7]) {
+                later(10);
+                for (let n = 0; n < 3; n++) await ask();
+                await worked();
+                assert.equal(await letters(), more);
+            }
+            const { token } = (await mine.mail(EMAIL, 7)).at(-1);
+            assert.equal((await reset(token, PASSWORD)).status, 204);
+        });
     });
 });

@@ -13,8 +13,9 @@
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
 
-enum { TOKEN_BYTES = 32 };
-#define RESET_US (10 * MINUTE_US)
+enum { TOKEN_BYTES = 32, LINKS_LIVE = 3, LETTERS_HOUR = 5 };
+#define RESET_US  (10 * MINUTE_US)
+#define LETTER_US HOUR_US /* how long a letter counts */
 
 /* ---- fields ---- */
 
@@ -47,6 +48,15 @@ struct reset_row {
 };
 static const struct field row_fields[] = { FIELD(struct reset_row, user_id, F_STR, .doc = "Whose password") };
 static const struct table row_table = TABLE("PasswordResetRow", struct reset_row, row_fields);
+struct sent {
+    struct presence has;
+    i64 live, letters;
+};
+static const struct field sent_fields[] = {
+    FIELD(struct sent, live, F_I64, .doc = "Links that are good now"),
+    FIELD(struct sent, letters, F_I64, .doc = "Letters of the last hour"),
+};
+static const struct table sent_table = TABLE("PasswordLinks", struct sent, sent_fields);
 struct longest {
     struct presence has;
     i64 least;
@@ -66,10 +76,15 @@ STMT(reset_by_hash,
      "SELECT r.user_id FROM password_resets r JOIN users u ON u.id = r.user_id"
      " WHERE r.token_hash = $1 AND r.expires_at > $2 AND u.status = 'active'",
      .row = &row_table, .scope = SCOPE_SYSTEM);
-STMT(resets_end, "DELETE FROM password_resets WHERE user_id = $1", .scope = SCOPE_SYSTEM);
+STMT(resets_sent,
+     "SELECT count(CASE WHEN expires_at > $2 THEN 1 END) AS live, count(*) AS letters FROM password_resets"
+     " WHERE user_id = $1 AND created_at > $3",
+     .row = &sent_table, .scope = SCOPE_SYSTEM);
+/* They stay as rows, because a letter that was sent counts. 0 and not the present: a request beside it may have begun earlier. */
+STMT(resets_end, "UPDATE password_resets SET expires_at = 0 WHERE user_id = $1", .scope = SCOPE_SYSTEM);
 STMT(
     resets_clean,
-    "DELETE FROM password_resets WHERE token_hash IN (SELECT token_hash FROM password_resets WHERE expires_at < $1 LIMIT $2)",
+    "DELETE FROM password_resets WHERE token_hash IN (SELECT token_hash FROM password_resets WHERE created_at < $1 LIMIT $2)",
     .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(
     password_set,
@@ -116,13 +131,26 @@ struct sending {
 static err send_letter(void *ctx, struct tx *tx)
 {
     const struct sending *s = ctx;
-    struct arena *a = db_arena(tx);
-    if (s->reset.user_id.p != NULL) {
-        TRY(db_exec(tx, &resets_end, NULL, ARGS(STR(s->reset.user_id))));
-        TRY(db_exec(tx, &reset_add, NULL,
-                    ARGS(STR(s->hash), STR(s->reset.user_id), I64(s->now_us), I64(s->now_us + RESET_US))));
-    }
-    return mail_enqueue(tx, a, s->now_us, s->tenant_id, s->payload);
+    return mail_enqueue(tx, db_arena(tx), s->now_us, s->tenant_id, s->payload);
+}
+
+/* Anybody may ask for anybody, so asking again ends nothing, and one account gets a bounded number of letters: without a good link one always goes, since a stranger
+ * must not use up what its owner needs; beyond that a few at once, and a few within the hour. That makes nine an hour at the most. */
+static bool may_send(const struct sent *s)
+{
+    return s->live == 0 || (s->live < LINKS_LIVE && s->letters < LETTERS_HOUR);
+}
+
+static err send_link(void *ctx, struct tx *tx)
+{
+    const struct sending *s = ctx;
+    struct sent sent;
+    TRY(db_row(tx, &resets_sent, &sent, ARGS(STR(s->reset.user_id), I64(s->now_us), I64(s->now_us - LETTER_US))));
+    if (!may_send(&sent))
+        return OK;
+    TRY(db_exec(tx, &reset_add, NULL,
+                ARGS(STR(s->hash), STR(s->reset.user_id), I64(s->now_us), I64(s->now_us + RESET_US))));
+    return send_letter(ctx, tx);
 }
 
 static err account_of(struct arena *a, bool by_id, str key, struct user_account *out)
@@ -222,7 +250,7 @@ err forgot_run(const struct job *job)
                       u.email,
                       { { S("email"), u.email }, { S("ip"), json_str(json_get(in, S("ip"))) }, { S("link"), link } } };
     TRY(mail_prepare(a, &m, &s.payload));
-    return db_write_wait(app.db, a, send_letter, &s);
+    return db_write_wait(app.db, a, send_link, &s);
 }
 
 /* ---- a new password ---- */
@@ -321,5 +349,5 @@ err change(struct req *rq)
 
 err recovery_clean(struct tx *tx, i64 now_us, i64 max, i64 *n)
 {
-    return db_exec(tx, &resets_clean, n, ARGS(I64(now_us), I64(max)));
+    return db_exec(tx, &resets_clean, n, ARGS(I64(now_us - LETTER_US), I64(max)));
 }
