@@ -300,6 +300,7 @@ static err by_password(struct req *rq, struct login *l)
 {
     const struct login_body *in = rq->body;
     str email = str_lower(rq->arena, in->email);
+    i64 imported_cost;
     if (email.p == NULL)
         return ERR_MEMORY;
     TRY(login_from(rq->arena, email, rq->http->remote, &l->from));
@@ -307,7 +308,8 @@ static err by_password(struct req *rq, struct login *l)
     err e = db_row(rq->tx, &login_candidate, &l->user, ARGS(STR(email)));
     if (e != OK && e != ERR_NOT_FOUND)
         return e;
-    TRY(password_verify(l->user.password_hash, in->password, &l->matches));
+    TRY(users_imported_cost(rq->tx, &imported_cost));
+    TRY(password_verify_anyone(l->user.password_hash, imported_cost, in->password, &l->matches));
     bool upgrade = l->matches && password_outdated(l->user.password_hash);
     return upgrade ? password_hash(rq->arena, in->password, &l->better_hash) : OK;
 }

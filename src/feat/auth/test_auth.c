@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 const struct module *const modules[] = { &mail_module,  &tenants_module, &roles_module, &api_keys_module,
                                          &users_module, &auth_module,    NULL };
@@ -240,6 +241,64 @@ static void test_password_hash_and_verify(void **state)
     assert_false(matches);
 }
 
+/* The hash of "U*U" that every bcrypt has, at cost 5. */
+#define IMPORTED "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+
+static void test_imported_hashes(void **state)
+{
+    static const struct {
+        const char *hash, *password;
+        bool matches;
+    } cases[] = {
+        { IMPORTED, "U*U", true },
+        { IMPORTED, "U*V", false },
+        { "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOe", "U*U", false },   /* a character short */
+        { "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeWW", "U*U", false }, /* one too many */
+        { "$2a$03$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U", false },
+        { "$2a$15$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U", false }, /* dearer than is borne */
+        { "$2a$xx$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U", false },
+        { "$2", "U*U", false },
+        { NULL, "U*U", false },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++)
+        for (i64 cost = 0; cost <= 6; cost += 2) {
+            str hash = cases[i].hash != NULL ? str_of(cases[i].hash) : STR_NONE;
+            bool matches = !cases[i].matches;
+            assert_int_equal(password_verify_anyone(hash, cost, str_of(cases[i].password), &matches), OK);
+            assert_int_equal(matches, cases[i].matches);
+        }
+}
+
+static i64 spent_us(str hash, i64 imported_cost)
+{
+    struct timespec from, to;
+    bool matches;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
+    assert_int_equal(password_verify_anyone(hash, imported_cost, S("not the one"), &matches), OK);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
+    return (to.tv_sec - from.tv_sec) * SECOND_US + (to.tv_nsec - from.tv_nsec) / 1000;
+}
+
+/* Of several, the least: what else the machine does only adds. Processor time, so that waiting does not count at all. */
+static i64 least_us(str hash, i64 imported_cost)
+{
+    i64 least = INT64_MAX;
+    for (u32 i = 0; i < 5; i++)
+        least = MIN(least, spent_us(hash, imported_cost));
+    return least;
+}
+
+static void test_anyone_costs_the_same(void **state)
+{
+    enum { DEAREST = 10 };
+    i64 imported = least_us(S(IMPORTED), DEAREST), nobody = least_us(STR_NONE, DEAREST),
+        none_left = least_us(STR_NONE, 0);
+    print_message("imported %lld us, nobody %lld us, none left %lld us\n", (long long)imported, (long long)nobody,
+                  (long long)none_left);
+    assert_true(imported * 10 > nobody * 9 && imported * 9 < nobody * 10);
+    assert_true(none_left * 3 < nobody * 2);
+}
+
 static void test_roles(void **state)
 {
     assert_int_equal(role_bit(S("owner")), ROLE_OWNER);
@@ -439,6 +498,8 @@ int main(void)
         cmocka_unit_test(test_password_rules),
         cmocka_unit_test(test_password_longest),
         cmocka_unit_test_setup_teardown(test_password_hash_and_verify, fresh, done),
+        cmocka_unit_test_setup_teardown(test_imported_hashes, fresh, done),
+        cmocka_unit_test_setup_teardown(test_anyone_costs_the_same, fresh, done),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_backoff_doubles_to_fifteen_minutes),
         cmocka_unit_test_setup_teardown(test_login_from, fresh, done),

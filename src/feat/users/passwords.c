@@ -2,13 +2,14 @@
  *
  * No composition rules (they make passwords worse): a length, a list of what everybody tries first, and the owner's
  * own words. A word may *occur*; it just does not count: what is left without it must still be long enough to guess. */
-#include "feat/users/users.h"
+#include "feat/users/users_parts.h"
 
 #include "base/code.h"
 
 #include <crypt.h>
 #include <errno.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,22 +242,49 @@ err password_hash(struct arena *a, str password, str *hash)
     return OK;
 }
 
-/* Of a service that was replaced; libxcrypt knows how. Its state is 32 KiB: too much for a small stack, so it is the pool's own thread's. */
-static err bcrypt_verify(str hash, str password, bool *matches)
+/* ---- bcrypt, of services that were replaced ---- */
+
+enum { BCRYPT_BYTES = 60, BCRYPT_COST_MIN = 4 };
+
+i64 password_bcrypt_cost(str hash)
+{
+    if (hash.n != BCRYPT_BYTES || !str_starts(hash, S("$2")) || hash.p[3] != '$' || hash.p[6] != '$')
+        return 0;
+    i64 cost = (hash.p[4] - '0') * 10 + hash.p[5] - '0';
+    return cost >= BCRYPT_COST_MIN && cost <= IMPORTED_COST_MAX ? cost : 0;
+}
+
+/* libxcrypt knows how. Its state is 32 KiB: too much for a small stack, so it is the pool's own thread's. */
+static bool bcrypt(const char *setting, str password, str hash)
 {
     static _Thread_local struct crypt_data state;
-    char phrase[BYTES_MAX + 1] = { 0 }, setting[crypto_pwhash_STRBYTES] = { 0 };
-    *matches = false;
+    char phrase[BYTES_MAX + 1] = { 0 };
     if (password.n > BYTES_MAX || memchr(password.p, 0, password.n) != NULL)
-        return OK;
+        return false;
     memcpy(phrase, password.p, password.n);
-    memcpy(setting, hash.p, hash.n);
     const char *made =
         crypt_rn(phrase, setting, &state, sizeof state); /* not crypt_r: sanitizers put their own in its place */
-    *matches = made != NULL && str_eq_secret(str_of(made), hash);
+    bool same = made != NULL && str_eq_secret(str_of(made), hash);
     sodium_memzero(phrase, sizeof phrase);
     sodium_memzero(&state, sizeof state);
-    return OK;
+    return same;
+}
+
+static bool bcrypt_verify(str hash, str password)
+{
+    char setting[BCRYPT_BYTES + 1] = { 0 };
+    if (password_bcrypt_cost(hash) == 0)
+        return false;
+    memcpy(setting, hash.p, hash.n);
+    return bcrypt(setting, password, hash);
+}
+
+/* The same work for nobody's hash. */
+static void bcrypt_spend(i64 cost, str password)
+{
+    char setting[BCRYPT_BYTES + 1];
+    snprintf(setting, sizeof setting, "$2b$%02d$CCCCCCCCCCCCCCCCCCCCC.", (int)cost);
+    (void)bcrypt(setting, password, S(""));
 }
 
 bool password_outdated(str hash)
@@ -264,12 +292,16 @@ bool password_outdated(str hash)
     return str_starts(hash, S("$2"));
 }
 
+/* ---- either ---- */
+
 /* libsodium tells a wrong password from missing memory only by errno. */
 err password_verify(str hash, str password, bool *matches)
 {
     assert(!db_on_writer());
-    if (password_outdated(hash) && hash.n < crypto_pwhash_STRBYTES)
-        return bcrypt_verify(hash, password, matches);
+    if (password_outdated(hash)) {
+        *matches = bcrypt_verify(hash, password);
+        return OK;
+    }
     char text[crypto_pwhash_STRBYTES] = { 0 };
     str with = hash.p != NULL && hash.n < sizeof text ? hash : str_of(nobody);
     memcpy(text, with.p, with.n);
@@ -280,5 +312,21 @@ err password_verify(str hash, str password, bool *matches)
     if (!same && errno == ENOMEM)
         return ERR_MEMORY;
     *matches = same && with.p == hash.p;
+    return OK;
+}
+
+/* What a hash of cost n leaves to one of cost m are hashes of n, n+1, … m-1: powers of two add up to that. */
+err password_verify_anyone(str hash, i64 imported_cost, str password, bool *matches)
+{
+    bool outdated = password_outdated(hash), same;
+    i64 cost = outdated ? password_bcrypt_cost(hash) : 0;
+    TRY(password_verify(outdated ? STR_NONE : hash, password, &same));
+    if (cost > 0)
+        same = bcrypt_verify(hash, password);
+    else if (imported_cost > 0)
+        bcrypt_spend(imported_cost, password);
+    for (; cost > 0 && cost < imported_cost; cost++)
+        bcrypt_spend(cost, password);
+    *matches = same;
     return OK;
 }

@@ -41,6 +41,18 @@ STMT(account_by_email, "SELECT id, email, name, password_hash, status FROM users
      .row = &account_table, .scope = SCOPE_SYSTEM);
 STMT(account_by_id, "SELECT id, email, name, password_hash, status FROM users WHERE id = $1", .row = &account_table,
      .scope = SCOPE_SYSTEM);
+struct imported {
+    struct presence has;
+    str password_hash;
+};
+static const struct field imported_fields[] = { FIELD(struct imported, password_hash, F_STR, .flags = F_SECRET,
+                                                      .doc = "bcrypt") };
+static const struct table imported_table = TABLE("ImportedHash", struct imported, imported_fields);
+/* "$2b$12$…": the cost stands at 5; Argon2id's begin with "$a". */
+STMT(imported_dearest,
+     "SELECT password_hash FROM users WHERE substr(password_hash, 2, 1) = '2'"
+     " AND substr(password_hash, 5, 2) <= $1 ORDER BY substr(password_hash, 5, 2) DESC LIMIT 1",
+     .row = &imported_table, .scope = SCOPE_SYSTEM);
 STMT(user_first, "SELECT id FROM users LIMIT 1", .row = &user_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
 STMT(membership_insert,
      "INSERT INTO memberships (tenant_id, user_id, role, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)");
@@ -66,6 +78,18 @@ err users_any(struct tx *tx, bool *any)
     if (e != OK && e != ERR_NOT_FOUND)
         return e;
     *any = e == OK;
+    return OK;
+}
+
+err users_imported_cost(struct tx *tx, i64 *cost)
+{
+    struct imported dearest;
+    char most[3];
+    snprintf(most, sizeof most, "%d", (int)IMPORTED_COST_MAX);
+    err e = db_row(tx, &imported_dearest, &dearest, ARGS(STR(str_of(most))));
+    if (e != OK && e != ERR_NOT_FOUND)
+        return e;
+    *cost = e == OK ? password_bcrypt_cost(dearest.password_hash) : 0;
     return OK;
 }
 

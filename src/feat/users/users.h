@@ -7,6 +7,7 @@
 extern const struct module users_module;
 
 enum { PASSWORD_MIN = 10, PASSWORD_MAX = 256 /* characters */, PASSWORD_HASH_MAX = 128 };
+enum { IMPORTED_COST_MAX = 14 }; /* of a bcrypt hash, a second and a half; dearer ones verify nobody */
 /* Whose words a password must not consist of: e-mail, name, tenant, … */
 struct password_owner {
     str words[5];
@@ -20,6 +21,9 @@ const char *password_refused(str password, const struct password_owner *owner, c
 err password_hash(struct arena *a, str password, str *hash) MUST;
 /* hash STR_NONE (nobody of that name) costs the same time and is false. ERR_MEMORY as above: then nothing is known. */
 err password_verify(str hash, str password, bool *matches) MUST;
+/* For whoever may be a stranger: takes as long whose hash it is, if any. As long as imported hashes are left, that is Argon2id and the dearest of them, for everybody:
+ * imported_cost is users_imported_cost(). */
+err password_verify_anyone(str hash, i64 imported_cost, str password, bool *matches) MUST;
 /* Whether it is an imported bcrypt hash, which verifies and is to be replaced by whoever knows the password. */
 bool password_outdated(str hash);
 
@@ -44,6 +48,8 @@ struct user_account {
 };
 err users_account(struct tx *tx, str email, struct user_account *out) MUST;
 err users_account_by_id(struct tx *tx, str id, struct user_account *out) MUST;
+/* bcrypt's cost of the dearest imported hash that nobody signed in with yet; 0: none is left. */
+err users_imported_cost(struct tx *tx, i64 *cost) MUST;
 /* Is there anybody at all? */
 err users_any(struct tx *tx, bool *any) MUST;
 

@@ -6,6 +6,11 @@
 #include "feat/roles/roles.h"
 #include "feat/users/users.h"
 
+/* --- passwords.c --- */
+
+/* 2 to the power of it are the rounds; 0: this is no bcrypt hash, or one that costs more than a login may. */
+i64 password_bcrypt_cost(str hash);
+
 /* --- users_members.c --- */
 
 enum { USERS_ROUTES = 8 };
