@@ -59,6 +59,27 @@ describe('the list of one\'s sessions', () => {
         await stranger.del(`/api/v1/users/${id}/sessions`, { expect: 404 });
     });
 
+    test('but not those of somebody above: an owner\'s are an owner\'s to end', async () => {
+        const [admin, owner] = [await weir.as('admin'), await login('owner@acme.test')];
+        const { id } = (await owner.get('/api/v1/auth/me', { expect: 200 })).body.user;
+        const refused = await admin.del(`/api/v1/users/${id}/sessions`);
+        assert.deepEqual([refused.status, refused.body.code], [403, 'users.role_above']);
+        assert.equal(await alive(owner), true);
+        await admin.get(`/api/v1/users/${id}/sessions`, { expect: 200 });
+        const { body: role } = await owner.post('/api/v1/roles', { name: 'warden', permissions: ['users.read', 'users.sessions'] }, { expect: 201 });
+        const viewer = await login('viewer@acme.test');
+        const viewerId = (await viewer.get('/api/v1/auth/me', { expect: 200 })).body.user.id;
+        await owner.patch(`/api/v1/users/${viewerId}`, { role: 'warden' }, { expect: 200 });
+        await viewer.del(`/api/v1/users/${id}/sessions`, { expect: 403 });
+        await viewer.del(`/api/v1/users/${viewerId}/sessions`, { expect: 204 });
+        assert.equal(await alive(viewer), false);
+        await owner.patch(`/api/v1/users/${viewerId}`, { role: 'viewer' }, { expect: 200 });
+        await owner.del(`/api/v1/roles/${role.id}`, { expect: 204 });
+        await owner.del(`/api/v1/users/${id}/sessions`, { expect: 204 });
+        assert.equal(await alive(owner), false);
+        weir.clients.clear();
+    });
+
     test('a person has at most 100: the oldest ends', async () => {
         const first = await login('admin@globex.test');
         for (let n = 0; n < 99; n++) await login('admin@globex.test');

@@ -260,6 +260,7 @@ static const struct problem *const browser_problems[] = { &invalid_credentials, 
                                                           &problem_csrf,        NULL };
 static const struct problem *const switch_problems[] = { &not_member, NULL };
 static const struct problem *const session_problems[] = { &session_not_found, NULL };
+static const struct problem *const member_session_problems[] = { &session_not_found, &users_role_above, NULL };
 static const struct problem *const reset_problems[] = { &reset_invalid, NULL };
 static const struct problem *const forgot_problems[] = { &throttled, NULL };
 static const struct problem *const change_problems[] = { &password_wrong, &throttled, NULL };
@@ -329,7 +330,7 @@ static const struct route routes[] = {
       .query = &session_query_table, .out = &session_table, .flags = R_LIST, .problems = session_problems,
       .doc = "List the sessions of a person in this tenant, newest first" },
     { ROUTE(DELETE, "/api/v1/users/{id}/sessions", session_remove_of_user, W_WRITE), .need = &users_sessions,
-      .status = 204, .problems = session_problems, .doc = "End the sessions of a person in this tenant" },
+      .status = 204, .problems = member_session_problems, .doc = "End the sessions of a person in this tenant" },
     { ROUTE(POST, AUTH "/revoke", tokens_revoke, W_WRITE), .need = &in_person, .in = &revoke_table,
       .flags = R_OPTIONAL_BODY, .status = 204, .max_body = 4 * KIB, .problems = session_problems,
       .doc = "End the tokens of one session, or all of the caller's" },

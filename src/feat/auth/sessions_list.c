@@ -4,6 +4,7 @@
 #include "core/cache.h"
 #include "core/list.h"
 #include "feat/auth/auth_parts.h"
+#include "feat/users/users.h"
 
 /* ---- fields ---- */
 
@@ -147,10 +148,12 @@ err session_list_of_user(struct req *rq)
     return show(rq, &sessions_of_member, req_param(rq, "id"), TENANT(rq));
 }
 
+/* Seeing them is any admin's, ending them is to act on somebody. */
 err session_remove_of_user(struct req *rq)
 {
     str id = req_param(rq, "id");
     TRY(member(rq));
+    TRY(users_member_not_above(rq, id));
     TRY(db_exec(rq->tx, &sessions_end_of_member, NULL, ARGS(TENANT(rq), STR(id), I64(req_now(rq)))));
     TRY(req_after(rq, cache_forget_all, NULL));
     TRY(audit(rq, "users.sessions_end", id, STR_NONE));

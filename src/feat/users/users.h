@@ -53,6 +53,12 @@ err users_imported_cost(struct tx *tx, i64 *cost) MUST;
 /* Is there anybody at all? */
 err users_any(struct tx *tx, bool *any) MUST;
 
+/* Who acts on a member of the caller's tenant stands no lower, or is that member: else the problem users_role_above. ERR_NOT_FOUND: no member. */
+struct req;
+struct problem;
+err users_member_not_above(struct req *rq, str user_id) MUST;
+extern const struct problem users_role_above;
+
 /* For `weir user add`: checks, hashes and inserts, waiting for the commit. An e-mail that exists gets a further
  * membership when password is STR_NONE. Anything but OK writes a complaint for people. */
 err users_add(struct arena *a, str email, str tenant_slug, str role, str password, str *id, struct buf *complaint) MUST;

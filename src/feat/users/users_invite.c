@@ -86,6 +86,11 @@ STMT(
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant_id, email) DO UPDATE SET id = excluded.id,"
     " name = excluded.name, role = excluded.role, role_id = excluded.role_id, token_hash = excluded.token_hash,"
     " invited_by = excluded.invited_by, created_at = excluded.created_at, expires_at = excluded.expires_at");
+#define INVITATION_ROLE                                                           \
+    "SELECT coalesce((SELECT r.name FROM roles r WHERE r.tenant_id = i.tenant_id" \
+    " AND r.id = i.role_id), i.role) AS role FROM invitations i WHERE i.tenant_id = $1"
+STMT(invitation_role, INVITATION_ROLE " AND i.id = $2", .row = &invitation_table);
+STMT(invitation_role_for, INVITATION_ROLE " AND i.email = $2 AND i.expires_at > $3", .row = &invitation_table);
 STMT(invitation_delete, "DELETE FROM invitations WHERE tenant_id = $1 AND id = $2");
 STMT(invitation_clean,
      "DELETE FROM invitations WHERE id IN (SELECT id FROM invitations WHERE expires_at < $1 LIMIT $2)",
@@ -183,6 +188,16 @@ static err is_no_member(struct req *rq, str email)
     return e == ERR_NOT_FOUND ? OK : e;
 }
 
+/* To offer less, or nothing, in place of what an owner offered is to decide on who becomes one. */
+static err none_above(struct req *rq, const struct stmt *find, struct args args)
+{
+    struct invitation there;
+    err e = db_row(rq->tx, find, &there, args);
+    if (e != OK)
+        return e == ERR_NOT_FOUND ? OK : e;
+    return users_role_not_above(rq, there.shown_role);
+}
+
 err invite_prepare(struct req *rq)
 {
     const struct invite *in = rq->body;
@@ -211,6 +226,7 @@ err invite(struct req *rq)
     const struct inviting *v = rq->prepared;
     struct tenant_facts t;
     TRY(is_no_member(rq, v->row.email));
+    TRY(none_above(rq, &invitation_role_for, ARGS(TENANT(rq), STR(v->row.email), I64(req_now(rq)))));
     TRY(tenants_facts(rq->tx, rq->who.tenant_id, &t));
     err e = has_room(rq->tx, req_now(rq), rq->who.tenant_id, t.quota_users, true);
     if (e == ERR_LIMIT)
@@ -268,6 +284,7 @@ err invitation_remove(struct req *rq)
 {
     str id = req_param(rq, "id");
     i64 changed;
+    TRY(none_above(rq, &invitation_role, ARGS(TENANT(rq), STR(id))));
     TRY(db_exec(rq->tx, &invitation_delete, &changed, ARGS(TENANT(rq), STR(id))));
     if (changed == 0)
         return problem(rq, &invitation_not_found, "There is no invitation %.*s", STR_FMT(id));

@@ -1,7 +1,8 @@
 /* users_members.c - the people of a tenant as its admins see them: their role, and whether they may come in.
  *
  * Name, address and password are a person's own, in all their tenants: no admin changes them. Nobody changes their own role or lets themselves out, so
- * whoever takes an owner's role away is an owner, and a tenant never loses its last one. Operators of the platform do not show. */
+ * whoever takes an owner's role away is an owner. That is who they were when they asked: two owners may let each other out at once, so a tenant's owners are counted
+ * behind the change. Operators of the platform do not show. */
 #include "feat/users/users_parts.h"
 
 #include "base/code.h"
@@ -54,7 +55,8 @@ CODES(entry_codes, CODE_ENTRY, { "users.role", "There is no such role in this te
 
 PROBLEM(not_found, "users.not_found", ERR_NOT_FOUND, "There is no such user in this tenant");
 PROBLEM(own_self, "users.self", ERR_CONFLICT, "The user is the caller");
-PROBLEM(role_above, "users.role_above", ERR_FORBIDDEN, "The role allows more than the caller may");
+PROBLEM_SHARED(users_role_above, "users.role_above", ERR_FORBIDDEN, "The role allows more than the caller may");
+PROBLEM(last_owner, "users.last_owner", ERR_CONFLICT, "The tenant would have no owner");
 
 #define MEMBER_COLUMNS                                                                                       \
     "m.user_id AS id, u.email, u.name, coalesce((SELECT r.name FROM roles r WHERE r.tenant_id = m.tenant_id" \
@@ -79,6 +81,10 @@ STMT(member_state,
 STMT(member_update, "UPDATE memberships SET role = $3, role_id = $4, status = $5, updated_at = $6"
                     " WHERE tenant_id = $1 AND user_id = $2");
 STMT(member_delete, "DELETE FROM memberships WHERE tenant_id = $1 AND user_id = $2");
+STMT(owners_count,
+     "SELECT count(*) AS n FROM memberships m JOIN users u ON u.id = m.user_id"
+     " WHERE m.tenant_id = $1 AND m.role = 'owner' AND m.status = 'active' AND u.status = 'active'",
+     .row = &list_count_table);
 /* Rows of auth and api-keys: a session or key that lives on unseen would be good again once its owner is let in anew. */
 STMT(member_sessions_end,
      "UPDATE sessions SET revoked_at = $3 WHERE tenant_id = $1 AND user_id = $2 AND revoked_at IS NULL");
@@ -103,7 +109,7 @@ static err may_give(struct req *rq, const struct role_choice *role)
 {
     if (roles_may_give(&rq->who, role))
         return OK;
-    return problem(rq, &role_above, "Your own role does not allow all that %.*s does", STR_FMT(role->name));
+    return problem(rq, &users_role_above, "Your own role does not allow all that %.*s does", STR_FMT(role->name));
 }
 
 err users_choose_role(struct req *rq, str name, struct role_choice *out)
@@ -135,15 +141,37 @@ static err member_get(struct req *rq)
     return reply(rq, 200, &member_table, m);
 }
 
+err users_role_not_above(struct req *rq, str name)
+{
+    struct role_choice role;
+    err e = roles_choose(rq->tx, rq->arena, rq->who.tenant_id, name, &role);
+    if (e == ERR_NOT_FOUND)
+        return OK; /* it was deleted: it allows nothing */
+    TRY(e);
+    return may_give(rq, &role);
+}
+
+err users_member_not_above(struct req *rq, str user_id)
+{
+    struct member m;
+    TRY(db_row(rq->tx, &member_by_id, &m, ARGS(TENANT(rq), STR(user_id))));
+    return str_eq(user_id, rq->who.user_id) ? OK : users_role_not_above(rq, m.role);
+}
+
 /* The member, if the caller may touch them: somebody else, and nobody above. */
 static err find_below(struct req *rq, struct member *m)
 {
-    struct role_choice present;
     TRY(find(rq, m));
     if (str_eq(m->id, rq->who.user_id))
         return problem(rq, &own_self, "Ask another admin to change you");
-    TRY(roles_choose(rq->tx, rq->arena, rq->who.tenant_id, m->role, &present));
-    return may_give(rq, &present);
+    return users_role_not_above(rq, m->role);
+}
+
+static err still_owned(struct req *rq)
+{
+    struct list_count owners;
+    TRY(db_row(rq->tx, &owners_count, &owners, ARGS(TENANT(rq))));
+    return owners.n > 0 ? OK : problem(rq, &last_owner, "Make somebody else an owner first");
 }
 
 static err end_sessions(struct req *rq, str user_id)
@@ -167,6 +195,7 @@ static err member_change(struct req *rq)
     m->updated_at = MAX(req_now(rq), m->updated_at + 1);
     TRY(db_exec(rq->tx, &member_update, NULL,
                 ARGS(TENANT(rq), STR(m->id), STR(role.role), STR(role.role_id), STR(m->status), I64(m->updated_at))));
+    TRY(still_owned(rq));
     TRY(db_exec(rq->tx, &member_offers_end, NULL, ARGS(TENANT(rq), STR(m->id))));
     if (str_eq(m->status, S("disabled")))
         TRY(end_sessions(rq, m->id));
@@ -180,6 +209,7 @@ static err member_remove(struct req *rq)
     struct member m;
     TRY(find_below(rq, &m));
     TRY(db_exec(rq->tx, &member_delete, NULL, ARGS(TENANT(rq), STR(m.id))));
+    TRY(still_owned(rq));
     TRY(end_sessions(rq, m.id));
     TRY(db_exec(rq->tx, &member_keys_end, NULL, ARGS(TENANT(rq), STR(m.id))));
     TRY(db_exec(rq->tx, &member_offers_end, NULL, ARGS(TENANT(rq), STR(m.id))));
@@ -192,13 +222,13 @@ static err member_remove(struct req *rq)
 
 #define USERS "/api/v1/users"
 static const char invite_more[] =
-    "Sends a link that is good for 7 days. Inviting the same address again ends the earlier link. The person chooses a password, or signs in with "
+    "Sends a link that is good for 7 days. Inviting the same address again ends the earlier link, which whoever may not give that one's role cannot do. The person chooses a password, or signs in with "
     "the one they have.";
 static const char invite_example[] = "{\"email\":\"grace@example.com\",\"role\":\"editor\"}";
 static const struct problem *const read_problems[] = { &not_found, NULL };
-static const struct problem *const write_problems[] = { &not_found, &own_self, &role_above, NULL };
-static const struct problem *const invite_problems[] = { &role_above, &user_is_member, &user_quota, NULL };
-static const struct problem *const invitation_problems[] = { &invitation_not_found, NULL };
+static const struct problem *const write_problems[] = { &not_found, &own_self, &users_role_above, &last_owner, NULL };
+static const struct problem *const invite_problems[] = { &users_role_above, &user_is_member, &user_quota, NULL };
+static const struct problem *const invitation_problems[] = { &invitation_not_found, &users_role_above, NULL };
 
 #define INVITE_ROUTE(path_, doc_)                                                                                \
     {                                                                                                            \

@@ -19,6 +19,9 @@ extern const struct permission *const users_can_read, *const users_can_write;
 /* The role of that name, if the caller may give it; else the problem. */
 err users_choose_role(struct req *rq, str name, struct role_choice *out) MUST;
 
+/* OK unless that role, of a member or of somebody invited, allows more than the caller may: then the problem. */
+err users_role_not_above(struct req *rq, str name) MUST;
+
 /* --- users_invite.c --- */
 
 struct invite {
