@@ -1,13 +1,15 @@
 /* audit_chain.c - see audit_chain.h. Sealing is a second transaction behind the change's: a chain inside each transaction would let only one commit at a time.
  *
  * Seals are computed off the writer; the writer only compares that each chain still ends where it did. A row is written once and sealed once; nothing else ever
- * updates one. */
+ * updates one. Sealing goes on behind a head that was changed, but never mends it: else what was forged would be good from the next row on. */
 #include "core/audit_chain.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
+#include "core/audit.h"
 #include "core/keys.h"
 
 #include <pthread.h>
@@ -101,12 +103,18 @@ static void key_of(u8 key[SHA256_BYTES])
     keys_mac(MAC_AUDIT, key);
 }
 
-static err mac_of(struct arena *a, const u8 digest[SHA256_BYTES], str *out)
+static void mac_bytes(const u8 digest[SHA256_BYTES], u8 mac[SHA256_BYTES])
 {
-    u8 key[SHA256_BYTES], mac[SHA256_BYTES];
+    u8 key[SHA256_BYTES];
     key_of(key);
     hash_hmac_sha256((str){ (const char *)key, sizeof key }, (str){ (const char *)digest, SHA256_BYTES }, mac);
     explicit_bzero(key, sizeof key);
+}
+
+static err mac_of(struct arena *a, const u8 digest[SHA256_BYTES], str *out)
+{
+    u8 mac[SHA256_BYTES];
+    mac_bytes(digest, mac);
     str hex = hex_encode(a, (str){ (const char *)mac, sizeof mac });
     if (hex.p == NULL)
         return ERR_MEMORY;
@@ -151,9 +159,95 @@ static err head_mac(struct arena *a, const struct head *h, str *out)
     return mac_of(a, digest, out);
 }
 
+static err head_sound(struct arena *a, const struct head *h, bool *sound)
+{
+    str right;
+    TRY(head_mac(a, h, &right));
+    *sound = str_eq(right, h->mac);
+    return OK;
+}
+
+/* A head that was changed gets no good MAC again, but another one than before: that is how the writer sees that nobody else moved it. */
+static err head_close(struct arena *a, struct head *h, bool sound)
+{
+    if (sound)
+        return head_mac(a, h, &h->mac);
+    LOG(LOG_ERROR, "audit.broken", LOG_STR("chain", h->chain), LOG_INT("seq", h->seq));
+    h->mac = strf(a, "changed before %lld", (long long)h->seq);
+    return h->mac.p != NULL ? OK : ERR_MEMORY;
+}
+
 static str chain_of(const struct row *r)
 {
     return r->tenant_id.p != NULL ? r->tenant_id : S("");
+}
+
+/* ---- the roll of all chains ---- */
+
+#define ROLL \
+    "*" /* a head by this name: seq is how many chains there are, seal their sum; no tenant's id looks like it */
+
+struct roll {
+    i64 chains;
+    u8 sum[SHA256_BYTES]; /* XOR of a MAC of each name: in no order, so that it need not be read to add one */
+};
+
+static void roll_add(struct roll *r, str chain)
+{
+    u8 digest[SHA256_BYTES], mac[SHA256_BYTES];
+    const str parts[] = { S("chain"), chain };
+    hash_sha256_parts(parts, COUNT(parts), digest);
+    mac_bytes(digest, mac);
+    for (size_t i = 0; i < SHA256_BYTES; i++)
+        r->sum[i] ^= mac[i];
+    r->chains++;
+}
+
+/* Ends when there is no further one. */
+static err next_head(struct tx *tx, const struct head *after, struct head *out)
+{
+    return after == NULL ? db_row(tx, &audit_head_first, out, NO_ARGS)
+                         : db_row(tx, &audit_heads_next, out, ARGS(STR(after->chain), I64(1)));
+}
+
+static bool is_roll(const struct head *h)
+{
+    return str_eq(h->chain, S(ROLL));
+}
+
+static err roll_of_heads(struct tx *tx, struct roll *out)
+{
+    struct roll roll = { 0 };
+    struct head h, before;
+    err e = next_head(tx, NULL, &h);
+    while (e == OK) {
+        if (!is_roll(&h))
+            roll_add(&roll, h.chain);
+        before = h;
+        e = next_head(tx, &before, &h);
+    }
+    if (e != ERR_NOT_FOUND)
+        return e;
+    *out = roll;
+    return OK;
+}
+
+static err roll_text(struct arena *a, const struct roll *r, str *out)
+{
+    str hex = hex_encode(a, (str){ (const char *)r->sum, sizeof r->sum });
+    if (hex.p == NULL)
+        return ERR_MEMORY;
+    *out = hex;
+    return OK;
+}
+
+/* A text that is no sum comes of a forged head, which is not sound whatever its sum is. */
+static void roll_parse(struct arena *a, const struct head *h, struct roll *out)
+{
+    str bytes;
+    *out = (struct roll){ .chains = h->seq };
+    if (hex_decode(a, h->seal, &bytes) && bytes.n == SHA256_BYTES)
+        memcpy(out->sum, bytes.p, SHA256_BYTES);
 }
 
 /* ---- sealing ---- */
@@ -161,15 +255,29 @@ static str chain_of(const struct row *r)
 struct chain {
     struct head head;
     str before; /* mac of the head as it was; STR_NONE: there was none */
+    bool sound;
 };
 struct batch {
     struct row *rows;
     u32 row_count;
-    struct chain chains[BATCH];
-    u32 chain_count;
+    struct chain chains[BATCH], roll;
+    u32 chain_count, born; /* born: chains that there were not before */
+    bool roll_moves, adopted;
 };
 
-static err chain_find(struct tx *tx, struct batch *b, str name, struct chain **out)
+static err chain_read(struct tx *tx, struct arena *a, str name, struct chain *c)
+{
+    err e = db_row(tx, &audit_head, &c->head, ARGS(STR(name)));
+    if (e == ERR_NOT_FOUND) {
+        *c = (struct chain){ .head = { .chain = name, .seal = S(""), .anchor_seal = S("") }, .sound = true };
+        return OK;
+    }
+    TRY(e);
+    c->before = c->head.mac;
+    return head_sound(a, &c->head, &c->sound);
+}
+
+static err chain_find(struct tx *tx, struct arena *a, struct batch *b, str name, struct chain **out)
 {
     for (u32 i = 0; i < b->chain_count; i++)
         if (str_eq(b->chains[i].head.chain, name)) {
@@ -177,16 +285,35 @@ static err chain_find(struct tx *tx, struct batch *b, str name, struct chain **o
             return OK;
         }
     struct chain *c = &b->chains[b->chain_count];
-    err e = db_row(tx, &audit_head, &c->head, ARGS(STR(name)));
-    if (e == ERR_NOT_FOUND)
-        *c = (struct chain){ .head = { .chain = name, .seal = S(""), .anchor_seal = S("") } };
-    else
-        c->before = c->head.mac;
-    if (e != OK && e != ERR_NOT_FOUND)
-        return e;
+    TRY(chain_read(tx, a, name, c));
     b->chain_count++;
+    b->born += c->before.p == NULL;
     *out = c;
     return OK;
+}
+
+/* New chains go on the roll in the transaction that begins them. One that is missing while there are chains was taken away. */
+static err enroll(struct tx *tx, struct arena *a, struct batch *b)
+{
+    struct chain *c = &b->roll;
+    struct roll roll;
+    TRY(chain_read(tx, a, S(ROLL), c));
+    bool none = c->before.p == NULL;
+    b->adopted = c->head.seq < 0;
+    b->roll_moves = b->born > 0 || b->adopted;
+    if (!b->roll_moves)
+        return OK;
+    if (none || b->adopted)
+        TRY(roll_of_heads(tx, &roll));
+    else
+        roll_parse(a, &c->head, &roll);
+    c->sound = b->adopted || (none ? roll.chains == 0 : c->sound);
+    for (u32 i = 0; i < b->chain_count; i++)
+        if (b->chains[i].before.p == NULL)
+            roll_add(&roll, b->chains[i].head.chain);
+    c->head.seq = roll.chains;
+    TRY(roll_text(a, &roll, &c->head.seal));
+    return head_close(a, &c->head, c->sound);
 }
 
 static err compute(struct tx *tx, struct arena *a, struct batch *b)
@@ -197,15 +324,15 @@ static err compute(struct tx *tx, struct arena *a, struct batch *b)
     for (u32 i = 0; i < b->row_count; i++) {
         struct row *r = &b->rows[i];
         struct chain *c;
-        TRY(chain_find(tx, b, chain_of(r), &c));
+        TRY(chain_find(tx, a, b, chain_of(r), &c));
         r->seq = c->head.seq + 1;
         TRY(seal_of(a, r, r->seq, c->head.seal, &r->seal));
         c->head.seq = r->seq;
         c->head.seal = r->seal;
     }
     for (u32 i = 0; i < b->chain_count; i++)
-        TRY(head_mac(a, &b->chains[i].head, &b->chains[i].head.mac));
-    return OK;
+        TRY(head_close(a, &b->chains[i].head, b->chains[i].sound));
+    return enroll(tx, a, b);
 }
 
 static err head_store(struct tx *tx, const struct head *h, str before)
@@ -228,7 +355,12 @@ static err store(void *ctx, struct tx *tx)
         TRY(head_store(tx, &b->chains[i].head, b->chains[i].before));
     for (u32 i = 0; i < b->row_count; i++)
         TRY(db_exec(tx, &audit_seal_row, NULL, ARGS(STR(b->rows[i].id), I64(b->rows[i].seq), STR(b->rows[i].seal))));
-    return OK;
+    if (b->roll_moves)
+        TRY(head_store(tx, &b->roll.head, b->roll.before));
+    if (!b->adopted)
+        return OK;
+    /* Once, behind an upgrade: a second such row tells of somebody who asked for it. */
+    return audit_system(tx, db_arena(tx), clock_now_us(), STR_NONE, S("upgrade"), "audit.roll", STR_NONE, STR_NONE);
 }
 
 err audit_seal_some(struct db *db, struct arena *a, bool *more)
@@ -242,7 +374,7 @@ err audit_seal_some(struct db *db, struct arena *a, bool *more)
     db_read_end(tx);
     TRY(e);
     *more = b->row_count == BATCH;
-    return b->row_count > 0 ? db_write_wait(db, a, store, b) : OK;
+    return b->row_count > 0 || b->roll_moves ? db_write_wait(db, a, store, b) : OK;
 }
 
 /* ---- the sealer ---- */
@@ -376,11 +508,11 @@ static err walk_past(struct tx *tx, struct arena *a, str chain, i64 up_to, struc
 static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, struct audit_verdict *v)
 {
     struct walk w = { .head = *h, .seq = h->anchor_seq, .seal = h->anchor_seal };
-    str right;
+    bool sound;
     u32 n = PAGE;
-    TRY(head_mac(a, h, &right));
+    TRY(head_sound(a, h, &sound));
     v->chains++;
-    if (!str_eq(right, h->mac))
+    if (!sound)
         return broken(v, a, h->chain, h->seq, S(""), "the head of the chain was changed");
     TRY(walk_past(tx, a, h->chain, h->anchor_seq, v));
     while (n == PAGE && !v->broken) {
@@ -394,11 +526,31 @@ static err walk_chain(struct tx *tx, struct arena *a, const struct head *h, stru
     return OK;
 }
 
-/* Ends when there is no further one. */
-static err next_head(struct tx *tx, const struct head *after, struct head *out)
+static err roll_broken(struct audit_verdict *v, struct arena *a, const struct roll *there, i64 chains, const char *why)
 {
-    return after == NULL ? db_row(tx, &audit_head_first, out, NO_ARGS)
-                         : db_row(tx, &audit_heads_next, out, ARGS(STR(after->chain), I64(1)));
+    v->broken = true;
+    v->what = strf(a, "%s (%lld chains are there, %lld should be)", why, (long long)there->chains, (long long)chains);
+    return v->what.p != NULL ? OK : ERR_MEMORY;
+}
+
+/* Whether a whole chain is gone, of which nothing else tells. */
+static err walk_roll(struct tx *tx, struct arena *a, struct audit_verdict *v)
+{
+    struct roll there;
+    struct head h;
+    str sum;
+    bool sound;
+    TRY(roll_of_heads(tx, &there));
+    err e = db_row(tx, &audit_head, &h, ARGS(STR(S(ROLL))));
+    if (e == ERR_NOT_FOUND)
+        return there.chains == 0 ? OK : roll_broken(v, a, &there, 0, "the roll of all chains is missing");
+    TRY(e);
+    TRY(head_sound(a, &h, &sound));
+    TRY(roll_text(a, &there, &sum));
+    if (!sound)
+        return roll_broken(v, a, &there, h.seq, "the roll of all chains was changed");
+    return str_eq(sum, h.seal) && there.chains == h.seq ? OK
+                                                        : roll_broken(v, a, &there, h.seq, "a whole chain is gone");
 }
 
 static err walk_all(struct tx *tx, struct arena *a, struct audit_verdict *v)
@@ -407,7 +559,8 @@ static err walk_all(struct tx *tx, struct arena *a, struct audit_verdict *v)
     struct number strays;
     err e = next_head(tx, NULL, &h);
     while (e == OK && !v->broken) {
-        TRY(walk_chain(tx, a, &h, v));
+        if (!is_roll(&h))
+            TRY(walk_chain(tx, a, &h, v));
         before = h;
         e = next_head(tx, &before, &h);
     }
@@ -416,7 +569,7 @@ static err walk_all(struct tx *tx, struct arena *a, struct audit_verdict *v)
     TRY(db_row(tx, &audit_strays, &strays, NO_ARGS));
     if (!v->broken && strays.n > 0)
         return broken(v, a, S(""), 0, S(""), "there are sealed rows whose chain has no head");
-    return OK;
+    return v->broken ? OK : walk_roll(tx, a, v);
 }
 
 static err walk(struct tx *tx, struct arena *a, str tenant_id, struct audit_verdict *v)
@@ -428,8 +581,10 @@ static err walk(struct tx *tx, struct arena *a, str tenant_id, struct audit_verd
     if (tenant_id.p == NULL)
         return walk_all(tx, a, v);
     err e = db_row(tx, &audit_head, &h, ARGS(STR(tenant_id)));
-    if (e == ERR_NOT_FOUND)
-        return walk_past(tx, a, tenant_id, INT64_MAX, v);
+    if (e == ERR_NOT_FOUND) {
+        TRY(walk_past(tx, a, tenant_id, INT64_MAX, v));
+        return v->broken ? OK : walk_roll(tx, a, v);
+    }
     TRY(e);
     return walk_chain(tx, a, &h, v);
 }
@@ -469,6 +624,10 @@ static err prune_find(struct tx *tx, struct arena *a, i64 before_us, struct prun
     TRY(db_list(tx, &audit_chain_page, PRUNE_ROWS, &rows, &n,
                 ARGS(STR(p->head.chain), I64(p->head.anchor_seq), I64(PRUNE_ROWS))));
     const struct row *list = rows;
+    bool sound;
+    TRY(head_sound(a, &p->head, &sound));
+    if (!sound)
+        return OK; /* evidence stays */
     p->before = p->head.mac;
     for (u32 i = 0; i < n && list[i].created_at < before_us; i++) {
         p->head.anchor_seq = list[i].seq;

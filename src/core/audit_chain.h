@@ -1,5 +1,5 @@
 /* audit_chain.h - the audit log's seals: each row's is a MAC over the row and the seal before it, so none can be changed, taken out or put in between without the key
- * (of SECRET_KEY). What it cannot show: that somebody with the whole database put an old copy of it in place. */
+ * (of SECRET_KEY). A roll of all chains tells when a whole one is gone. What it cannot show: that somebody with the whole database put an old copy of it in place. */
 #pragma once
 
 #include "base/buf.h"

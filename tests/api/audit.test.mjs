@@ -114,6 +114,10 @@ describe('weir audit verify', () => {
         'the last rows gone, and the head set back': [`UPDATE audit_heads SET seq = 6, seal = (SELECT seal FROM audit_logs WHERE seq = 6 AND tenant_id = ${acme}) WHERE chain = ${acme}; DELETE FROM audit_logs WHERE seq > 6 AND tenant_id = ${acme}`, /head of the chain was changed/],
         'two rows that changed places': [`UPDATE audit_logs SET seq = CASE seq WHEN 1 THEN -1 ELSE -2 END WHERE seq IN (1, 2) AND tenant_id = ${acme}; UPDATE audit_logs SET seq = seq + 3 WHERE seq < 0`, /row 1 /],
         'a chain without its head': [`DELETE FROM audit_heads WHERE chain = ${acme}`, /no head/],
+        'a whole chain, head and rows': [`DELETE FROM audit_logs WHERE tenant_id = ${acme}; DELETE FROM audit_heads WHERE chain = ${acme}`, /a whole chain is gone \(1 chains are there, 2 should be\)/],
+        'a whole chain, and the roll of chains': [`DELETE FROM audit_logs WHERE tenant_id = ${acme}; DELETE FROM audit_heads WHERE chain IN (${acme}, '*')`, /the roll of all chains is missing/],
+        'a whole chain, and one less on the roll': [`DELETE FROM audit_logs WHERE tenant_id = ${acme}; DELETE FROM audit_heads WHERE chain = ${acme}; UPDATE audit_heads SET seq = seq - 1 WHERE chain = '*'`, /the roll of all chains was changed/],
+        'all of it': ['DELETE FROM audit_logs; DELETE FROM audit_heads', /nothing is left of the log/],
         'a row that moved to another tenant': [`UPDATE audit_logs SET tenant_id = (SELECT id FROM tenants WHERE slug = 'globex'), seq = 1000 WHERE seq = 2 AND tenant_id = ${acme}`, /row 2: it is missing/],
     };
     for (const [what, [forgery, said]] of Object.entries(forgeries))
@@ -125,10 +129,49 @@ describe('weir audit verify', () => {
             const { status, stderr } = verify();
             assert.equal(status, 1);
             assert.match(stderr, said);
+            if (what.startsWith('a whole chain')) assert.equal(verify('--tenant', 'acme').status, 1);
             restore();
             assert.equal(verify().status, 0);
             await weir.serve();
         });
+});
+
+describe('what goes on behind a forgery does not make it good', () => {
+    const acme = "(SELECT id FROM tenants WHERE slug = 'acme')";
+    const forgeries = {
+        'a head that was set back': [`UPDATE audit_heads SET seq = 6, seal = (SELECT seal FROM audit_logs WHERE seq = 6 AND tenant_id = ${acme}) WHERE chain = ${acme}; DELETE FROM audit_logs WHERE seq > 6 AND tenant_id = ${acme}`, /head of the chain was changed/],
+        'a whole chain, which begins anew': [`DELETE FROM audit_logs WHERE tenant_id = ${acme}; DELETE FROM audit_heads WHERE chain = ${acme}`, /a whole chain is gone/],
+        'the roll as well': [`DELETE FROM audit_logs WHERE tenant_id = ${acme}; DELETE FROM audit_heads WHERE chain IN (${acme}, '*')`, /the roll of all chains was changed/],
+    };
+    for (const [what, [forgery, said]] of Object.entries(forgeries))
+        test(what, async () => {
+            await sealed();
+            await weir.terminate();
+            const restore = weir.keepStore();
+            sql(forgery);
+            await weir.serve();
+            await weir.anonymous().login('owner@acme.test', PASSWORD);
+            await until('the new row is sealed', () => Number(sql('SELECT count(*) FROM audit_logs WHERE seq IS NULL')) === 0);
+            await weir.terminate();
+            const { status, stderr } = verify();
+            assert.equal(status, 1);
+            assert.match(stderr, said);
+            restore();
+            assert.equal(verify().status, 0);
+            await weir.serve();
+        });
+
+    test('chains that are older than the roll are taken on it at the start, once and told', async () => {
+        await sealed();
+        await weir.terminate();
+        sql("UPDATE audit_heads SET seq = -1, seal = '', mac = '' WHERE chain = '*'"); // as the migration leaves it
+        assert.equal(verify().status, 1);
+        await weir.serve();
+        await until('the roll is made', () => Number(sql("SELECT seq FROM audit_heads WHERE chain = '*'")) > 0);
+        await until('that is sealed', () => Number(sql('SELECT count(*) FROM audit_logs WHERE seq IS NULL')) === 0);
+        assert.equal(verify().status, 0);
+        assert.equal(sql("SELECT count(*) FROM audit_logs WHERE action = 'audit.roll'"), '1');
+    });
 });
 
 test('old rows go from the beginning of their chain, whose anchor then says where it begins', async () => {
