@@ -2,7 +2,11 @@
  *
  * A job may run more than once (a crash, a lost outcome, an overrun lease), so kinds must bear that. While nothing
  * is due the dispatcher only reads: an idle server does not write. After jobs_enqueue it claims without looking
- * first - the claim waits in the writer's queue behind the transaction that woke it. */
+ * first - with SQLite the claim waits in the writer's queue behind the transaction that woke it; with PostgreSQL that transaction may not have committed
+ * yet, so the dispatcher looks again, soon and then ever later.
+ *
+ * A row that runs names its owner, an incarnation of a node. Nobody else touches it while that one's lease lasts, however late it is; afterwards whoever notices first puts
+ * it back. Other nodes are told of new work only when this one cannot take it. */
 #include "core/jobs.h"
 
 #include "base/clock.h"
@@ -10,7 +14,9 @@
 #include "base/rng.h"
 #include "codec/typeid.h"
 #include "core/app.h"
+#include "core/bus.h"
 #include "core/metrics.h"
+#include "core/nodes.h"
 #include "core/waiting.h"
 
 #include <pthread.h>
@@ -25,8 +31,9 @@ enum {
     DISPATCHER_BYTES = 1 << 20,
     OUTCOME_TRIES = 5,
     PAYLOAD_BYTES = 256 << 10,
-    POLL_S = 1
 };
+#define POLL_US    SECOND_US
+#define SOON_US    (SECOND_US / 100) /* the first look again, where a row may not be committed yet */
 #define TIMEOUT_US (5 * MINUTE_US)
 #define BUSY_US    SECOND_US /* when the pool had no room */
 
@@ -58,21 +65,35 @@ STMT(job_seed,
      "INSERT INTO jobs (id, kind, payload, status, periodic, timeout_us, due_at, created_at, updated_at)"
      " VALUES ($1, $2, '{}', 'queued', 1, $3, $4, $4, $4)"
      " ON CONFLICT (kind) WHERE periodic = 1"
-     " DO UPDATE SET status = 'queued', attempt = 0, timeout_us = excluded.timeout_us",
+     " DO UPDATE SET timeout_us = excluded.timeout_us,"
+     " attempt = CASE WHEN jobs.status = 'dead' THEN 0 ELSE jobs.attempt END,"
+     " status = CASE WHEN jobs.status = 'dead' THEN 'queued' ELSE jobs.status END",
      .scope = SCOPE_SYSTEM);
-STMT(jobs_take_over, "UPDATE jobs SET status = 'queued', due_at = $1, updated_at = $1 WHERE status = 'running'",
-     .scope = SCOPE_SYSTEM, .scan_ok = true);
-STMT(job_due, "SELECT id FROM jobs WHERE status <> 'dead' AND due_at <= $1 LIMIT 1", .row = &row_table,
-     .scope = SCOPE_SYSTEM);
-STMT(jobs_claim,
-     "UPDATE jobs SET status = 'running', attempt = attempt + 1, due_at = $1 + timeout_us, updated_at = $1"
-     " WHERE id IN (SELECT id FROM jobs WHERE status <> 'dead' AND due_at <= $1 ORDER BY due_at LIMIT $2)"
-     " RETURNING id, kind, tenant_id, payload, periodic, attempt",
+
+/* With SQLite there is one process, under the folder's lock: what runs at its start ran in the one before. */
+#define TAKE_OVER \
+    "UPDATE jobs SET status = 'queued', owner = NULL, due_at = $1, updated_at = $1 WHERE status = 'running'"
+STMT(jobs_take_over, TAKE_OVER, .postgres = TAKE_OVER " AND NOT " NODE_LIVES("owner"), .scope = SCOPE_SYSTEM,
+     .scan_ok = true);
+
+/* $2 is who asks. A row that runs is due when its time is up: for its owner, which renews it, and with PostgreSQL for whoever finds the owner dead. */
+#define DUE         "status <> 'dead' AND due_at <= $1"
+#define OURS        " AND (status = 'queued' OR owner = $2)"
+#define OURS_SHARED " AND (status = 'queued' OR owner = $2 OR NOT " NODE_LIVES("owner") ")"
+#define LOOK(ours)  "SELECT id FROM jobs WHERE " DUE ours " LIMIT 1"
+STMT(job_due, LOOK(OURS), .postgres = LOOK(OURS_SHARED), .row = &row_table, .scope = SCOPE_SYSTEM);
+
+#define CLAIM \
+    "UPDATE jobs SET status = 'running', attempt = attempt + 1, owner = $2, due_at = $1 + timeout_us, updated_at = $1"
+#define CLAIMED " RETURNING jobs.id, kind, tenant_id, payload, periodic, attempt"
+STMT(jobs_claim, CLAIM " WHERE id IN (SELECT id FROM jobs WHERE " DUE OURS " ORDER BY due_at LIMIT $3)" CLAIMED,
+     .postgres = "WITH due AS MATERIALIZED (SELECT id FROM jobs WHERE " DUE OURS_SHARED
+                 " ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED) " CLAIM " FROM due WHERE jobs.id = due.id" CLAIMED,
      .row = &row_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
-STMT(job_done, "DELETE FROM jobs WHERE id = $1 AND attempt = $2", .scope = SCOPE_SYSTEM);
+STMT(job_done, "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND owner = $3", .scope = SCOPE_SYSTEM);
 STMT(job_back,
-     "UPDATE jobs SET status = $3, attempt = $4, due_at = $5, last_error = $6, updated_at = $7"
-     " WHERE id = $1 AND attempt = $2",
+     "UPDATE jobs SET status = $4, attempt = $5, due_at = $6, last_error = $7, updated_at = $8, owner = NULL"
+     " WHERE id = $1 AND attempt = $2 AND owner = $3",
      .scope = SCOPE_SYSTEM);
 
 STMT(jobs_waiting, WAITING_SQL("jobs", "status <> 'dead' AND due_at <= $1"), .row = &waiting_table,
@@ -109,6 +130,7 @@ static struct {
     bool started;
     bool woken;    /* look whether something is due */
     bool enqueued; /* claim without looking: the row may not be committed yet */
+    bool orphaned; /* a node has ended: what it ran is to be put back */
     atomic_bool stopping;
     struct running *list;
     u32 running;
@@ -128,15 +150,28 @@ static i64 timeout_of(const struct job_kind *k)
     return k->timeout_us > 0 ? k->timeout_us : TIMEOUT_US;
 }
 
-static void wake(bool enqueued)
+static void wake(bool enqueued, bool orphaned)
 {
     pthread_mutex_lock(&jobs.lock);
     jobs.woken = true;
     jobs.enqueued = jobs.enqueued || enqueued;
+    jobs.orphaned = jobs.orphaned || orphaned;
     if (jobs.started)
         pthread_cond_signal(&jobs.wake);
     pthread_mutex_unlock(&jobs.lock);
 }
+
+static void heard(str text)
+{
+    wake(true, false);
+}
+BUS(new_work, "jobs", heard);
+
+static void on_ended(void)
+{
+    wake(true, true);
+}
+NODES_ENDED(orphans, on_ended);
 
 /* `key` STR_NONE: as many as are asked for. */
 static err enqueue(struct tx *tx, struct arena *a, const char *kind, str key, const struct job *job, i64 delay_us,
@@ -153,7 +188,9 @@ static err enqueue(struct tx *tx, struct arena *a, const char *kind, str key, co
                 ARGS(STR(id), STR(str_of(kind)), STR(job->tenant_id), STR(job->payload.n > 0 ? job->payload : S("{}")),
                      I64(timeout_of(k)), I64(now_us + delay_us), I64(now_us), STR(key))));
     if (delay_us <= 0 && changed == 1)
-        wake(true);
+        wake(true, false);
+    if (delay_us <= 0 && changed == 1 && !node_works())
+        bus_say(&new_work, S(""));
     *added = changed == 1;
     return OK;
 }
@@ -184,8 +221,9 @@ i64 jobs_backoff_us(i64 attempt, u64 random)
 
 struct outcome {
     str id;
-    i64 claimed, now_us; /* claimed: the attempt that this outcome belongs to; another one means the row moved on */
-    const char *status;  /* NULL = it is done: delete */
+    i64 claimed,
+        now_us; /* claimed: the attempt that this outcome belongs to; another one, or another owner, means the row moved on */
+    const char *status; /* NULL = it is done: delete */
     i64 attempt, due_us;
     str error;
 };
@@ -194,10 +232,10 @@ static err write_outcome(void *ctx, struct tx *tx)
 {
     const struct outcome *o = ctx;
     if (o->status == NULL)
-        return db_exec(tx, &job_done, NULL, ARGS(STR(o->id), I64(o->claimed)));
+        return db_exec(tx, &job_done, NULL, ARGS(STR(o->id), I64(o->claimed), I64(node_incarnation())));
     return db_exec(tx, &job_back, NULL,
-                   ARGS(STR(o->id), I64(o->claimed), STR(str_of(o->status)), I64(o->attempt), I64(o->due_us),
-                        STR(o->error), I64(o->now_us)));
+                   ARGS(STR(o->id), I64(o->claimed), I64(node_incarnation()), STR(str_of(o->status)), I64(o->attempt),
+                        I64(o->due_us), STR(o->error), I64(o->now_us)));
 }
 
 /* A fault of ours too: it may have been a disk that failed once, and kinds bear being run again. */
@@ -235,7 +273,7 @@ static void save(struct arena *a, struct outcome *o)
     for (int i = 0; i < OUTCOME_TRIES && e != OK; i++) {
         if (i > 0)
             nanosleep(&(struct timespec){ .tv_nsec = 100 * 1000 * 1000 }, NULL);
-        e = db_write_wait(app.db, a, write_outcome, o);
+        e = db_write_loose(app.db, a, write_outcome, o);
     }
     if (e != OK)
         LOG(LOG_ERROR, "jobs.outcome_lost", LOG_STR("job", o->id), LOG_STR("cause", str_of(err_name(e))));
@@ -262,7 +300,7 @@ static void forget(struct running *r)
     jobs.running--;
     pthread_mutex_unlock(&jobs.lock);
     arena_free(r->arena);
-    wake(false); /* there is room for another */
+    wake(false, false); /* there is room for another */
 }
 
 static i64 attempt_of(const struct running *r)
@@ -315,7 +353,7 @@ static err claim_rows(void *ctx, struct tx *tx)
     struct claim *c = ctx;
     void *rows;
     u32 n;
-    TRY(db_list(tx, &jobs_claim, c->max, &rows, &n, ARGS(I64(c->now_us), I64(c->max))));
+    TRY(db_list(tx, &jobs_claim, c->max, &rows, &n, ARGS(I64(c->now_us), I64(node_incarnation()), I64(c->max))));
     c->rows = rows;
     c->n = n;
     return OK;
@@ -384,7 +422,7 @@ static bool something_due(struct arena *a, i64 now_us)
     struct tx *tx;
     if (db_read_begin(app.db, a, false, &tx) != OK)
         return false;
-    err e = db_row(tx, &job_due, NULL, ARGS(I64(now_us)));
+    err e = db_row(tx, &job_due, NULL, ARGS(I64(now_us), I64(node_incarnation())));
     db_read_end(tx);
     return e == OK;
 }
@@ -403,19 +441,39 @@ static u32 room(void)
 static bool dispatch(struct arena *a, bool sure)
 {
     struct claim c = { .now_us = clock_now_us(), .max = room() };
+    if (!node_lease_held(clock_mono_us())) /* what we claimed now would be another's any moment */
+        return false;
+    if (c.max == 0 && sure)
+        bus_say(&new_work, S(""));
     if (c.max == 0 || (!sure && !something_due(a, c.now_us)))
         return false;
-    if (db_write_wait(app.db, a, claim_rows, &c) != OK)
+    if (db_write_loose(app.db, a, claim_rows, &c) != OK)
         return false;
     for (u32 i = 0; i < c.n; i++)
         begin(&c.rows[i]);
     return c.n == c.max;
 }
 
-/* Until somebody wakes it, or the next poll. True when a row was just added. */
-static bool wait_for_work(void)
+static err take_over_in(void *ctx, struct tx *tx)
 {
-    struct timespec until = clock_in(POLL_S * SECOND_US);
+    return db_exec(tx, &jobs_take_over, NULL, ARGS(I64(clock_now_us())));
+}
+
+/* With SQLite nobody else ends, and this is never called: it would put back what we run. */
+static void take_over(struct arena *a)
+{
+    pthread_mutex_lock(&jobs.lock);
+    bool orphaned = jobs.orphaned;
+    jobs.orphaned = false;
+    pthread_mutex_unlock(&jobs.lock);
+    if (orphaned && db_write_loose(app.db, a, take_over_in, NULL) != OK)
+        wake(false, true);
+}
+
+/* Until somebody wakes it, or the next look. True when a row was just added. */
+static bool wait_for_work(i64 wait_us)
+{
+    struct timespec until = clock_in(wait_us);
     pthread_mutex_lock(&jobs.lock);
     int rc = 0;
     while (!jobs.woken && !atomic_load(&jobs.stopping) && rc == 0)
@@ -432,11 +490,14 @@ static void *dispatcher(void *arg)
     struct arena_mark mark = arena_mark(a);
     pthread_setname_np(pthread_self(), "weir-jobs");
     bool go_on = false;
+    i64 wait_us = POLL_US;
     while (!atomic_load(&jobs.stopping)) {
-        bool sure = go_on || wait_for_work();
+        bool enqueued = !go_on && wait_for_work(wait_us);
         if (atomic_load(&jobs.stopping))
             break;
-        go_on = dispatch(a, sure);
+        wait_us = enqueued && nodes_possible() ? SOON_US : MIN(wait_us * 2, POLL_US);
+        take_over(a);
+        go_on = dispatch(a, go_on || enqueued);
         arena_rewind(a, mark);
     }
     db_thread_end(app.db);
@@ -450,7 +511,7 @@ static err seed(void *ctx, struct tx *tx)
 {
     struct arena *a = db_arena(tx);
     i64 now_us = *(const i64 *)ctx;
-    TRY(db_exec(tx, &jobs_take_over, NULL, ARGS(I64(now_us)))); /* the folder's lock says that nobody else runs them */
+    TRY(db_exec(tx, &jobs_take_over, NULL, ARGS(I64(now_us))));
     for (const struct module *const *m = modules; *m != NULL; m++) {
         for (u32 i = 0; i < (*m)->job_count; i++) {
             const struct job_kind *k = &(*m)->jobs[i];
@@ -483,6 +544,8 @@ static err start_thread(struct arena *a)
 
 err jobs_start(void)
 {
+    if (!node_works())
+        return OK;
     struct arena *a = arena_new(DISPATCHER_BYTES + CLAIM_MAX * PAYLOAD_BYTES);
     if (a == NULL)
         return ERR_MEMORY;
@@ -500,7 +563,7 @@ void jobs_stop(void)
     if (!jobs.started)
         return;
     atomic_store(&jobs.stopping, true);
-    wake(false);
+    wake(false, false);
     pthread_join(jobs.thread, NULL);
     pthread_mutex_lock(&jobs.lock);
     jobs.started = false;

@@ -48,6 +48,6 @@ typedef void nodes_ended(void);
 
 /* For the .postgres text of a statement: the database's clock, and whether the incarnation in a column has a lease (NULL has none). The SQLite text needs neither: what
  * ran there at the last start is taken back at the next one, under the folder's lock. */
-#define DATABASE_NOW_US "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+#define DATABASE_NOW_US "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT)"
 #define NODE_LIVES(column) \
     "EXISTS (SELECT 1 FROM nodes WHERE nodes.incarnation = " column " AND nodes.lease_until > " DATABASE_NOW_US ")"

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "core/app.h"
 #include "core/jobs.h"
+#include "core/nodes.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -98,6 +99,9 @@ static void open_all(void)
     arena_free(a);
     app.slow = pool_new("slow", 2, 16);
     assert_non_null(app.slow);
+    struct buf none = { 0 };
+    app.config.role = S("all");
+    assert_int_equal(nodes_start(&none), OK);
     assert_int_equal(jobs_start(), OK);
 }
 
@@ -105,6 +109,7 @@ static void close_all(void)
 {
     jobs_stop();
     pool_free(app.slow);
+    nodes_stop();
     db_thread_end(app.db);
     db_close(app.db);
 }

@@ -17,8 +17,10 @@
 #include "core/sinks.h"
 #include "core/limit.h"
 #include "core/metrics.h"
+#include "core/nodes.h"
 #include "core/pipeline.h"
 #include "core/stream.h"
+#include "db/test_store.h"
 
 #include <arpa/inet.h>
 #include <ftw.h>
@@ -405,7 +407,8 @@ static void test_events_bound(void **state)
 
 /* ---- jobs ---- */
 
-static char folder[] = "/tmp/weir-test-XXXXXX";
+static struct test_store place;
+static bool on_postgres;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct {
@@ -542,22 +545,21 @@ static struct look look(const char *kind)
     return l;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    return remove(path);
-}
-
 static int open_store(void **state)
 {
     memset(&ran, 0, sizeof ran);
-    memcpy(folder + sizeof folder - 7, "XXXXXX", 6);
-    assert_non_null(mkdtemp(folder));
-    struct db_options options = { .folder = str_of(folder) };
+    assert_int_equal(test_store_make(&place, on_postgres), 0);
+    struct db_options options = test_store_options(&place);
+    struct buf none = { 0 };
     app.config.slow_threads = 4;
+    app.config.lease_s = 3;
+    app.config.role = S("all");
+    app.config.secret_key = app.config.jwt_secret = S("0123456789abcdef0123456789abcde1");
     assert_int_equal(db_open(&options, &app.db), OK);
     assert_int_equal(db_migrate_up(app.db), OK);
     app.slow = pool_new("slow", 2, 16);
     assert_non_null(app.slow);
+    assert_int_equal(nodes_start(&none), OK);
     return 0;
 }
 
@@ -565,11 +567,12 @@ static int close_store(void **state)
 {
     jobs_stop();
     pool_free(app.slow);
+    nodes_stop();
     db_thread_end(app.db);
     db_close(app.db);
     app.slow = NULL;
     app.db = NULL;
-    nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    test_store_remove(&place);
     return 0;
 }
 
@@ -688,6 +691,73 @@ static void test_jobs_once(void **state)
     assert_int_equal(once((str){ text, JOB_KEY_MAX + 1 }, &added), ERR_TOO_LARGE);
     wait_until_gone("test.held");
     jobs_stop();
+}
+
+/* ---- jobs of other nodes: PostgreSQL ---- */
+
+static void admin(const char *sql)
+{
+    assert_int_equal(test_store_admin(place.database, sql), 0);
+}
+
+#define OTHER_NODE                                                                  \
+    "INSERT INTO nodes (id, role, version, host, started_at, beat_at, lease_until)" \
+    " VALUES ('other', 'all', '9', 'h', 1, 1, extract(epoch FROM now()) * 1000000 + 1000 * 1000000::bigint);"
+#define ITS_JOB(id, kind, periodic)                                                                                      \
+    "INSERT INTO jobs (id, kind, payload, status, periodic, attempt, timeout_us, due_at, created_at, updated_at, owner)" \
+    " SELECT '" id "', '" kind "', '{}', 'running', " periodic                                                           \
+    ", 1, 1000000, 0, 0, 0, incarnation FROM nodes WHERE id = 'other';"
+
+/* However late it is; until its node has gone. */
+static void test_a_job_of_a_living_node_is_left_alone(void **state)
+{
+    admin(OTHER_NODE ITS_JOB("job_1", "test.simple", "0") ITS_JOB("job_2", "test.periodic", "1"));
+    assert_int_equal(jobs_start(), OK);
+    assert_int_equal(enqueue("test.simple", 0, false), OK);
+    wait_until(&ran.simple, 1);
+    assert_string_equal(look("test.periodic").status, "running");
+    assert_int_equal(ran.periodic, 0);
+    admin("UPDATE nodes SET lease_until = 0 WHERE id = 'other'");
+    wait_until(&ran.simple, 2);
+    wait_until(&ran.periodic, 1);
+}
+
+static void test_what_a_dead_node_ran_is_taken_over_at_start(void **state)
+{
+    admin(OTHER_NODE ITS_JOB("job_1", "test.simple", "0") "DELETE FROM nodes WHERE id = 'other'");
+    assert_int_equal(jobs_start(), OK);
+    wait_until(&ran.simple, 1);
+}
+
+/* We were thought dead, and somebody else has it now, with the same attempt even. */
+static void test_an_outcome_of_a_former_owner_is_void(void **state)
+{
+    bool added;
+    let_go(false);
+    assert_int_equal(once(S("a"), &added), OK);
+    assert_int_equal(jobs_start(), OK);
+    wait_until(&ran.held, 1);
+    admin("UPDATE jobs SET owner = owner + 1 WHERE kind = 'test.held'");
+    let_go(true);
+    jobs_stop();
+    pool_free(app.slow);
+    app.slow = NULL;
+    assert_string_equal(look("test.held").status, "running");
+}
+
+/* An API node runs none, and one whose lease is not sure claims none. */
+static void test_who_may_not_claim_does_not(void **state)
+{
+    app.config.role = S("api");
+    assert_int_equal(jobs_start(), OK);
+    assert_int_equal(look("test.periodic").n, 0);
+    app.config.role = S("all");
+    nodes_stop();
+    assert_int_equal(enqueue("test.simple", 0, false), OK);
+    assert_int_equal(jobs_start(), OK);
+    jobs_stop();
+    assert_string_equal(look("test.simple").status, "queued");
+    assert_int_equal(ran.simple, 0);
 }
 
 /* ---- sinks ---- */
@@ -1008,8 +1078,12 @@ static int end(void **state)
     return 0;
 }
 
-int main(void)
+#define WITH_STORE(test) cmocka_unit_test_setup_teardown(test, open_store, close_store)
+
+int main(int argc, char **argv)
 {
+    on_postgres = test_store_on_postgres(argc, argv);
+    log_setup(getenv("WEIR_TEST_LOG") != NULL ? LOG_TEXT : LOG_OFF, LOG_DEBUG);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits_of_plans),
         cmocka_unit_test(test_limit_burst_and_refill),
@@ -1026,18 +1100,32 @@ int main(void)
         cmocka_unit_test(test_metrics_refuse_labels_that_do_not_fit),
         cmocka_unit_test(test_events_arrive_in_order),
         cmocka_unit_test(test_events_bound),
-        cmocka_unit_test_setup_teardown(test_jobs_run_once_and_go, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_jobs_try_again_or_die, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_jobs_survive_a_restart, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_jobs_once, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_a_durable_sink_is_told, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_a_loose_sink_is_told_from_memory, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_activity_is_saved_once, open_store, close_store),
-        cmocka_unit_test_setup_teardown(test_activity_is_bounded, open_store, close_store),
+        WITH_STORE(test_jobs_run_once_and_go),
+        WITH_STORE(test_jobs_try_again_or_die),
+        WITH_STORE(test_jobs_survive_a_restart),
+        WITH_STORE(test_jobs_once),
+        WITH_STORE(test_a_durable_sink_is_told),
+        WITH_STORE(test_a_loose_sink_is_told_from_memory),
+        WITH_STORE(test_activity_is_saved_once),
+        WITH_STORE(test_activity_is_bounded),
         cmocka_unit_test(test_jobs_backoff),
         cmocka_unit_test(test_stream_frames),
         cmocka_unit_test(test_stream_ends_when_the_client_leaves),
         cmocka_unit_test(test_stream_gives_up_a_client_that_does_not_read),
     };
-    return cmocka_run_group_tests(tests, build_routes, end);
+    const struct CMUnitTest shared[] = {
+        WITH_STORE(test_jobs_run_once_and_go),
+        WITH_STORE(test_jobs_try_again_or_die),
+        WITH_STORE(test_jobs_survive_a_restart),
+        WITH_STORE(test_jobs_once),
+        WITH_STORE(test_a_durable_sink_is_told),
+        WITH_STORE(test_a_loose_sink_is_told_from_memory),
+        WITH_STORE(test_activity_is_saved_once),
+        WITH_STORE(test_activity_is_bounded),
+        WITH_STORE(test_a_job_of_a_living_node_is_left_alone),
+        WITH_STORE(test_what_a_dead_node_ran_is_taken_over_at_start),
+        WITH_STORE(test_an_outcome_of_a_former_owner_is_void),
+        WITH_STORE(test_who_may_not_claim_does_not),
+    };
+    return on_postgres ? cmocka_run_group_tests(shared, NULL, NULL) : cmocka_run_group_tests(tests, build_routes, end);
 }

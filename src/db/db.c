@@ -315,11 +315,11 @@ static void waiter_done(struct db_job *job, err outcome)
     pthread_mutex_unlock(&w->mutex);
 }
 
-err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
+static err write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx, bool loose)
 {
     assert(!db_on_writer());
     struct waiter w = {
-        .job = { .run = waiter_run, .done = waiter_done, .arena = a },
+        .job = { .run = waiter_run, .done = waiter_done, .arena = a, .loose = loose },
         .run = run,
         .ctx = ctx,
         .mutex = PTHREAD_MUTEX_INITIALIZER,
@@ -331,6 +331,16 @@ err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct t
         pthread_cond_wait(&w.done, &w.mutex);
     pthread_mutex_unlock(&w.mutex);
     return w.outcome;
+}
+
+err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
+{
+    return write_wait(db, a, run, ctx, false);
+}
+
+err db_write_loose(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)
+{
+    return write_wait(db, a, run, ctx, true);
 }
 
 err db_write_own(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx)

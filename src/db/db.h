@@ -156,6 +156,8 @@ struct db_job {
 err db_submit(struct db *db, struct db_job *job) MUST;
 /* Waits for it: for start-up, tools and tests; never on a loop or the writer. */
 err db_write_wait(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx) MUST;
+/* The same for a write that takes no turn (db_job.loose). */
+err db_write_loose(struct db *db, struct arena *a, err (*run)(void *ctx, struct tx *tx), void *ctx) MUST;
 bool db_on_writer(void);
 /* The same on the calling thread and a connection of its own, taking no turn: for what must not wait behind the work of the process, as a heartbeat. Not run again after
  * a failure. SQLite: db_write_wait. */
