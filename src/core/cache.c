@@ -4,6 +4,9 @@
  * gave. Memory goes back in cache_put, when an entry is replaced or the table is full, and at the thread's end. The
  * bookkeeping of an entry lives on the entry's own arena. */
 #include "core/cache.h"
+#include "base/clock.h"
+#include "core/bus.h"
+#include "core/nodes.h"
 
 #include <string.h>
 
@@ -15,7 +18,8 @@ struct entry {
     struct entry *next, *newer, *older;
     str key;
     u64 hash, epoch;
-    i64 put_us;
+    i64 put_us,
+        put_mono_us; /* the latter where there may be other nodes: a clock that is set back must not keep anything alive */
     const void *value;
     struct held *held;
 };
@@ -100,10 +104,17 @@ static void drop(struct table *t, struct entry *e)
     release(e->held);
 }
 
+static bool is_old(const struct cache *c, const struct entry *e, i64 now_us)
+{
+    if (c->life_us != 0 && now_us - e->put_us >= c->life_us)
+        return true;
+    return !c->constant && nodes_possible() && clock_mono_us() - e->put_mono_us >= CACHE_SHARED_LIFE_MS * 1000;
+}
+
 const void *cache_get(struct cache *c, str key, i64 now_us)
 {
     struct entry *e = find(c, key);
-    bool good = e != NULL && e->epoch == cache_epoch(c) && (c->life_us == 0 || now_us - e->put_us < c->life_us);
+    bool good = e != NULL && e->epoch == cache_epoch(c) && !is_old(c, e, now_us);
     atomic_fetch_add_explicit(good ? &c->hits : &c->misses, 1, memory_order_relaxed);
     if (!good)
         return NULL;
@@ -122,9 +133,35 @@ u64 cache_epoch(struct cache *c)
            atomic_load_explicit(&everything, memory_order_acquire);
 }
 
-void cache_forget_all(void *unused)
+static void heard(str name);
+BUS(forgotten, "caches", heard);
+
+static void forget_everything(void)
 {
     atomic_fetch_add_explicit(&everything, 1, memory_order_acq_rel);
+}
+
+void cache_forget_all(void *unused)
+{
+    forget_everything();
+    bus_say(&forgotten, S("*"));
+}
+
+static void forget(struct cache *c)
+{
+    atomic_fetch_add_explicit(&c->epoch, 1, memory_order_acq_rel);
+}
+
+extern struct cache *const __start_weir_caches[] __attribute__((weak, visibility("hidden")));
+extern struct cache *const __stop_weir_caches[] __attribute__((weak, visibility("hidden")));
+
+static void heard(str name)
+{
+    if (name.p == NULL || str_eq(name, S("*")))
+        forget_everything();
+    for (struct cache *const *c = __start_weir_caches; c < __stop_weir_caches; c++)
+        if (str_eq(str_of((*c)->name), name))
+            forget(*c);
 }
 
 static struct entry *entry_new(struct arena *owner, str key, const void *value)
@@ -167,6 +204,7 @@ void cache_put(struct cache *c, str key, const void *entry, struct arena *owner,
     }
     e->epoch = epoch_before;
     e->put_us = now_us;
+    e->put_mono_us = nodes_possible() ? clock_mono_us() : 0;
     insert(t, e);
 }
 
@@ -181,7 +219,9 @@ err cache_keep(struct cache *c, str key, struct arena *a)
 
 void cache_forget(struct cache *c)
 {
-    atomic_fetch_add_explicit(&c->epoch, 1, memory_order_acq_rel);
+    forget(c);
+    if (!c->constant)
+        bus_say(&forgotten, str_of(c->name));
 }
 
 void cache_thread_end(void)

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "core/activity.h"
 #include "core/app.h"
+#include "core/bus.h"
 #include "core/cache.h"
 #include "core/events.h"
 #include "core/jobs.h"
@@ -760,6 +761,51 @@ static void test_who_may_not_claim_does_not(void **state)
     assert_int_equal(ran.simple, 0);
 }
 
+/* ---- caches, where there are other nodes ---- */
+
+CACHE(shared_cache, "test.shared", .capacity = 4);
+CACHE(constant_cache, "test.constant", .capacity = 4, .constant = true);
+
+static void put_both(void)
+{
+    put(&shared_cache, S("a"), cache_epoch(&shared_cache), 0);
+    put(&constant_cache, S("a"), cache_epoch(&constant_cache), 0);
+}
+
+/* A message may get lost, so nothing that can change is believed for a second. */
+static void test_shared_caches_live_short(void **state)
+{
+    i64 from_us = clock_mono_us();
+    put_both();
+    while (cache_get(&shared_cache, S("a"), 0) != NULL)
+        assert_true(clock_mono_us() - from_us < SECOND_US);
+    assert_true(clock_mono_us() - from_us >= CACHE_SHARED_LIFE_MS * 1000);
+    assert_non_null(cache_get(&constant_cache, S("a"), 0));
+    cache_thread_end();
+}
+
+static void wait_for_epoch_after(u64 before)
+{
+    i64 until = clock_mono_us() + 20 * SECOND_US;
+    while (cache_epoch(&shared_cache) == before)
+        assert_true(clock_mono_us() < until);
+}
+
+static void test_other_nodes_make_forget(void **state)
+{
+    u64 before = cache_epoch(&shared_cache);
+    assert_int_equal(bus_start(), OK);
+    wait_for_epoch_after(before); /* it listens */
+    before = cache_epoch(&shared_cache);
+    admin("NOTIFY weir, E'999 1\\ncaches 10 test.other\\ncaches 11 test.shared\\n'");
+    wait_for_epoch_after(before);
+    before = cache_epoch(&shared_cache);
+    admin("NOTIFY weir, E'999 2\\ncaches 1 *\\n'");
+    wait_for_epoch_after(before);
+    bus_deafen();
+    bus_stop();
+}
+
 /* ---- sinks ---- */
 
 static struct {
@@ -1126,6 +1172,8 @@ int main(int argc, char **argv)
         WITH_STORE(test_what_a_dead_node_ran_is_taken_over_at_start),
         WITH_STORE(test_an_outcome_of_a_former_owner_is_void),
         WITH_STORE(test_who_may_not_claim_does_not),
+        WITH_STORE(test_shared_caches_live_short),
+        WITH_STORE(test_other_nodes_make_forget),
     };
     return on_postgres ? cmocka_run_group_tests(shared, NULL, NULL) : cmocka_run_group_tests(tests, build_routes, end);
 }

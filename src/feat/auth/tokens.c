@@ -17,7 +17,7 @@ enum { KID_BYTES = 8, VERIFIED_BYTES = 16 * KIB };
 
 /* Access tokens that a signature was checked of: whoever sends one sends it with every request. What a token says never changes, so nothing is ever forgotten but for
  * room; its times, its session and its role are looked at each time. */
-CACHE(verified, "tokens", .capacity = 1024);
+CACHE(verified, "tokens", .capacity = 1024, .constant = true);
 
 static const str type_names[] = { [TOKEN_ACCESS] = S_INIT("access"), [TOKEN_REFRESH] = S_INIT("refresh") };
 
