@@ -81,6 +81,10 @@ static void on_send(struct message *m)
         refuse(c, ERR_TIMEOUT, "http.cancelled", S("Cancelled before it was sent"));
         return;
     }
+    if (!spread_may_act(c->engine)) { /* the last moment to find out that the execution may be another node's by now */
+        refuse(c, ERR_BUSY, "engine.lost", S("This node's lease is over"));
+        return;
+    }
     c->running = true; /* before client_start: `done` may not come from inside it, but the order is then plain */
     err e = client_start(c->engine->options.clients[c->loop], c->arena, &c->request, on_answer, c, &c->client);
     if (e == ERR_INVALID)

@@ -41,12 +41,12 @@ err engine_kill_ask(struct tx *tx, str tenant_id, str execution_id, i64 now_us, 
 
 void engine_cancel(struct engine *e, str execution_id)
 {
-    worker_cancel(worker_of(e, execution_id), execution_id);
+    worker_say(worker_of(e, execution_id), NEWS_CANCEL, execution_id);
 }
 
 void engine_kill(struct engine *e, str execution_id)
 {
-    worker_kill(worker_of(e, execution_id), execution_id);
+    worker_say(worker_of(e, execution_id), NEWS_KILL, execution_id);
 }
 
 err engine_resume_ask(struct tx *tx, str tenant_id, str execution_id, const struct resume_step *step, str answer,
@@ -65,5 +65,5 @@ err engine_resume_ask(struct tx *tx, str tenant_id, str execution_id, const stru
 
 void engine_resume(struct engine *e, str execution_id)
 {
-    worker_poke(worker_of(e, execution_id), execution_id);
+    worker_say(worker_of(e, execution_id), NEWS_LOOK, execution_id);
 }

@@ -1,11 +1,14 @@
 /* engine.c - opening and closing, starting executions, loading plans, and the scheduler that brings due executions back from the database.
  *
  * The queue is the database: `due_at` says when an execution must be looked at. The scheduler sleeps until the first one is due, claims a batch (which raises their fences) and
- * hands them to their workers. Nothing else keeps timers for executions, so ten thousand waiting ones cost an index entry each. */
+ * hands them to their workers. Nothing else keeps timers for executions, so ten thousand waiting ones cost an index entry each. On PostgreSQL the schedulers of all nodes do
+ * that side by side (spread.c). */
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "codec/typeid.h"
+#include "core/app.h"
+#include "core/nodes.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -154,7 +157,7 @@ void engine_tell_now(struct engine *e, str tenant_id, str execution_id, struct w
 
 /* --- the scheduler ------------------------------------------------------------------------------------------------ */
 
-void engine_due(struct engine *e, i64 due_us)
+static void look_at(struct engine *e, i64 due_us)
 {
     pthread_mutex_lock(&e->scheduler.lock);
     bool sooner = due_us < e->scheduler.next_us;
@@ -163,6 +166,20 @@ void engine_due(struct engine *e, i64 due_us)
     pthread_mutex_unlock(&e->scheduler.lock);
     if (sooner)
         pthread_cond_signal(&e->scheduler.wake);
+}
+
+void engine_wake(struct engine *e)
+{
+    look_at(e, clock_now_us());
+}
+
+/* What is due later is found by those who work when it is. */
+void engine_due(struct engine *e, i64 due_us)
+{
+    if (e->works)
+        look_at(e, due_us);
+    else if (due_us <= clock_now_us())
+        spread_say(e, NEWS_DUE, STR_NONE);
 }
 
 static void release_run_plan(void *run) /* it is known later than its arena */
@@ -212,20 +229,26 @@ static err claim_batch(struct engine *e, struct arena *a, u32 want)
 {
     struct claim *list;
     u32 n = 0, taken = 0;
-    TRY(journal_claim(e->options.db, a, clock_now_us(), want, &e->scheduler.turn, &list, &n));
+    TRY(journal_claim(e, a, clock_now_us(), want, &e->scheduler.turn, &list, &n));
     while (taken < n && take_claim(e, &list[taken]))
         taken++;
     while (
         taken < n &&
         !atomic_load(&e->closing)) { /* no memory for them now; until they are given back nobody else can have them */
-        if (journal_give_back(e->options.db, a, clock_now_us() + crowded_us, list + taken, n - taken) == OK)
+        if (journal_give_back(e, a, clock_now_us() + crowded_us, list + taken, n - taken) == OK)
             break;
         nanosleep(&(struct timespec){ .tv_nsec = crowded_us * 1000 }, NULL);
     }
     return OK;
 }
 
-/* Room for claims. What is due stays in the database, where tenants take turns, until the workers are nearly done with what they have. */
+/* Who stops lets others begin, when there are any: until then callers may wait here for what is due. */
+static bool claims(const struct engine *e)
+{
+    return e->works && spread_may_act(e) && !(app.draining && nodes_alive() > 1);
+}
+
+/* Room for claims. What is due stays in the database, where tenants take turns and other nodes find it, until the workers are nearly done with what they have. */
 static u32 claim_room(struct engine *e)
 {
     u32 live = atomic_load(&e->live), max = e->options.live_max, queued = atomic_load(&e->queued);
@@ -243,6 +266,9 @@ static i64 claim_due_runs(struct engine *e)
         u32 room = claim_room(e);
         struct arena *a = room > 0 ? arena_new(SCHEDULER_BYTES) : NULL;
         failed = a != NULL ? journal_next_due(e->options.db, a, &due) : ERR_BUSY;
+        if (room == 0 && !e->scheduler.full) /* others may have some */
+            spread_say(e, NEWS_DUE, STR_NONE);
+        e->scheduler.full = room == 0;
         if (failed == OK && due <= now)
             failed = claim_batch(e, a, room);
         again = due <= now && e->scheduler.turn.crowded;
@@ -273,8 +299,11 @@ static bool sleep_until_due(struct engine *e)
 static void *scheduler_main(void *arg)
 {
     struct engine *e = arg;
-    while (sleep_until_due(e))
-        engine_due(e, claim_due_runs(e));
+    while (sleep_until_due(e)) {
+        if (e->shared)
+            spread_look(e);
+        look_at(e, claims(e) ? claim_due_runs(e) : clock_now_us() + poll_us);
+    }
     db_thread_end(e->options.db);
     return NULL;
 }
@@ -299,19 +328,6 @@ static void close_workers(struct engine *e)
         worker_join(&e->workers[i]);
 }
 
-static err take_over(struct engine *e)
-{
-    i64 count;
-    struct arena *a = arena_new(MIB);
-    if (a == NULL)
-        return ERR_MEMORY;
-    err failed = journal_take_over(e, a, clock_now_us(), &count);
-    arena_free(a);
-    if (failed == OK && count > 0)
-        LOG(LOG_INFO, "engine.taken_over", LOG_INT("executions", count));
-    return failed;
-}
-
 err engine_open(const struct engine_options *options, struct engine **out)
 {
     struct arena *a = arena_new(MIB);
@@ -323,11 +339,14 @@ err engine_open(const struct engine_options *options, struct engine **out)
     e->arena = a;
     e->options = *options;
     e->options.live_max = options->live_max != 0 ? options->live_max : LIVE_MAX;
+    e->owner = node_incarnation();
+    e->shared = db_has_others(options->db);
+    e->works = node_works();
     u32 count = options->workers != 0 ? options->workers : (u32)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
     e->workers = NEW_N(a, struct worker, count);
     plans_open(&e->plans, PLANS_MAX, PLANS_BYTES);
     pthread_barrier_init(&e->closing_steps, NULL, count);
-    err failed = e->workers != NULL ? take_over(e) : ERR_MEMORY;
+    err failed = e->workers != NULL ? spread_open(e) : ERR_MEMORY;
     for (u32 i = 0; failed == OK && i < count; i++) {
         failed = worker_open(&e->workers[i], e, i);
         e->worker_count += failed == OK;
@@ -338,7 +357,7 @@ err engine_open(const struct engine_options *options, struct engine **out)
         LOG(LOG_ERROR, "engine.not_opened", LOG_STR("cause", str_of(err_name(failed))));
         return failed; /* the process ends: threads that did start are left to that */
     }
-    *out = e;
+    __atomic_store_n(out, e, __ATOMIC_RELEASE); /* those who bring news from other nodes may be there already */
     return OK;
 }
 
@@ -351,6 +370,7 @@ void engine_close(struct engine *e)
     pthread_mutex_unlock(&e->scheduler.lock);
     pthread_join(e->scheduler.thread, NULL);
     close_workers(e);
+    spread_close(e);
     plans_forget(&e->plans);
 }
 

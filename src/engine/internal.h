@@ -7,6 +7,7 @@
  *   call.c     an outside call on its way to a loop and back        control.c  what callers ask of an execution that runs
  *   trial.c    one step by itself: a run that no worker owns
  *   slots.c    how many executions may be under way at once         failure.c  what a failed one leaves behind
+ *   spread.c   the engines of other nodes on the same database
  *
  * A run belongs to one worker, chosen by its execution id; only that thread touches it. While one of its writes is on the way (run->writing) the
  * worker leaves it alone: answers that arrive meanwhile wait in run->answers. */
@@ -188,7 +189,11 @@ struct run {
     struct outcome *joined;
     struct step_record *restored; /* what the journal knew, when the plan could not be had */
     u32 restored_count;
-    i64 bytes; /* inputs and outputs of its steps, as JSON */
+    i64 bytes;    /* inputs and outputs of its steps, as JSON */
+    bool wanted;  /* somebody on another node waits for its end */
+    i64 woken_at; /* wake_at of the row when it was last obeyed */
+    struct run *
+        successor; /* the same execution, claimed anew while this one, which has lost it, is still here: it gets its turn when this one has gone */
     struct run *next_timed;
     struct slot slot;
 };
@@ -237,6 +242,8 @@ i64 run_next_wait(const struct run *r);
 bool run_has_waits(const struct run *r);
 /* Waits that are over get their turn at the next run_advance. */
 void run_wake(struct run *r, i64 now_us);
+/* Calls that have not been sent wait for somebody else to send them: that was no attempt. */
+void run_hold(struct run *r);
 /* What its steps had to say is on disk. */
 void run_recorded(struct run *r);
 
@@ -333,8 +340,6 @@ struct claim {
     str parent_step, slot_key, replays;
     i64 version, created_at, started_at, deadline_at, cancel_at, kill_at, depth, fence, slot_state;
 };
-/* Everything that a process before us left running becomes due now. */
-err journal_take_over(const struct engine *e, struct arena *a, i64 now_us, i64 *count) MUST;
 /* Whose turn it is when more is due than one batch takes. */
 struct claim_turn {
     bool crowded;       /* the batch before was full: from now on tenant by tenant */
@@ -342,16 +347,18 @@ struct claim_turn {
 };
 /* At most `max` executions that are due are ours now: those due first, or, when there are many, the tenants in turn; turn->crowded then says that there
  * may be more. What they were given is read later, one by one: it may be large. */
-err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn, struct claim **list,
-                  u32 *n) MUST;
-/* Claims that could not be taken after all: due again then. */
-err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
+err journal_claim(const struct engine *e, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn,
+                  struct claim **list, u32 *n) MUST;
+/* Claims that could not be taken after all: due again then. What is not ours any more stays as it is. */
+err journal_give_back(const struct engine *e, struct arena *a, i64 due_at, const struct claim *list, u32 n) MUST;
 /* The next time something is due; INT64_MAX when nothing is. */
 err journal_next_due(struct db *db, struct arena *a, i64 *due_at) MUST;
 /* What a claimed run was given, and whether somebody asked for its end, which may be after it was claimed. Texts on the transaction's arena. */
 err journal_given(struct tx *tx, struct run *r) MUST;
 /* The steps of an execution that the journal knows. */
 err journal_read(struct tx *tx, str tenant_id, str execution_id, struct step_record **list, u32 *n) MUST;
+/* Which of these executions, a JSON list of ids, have ended. */
+err journal_ended(struct db *db, struct arena *a, str ids, struct ended_child **list, u32 *n) MUST;
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out) MUST;
 /* What people answered and no write has recorded yet. */
 struct resume_row {
@@ -419,6 +426,8 @@ struct worker {
     struct map parked; /* execution id → first struct waiter, of executions that are not in memory */
     struct run *timed; /* live runs with a wake_at */
     u32 busy;          /* live runs that a write or an outside call will come back to */
+    struct worker_message look;
+    _Atomic bool looking; /* `look` is on its way */
 };
 err worker_open(struct worker *w, struct engine *e, u32 index) MUST;
 /* Asks it to stop; all workers of an engine must be asked before one is joined. */
@@ -427,10 +436,30 @@ void worker_join(struct worker *w);
 struct worker *worker_of(struct engine *e, str execution_id);
 /* Hands a new or claimed run over. */
 void worker_take(struct run *r);
-/* Somebody asked for its end, or a child of it has ended, and that is on disk. */
-void worker_cancel(struct worker *w, str execution_id);
-void worker_kill(struct worker *w, str execution_id);
-void worker_poke(struct worker *w, str execution_id);
+/* News of an execution, of what is on disk. */
+enum news_kind {
+    NEWS_DUE, /* no execution's: something is due, and whoever says so does not take it */
+    NEWS_CANCEL,
+    NEWS_KILL,
+    NEWS_LOOK,  /* a child has ended, or a person answered */
+    NEWS_WANT,  /* somebody on another node waits for its end */
+    NEWS_ENDED, /* it has ended on another node */
+    NEWS_KINDS,
+    NEWS_OWNED =
+        NEWS_KINDS /* only to ourselves: the row says that we have it; whoever does not know it gives it back */
+};
+struct news {
+    enum news_kind what;
+    str execution_id, tenant_id; /* tenant_id, fence: OWNED */
+    i64 fence;
+    i64 at_us; /* LOOK: wake_at of the row when that was read there; else 0 */
+};
+/* From the one who made them: when the execution is not here, the other nodes are told. */
+void worker_say(struct worker *w, enum news_kind what, str execution_id);
+/* From somebody else. */
+void worker_hear(struct worker *w, const struct news *news);
+/* Asks it to look which of those that it keeps waiters for have ended elsewhere. */
+void worker_look(struct worker *w);
 /* The caller of engine_tell_now. */
 void worker_tell(struct worker *w, str tenant_id, str execution_id, struct waiter *waiter);
 
@@ -458,6 +487,9 @@ struct engine {
     struct arena *arena;
     struct worker *workers;
     u32 worker_count;
+    i64 owner;   /* our incarnation, in the rows of what we have in memory */
+    bool shared; /* other nodes may be on the same database */
+    bool works;  /* by our role: claims what is due, and sends calls */
     _Atomic u32 live, queued;
     _Atomic bool closing;
     _Atomic u64 started, completed, failed;
@@ -468,12 +500,33 @@ struct engine {
         pthread_mutex_t lock;
         pthread_cond_t wake;
         i64 next_us;
-        struct claim_turn turn; /* its thread's own */
+        struct claim_turn turn; /* its thread's own, as is the next */
+        bool full;              /* had no room when it last looked */
         bool stopping;
     } scheduler;
+    struct {
+        _Atomic u64 taken_over;
+        _Atomic i64 next_us; /* when to look again, by the clock that no one sets; 0 = at once */
+        u32 turn;
+    } spread;
 };
 /* Something will be due at this time: the scheduler looks not later. */
 void engine_due(struct engine *e, i64 due_us);
+/* The scheduler looks now. */
+void engine_wake(struct engine *e);
+
+/* --- other nodes -------------------------------------------------------------------------------------------------- */
+
+/* At the start, before anything is in memory: what older starts of this node and nodes without a lease had becomes due. SQLite: all that was running. */
+err spread_open(struct engine *e) MUST;
+/* At the stop, when nothing is in memory any more: what the rows still say is ours becomes due. */
+void spread_close(struct engine *e);
+/* On the scheduler's thread: once a second, or when news may have been missed. */
+void spread_look(struct engine *e);
+/* Whether an effect may begin: not when another node may take the execution any moment. */
+bool spread_may_act(const struct engine *e);
+/* Costs nothing when there is nobody to hear it. */
+void spread_say(const struct engine *e, enum news_kind what, str execution_id);
 
 /* --- outcomes ----------------------------------------------------------------------------------------------------- */
 

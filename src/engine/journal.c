@@ -23,13 +23,15 @@ STMT(
     execution_insert,
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, started_at, completed_at, deadline_at, due_at,"
     " fence, parent_id, dedup_key, dedup_body, trigger_data, input_data, output_data, error, step_executions, responded,"
-    " traceparent, tracestate)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)");
+    " traceparent, tracestate, owner)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)");
+/* The owner stands beside the fence: what parks or ends an execution gives it away, so the same write comes to nothing when it is made again because nobody knows whether it
+ * was carried out. */
 STMT(
     execution_update,
     "UPDATE executions SET status = $4, started_at = $5, completed_at = $6,"
     " due_at = CASE WHEN CAST($7 AS BIGINT) IS NULL OR coalesce(cancel_at, wake_at) IS NULL THEN $7 ELSE coalesce(cancel_at, wake_at) END, output_data = $8, error = $9,"
-    " step_executions = $10, responded = $11 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
+    " step_executions = $10, responded = $11, owner = $12 WHERE tenant_id = $1 AND id = $2 AND fence = $3 AND owner = $13");
 STMT(
     dedup_expire,
     "UPDATE executions SET dedup_key = NULL, dedup_body = NULL WHERE tenant_id = $1 AND dedup_key = $2 AND created_at < $3");
@@ -131,9 +133,12 @@ static const struct table claim_table = TABLE("Claim", struct claim, claim_field
 #define CLAIMED                                                                                                               \
     " RETURNING id, tenant_id, workflow_id, version, parent_id, parent_step, created_at, started_at, deadline_at, cancel_at," \
     " kill_at, depth, fence, slot_key, slot_state, replays"
-STMT(claim_due,
-     "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE id IN"
-     " (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
+#define CLAIM \
+    "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, owner = $3, fence = fence + 1 WHERE "
+/* On PostgreSQL many nodes claim at once, and none waits for another. The ids are gathered first (ARRAY), else a plan may ask for them again for each row and lock more than it takes. */
+STMT(claim_due, CLAIM "id IN (SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
+     .postgres = CLAIM "id = ANY (ARRAY(SELECT id FROM executions WHERE due_at <= $1 ORDER BY due_at LIMIT $2"
+                       " FOR UPDATE SKIP LOCKED))" CLAIMED,
      .row = &claim_table, .scope = SCOPE_SYSTEM);
 /* When more is due than fits into a batch, each tenant gets its share. The walk goes from tenant to tenant by index, over those with something due later too. */
 struct due_tenant {
@@ -148,15 +153,15 @@ STMT(due_tenants,
      " FROM t WHERE t.id IS NOT NULL) SELECT t.id AS tenant_id FROM t WHERE t.id IS NOT NULL"
      " AND EXISTS (SELECT 1 FROM executions x WHERE x.tenant_id = t.id AND x.due_at <= $1) LIMIT $3",
      .row = &due_tenant_table, .scope = SCOPE_SYSTEM, .scan_ok = true);
-STMT(
-    claim_due_of_tenant,
-    "UPDATE executions SET status = 'running', due_at = NULL, wake_at = NULL, fence = fence + 1 WHERE tenant_id = $3 AND id IN"
-    " (SELECT id FROM executions WHERE tenant_id = $3 AND due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
-    .row = &claim_table);
-STMT(give_back, "UPDATE executions SET due_at = $4 WHERE tenant_id = $1 AND id = $2 AND fence = $3");
-STMT(take_over,
-     "UPDATE executions SET due_at = $1, fence = fence + 1 WHERE status IN ('queued', 'running') AND due_at IS NULL",
-     .scan_ok = true, .scope = SCOPE_SYSTEM);
+STMT(claim_due_of_tenant,
+     CLAIM "tenant_id = $4 AND id IN"
+           " (SELECT id FROM executions WHERE tenant_id = $4 AND due_at <= $1 ORDER BY due_at LIMIT $2)" CLAIMED,
+     .postgres = CLAIM
+     "tenant_id = $4 AND id = ANY (ARRAY(SELECT id FROM executions WHERE tenant_id = $4 AND due_at <= $1"
+     " ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED))" CLAIMED,
+     .row = &claim_table);
+STMT(give_back,
+     "UPDATE executions SET due_at = $4, owner = NULL WHERE tenant_id = $1 AND id = $2 AND fence = $3 AND owner = $5");
 
 struct due_row {
     struct presence has;
@@ -172,7 +177,7 @@ STMT(
     child_insert,
     "INSERT INTO executions (id, tenant_id, workflow_id, version, status, created_at, deadline_at, due_at, fence, parent_id, parent_step,"
     " depth, trigger_data, input_data, traceparent, tracestate)"
-    " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11, $12, $13)");
+    " VALUES ($1, $2, $3, $4, 'queued', $5, $6, $5, 1, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING");
 STMT(parent_wake,
      "UPDATE executions SET wake_at = $3, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END"
      " WHERE tenant_id = $1 AND id = $2 AND status IN ('queued', 'running', 'waiting')");
@@ -218,11 +223,25 @@ static const struct table child_state_table = TABLE("ChildState", struct child_s
 STMT(child_select, "SELECT status, output_data, error FROM executions WHERE tenant_id = $1 AND id = $2",
      .row = &child_state_table);
 
+static const struct field ended_fields[] = { FIELD(struct ended_child, id, F_STR, .doc = "Execution") };
+static const struct table ended_table = TABLE("ExecutionsEnded", struct ended_child, ended_fields);
+#define ENDED " AND status IN ('completed', 'failed', 'cancelled', 'timed_out')"
+STMT(ended_select, "SELECT id FROM executions WHERE id IN (SELECT value FROM json_each($1))" ENDED,
+     .postgres =
+         "SELECT id FROM executions WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))" ENDED,
+     .row = &ended_table, .scope = SCOPE_SYSTEM);
+
 /* --- writing ------------------------------------------------------------------------------------------------------ */
 
 static struct arg time_arg(i64 us)
 {
     return us != 0 ? I64(us) : NIL;
+}
+
+/* Ours while we have it in memory: neither when it waits nor when it has ended. */
+static struct arg owner_arg(const struct write *w)
+{
+    return w->final || w->row.due_at != 0 ? NIL : I64(w->engine->owner);
 }
 
 static err insert_row(struct write *w, struct tx *tx)
@@ -237,7 +256,7 @@ static err insert_row(struct write *w, struct tx *tx)
                         time_arg(w->row.due_at), I64(r->fence), STR(r->parent_id), STR(r->dedup_key),
                         STR(r->dedup_body), STR(r->trigger_text), STR(r->input_text), STR(w->row.output_data),
                         STR(w->row.error), STR(w->row.step_executions), BOOL(w->responded), STR(r->traceparent),
-                        STR(r->tracestate)));
+                        STR(r->tracestate), owner_arg(w)));
 }
 
 static err update_row(struct write *w, struct tx *tx)
@@ -246,7 +265,7 @@ static err update_row(struct write *w, struct tx *tx)
     return db_send(tx, &execution_update, ERR_PRECONDITION,
                    ARGS(STR(r->tenant_id), STR(r->id), I64(r->fence), STR(w->row.status), time_arg(r->started_at),
                         time_arg(r->completed_at), time_arg(w->row.due_at), STR(w->row.output_data), STR(w->row.error),
-                        STR(w->row.step_executions), BOOL(w->responded)));
+                        STR(w->row.step_executions), BOOL(w->responded), owner_arg(w), I64(w->engine->owner)));
 }
 
 /* A child whose workflow may not run is left out; the step that waits for it is told after the commit, or finds no child after a crash. */
@@ -537,33 +556,19 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
 /* --- claims and reads --------------------------------------------------------------------------------------------- */
 
 struct claiming {
-    i64 now_us, count, tenant_limit;
+    i64 now_us, owner;
     u32 max, n;
     struct claim *list;
     const struct claim_turn *turn;
     char last[sizeof((struct claim_turn){ 0 }).tenant_id]; /* where the next turn begins; "" = at the first tenant */
 };
 
-static err run_take_over(void *ctx, struct tx *tx)
-{
-    struct claiming *c = ctx;
-    TRY(slots_take_over(tx, c->tenant_limit, c->now_us));
-    return db_exec(tx, &take_over, &c->count, ARGS(I64(c->now_us)));
-}
-
-err journal_take_over(const struct engine *e, struct arena *a, i64 now_us, i64 *count)
-{
-    struct claiming c = { .now_us = now_us, .tenant_limit = e->options.tenant_limit };
-    TRY(db_write_wait(e->options.db, a, run_take_over, &c));
-    *count = c.count;
-    return OK;
-}
-
 static err claim_of_tenant(struct claiming *c, struct tx *tx, str tenant_id, u32 share)
 {
     struct claim *list;
     u32 n;
-    TRY(db_list(tx, &claim_due_of_tenant, share, (void **)&list, &n, ARGS(I64(c->now_us), I64(share), STR(tenant_id))));
+    TRY(db_list(tx, &claim_due_of_tenant, share, (void **)&list, &n,
+                ARGS(I64(c->now_us), I64(share), I64(c->owner), STR(tenant_id))));
     for (u32 i = 0; i < n; i++)
         c->list[c->n++] = list[i];
     return OK;
@@ -592,14 +597,14 @@ static err run_claim(void *ctx, struct tx *tx)
     struct claiming *c = ctx;
     if (c->turn->crowded)
         return claim_in_turn(c, tx);
-    return db_list(tx, &claim_due, c->max, (void **)&c->list, &c->n, ARGS(I64(c->now_us), I64(c->max)));
+    return db_list(tx, &claim_due, c->max, (void **)&c->list, &c->n, ARGS(I64(c->now_us), I64(c->max), I64(c->owner)));
 }
 
-err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn, struct claim **list,
-                  u32 *n)
+err journal_claim(const struct engine *e, struct arena *a, i64 now_us, u32 max, struct claim_turn *turn,
+                  struct claim **list, u32 *n)
 {
-    struct claiming c = { .now_us = now_us, .max = MIN(max, (u32)CLAIM_MAX), .turn = turn };
-    TRY(db_write_wait(db, a, run_claim, &c));
+    struct claiming c = { .now_us = now_us, .owner = e->owner, .max = MIN(max, (u32)CLAIM_MAX), .turn = turn };
+    TRY(db_write_own(e->options.db, a, run_claim, &c));
     bool from_first = turn->tenant_id[0] == '\0';
     turn->crowded = turn->crowded ? c.n > 0 || !from_first : c.n == c.max; /* a share may be larger than what one has */
     memcpy(turn->tenant_id, c.last, sizeof turn->tenant_id);
@@ -609,7 +614,7 @@ err journal_claim(struct db *db, struct arena *a, i64 now_us, u32 max, struct cl
 }
 
 struct giving_back {
-    i64 due_at;
+    i64 due_at, owner;
     const struct claim *list;
     u32 n;
 };
@@ -618,15 +623,16 @@ static err run_give_back(void *ctx, struct tx *tx)
 {
     const struct giving_back *g = ctx;
     for (u32 i = 0; i < g->n; i++)
-        TRY(db_exec(tx, &give_back, NULL,
-                    ARGS(STR(g->list[i].tenant_id), STR(g->list[i].id), I64(g->list[i].fence), I64(g->due_at))));
+        TRY(db_exec(
+            tx, &give_back, NULL,
+            ARGS(STR(g->list[i].tenant_id), STR(g->list[i].id), I64(g->list[i].fence), I64(g->due_at), I64(g->owner))));
     return OK;
 }
 
-err journal_give_back(struct db *db, struct arena *a, i64 due_at, const struct claim *list, u32 n)
+err journal_give_back(const struct engine *e, struct arena *a, i64 due_at, const struct claim *list, u32 n)
 {
-    struct giving_back g = { due_at, list, n };
-    return db_write_wait(db, a, run_give_back, &g);
+    struct giving_back g = { due_at, e->owner, list, n };
+    return db_write_own(e->options.db, a, run_give_back, &g);
 }
 
 err journal_next_due(struct db *db, struct arena *a, i64 *due_at)
@@ -710,6 +716,15 @@ err journal_child(struct tx *tx, str tenant_id, str execution_id, struct child_e
     *end = found;
     *ended = execution_is_final(row.status);
     return OK;
+}
+
+err journal_ended(struct db *db, struct arena *a, str ids, struct ended_child **list, u32 *n)
+{
+    struct tx *tx;
+    TRY(db_read_begin(db, a, false, &tx));
+    err e = db_list(tx, &ended_select, UINT32_MAX, (void **)list, n, ARGS(STR(ids)));
+    db_read_end(tx);
+    return e;
 }
 
 err journal_row_of(struct tx *tx, str tenant_id, str execution_id, struct execution *out)

@@ -811,6 +811,17 @@ void run_wake(struct run *r, i64 now_us)
             run_make_ready(r, s);
 }
 
+void run_hold(struct run *r)
+{
+    STEPS (r, s) {
+        if (!s->launch)
+            continue;
+        s->launch = false;
+        s->record.attempt--;
+        run_wait_until(s, r->last_us);
+    }
+}
+
 void run_recorded(struct run *r)
 {
     STEPS (r, s) {

@@ -1,12 +1,13 @@
 /* slots.c - how many executions may be under way at once: of a workflow, of each value of its key, of a tenant.
  *
- * The rows are the truth. What has a slot, and what waits for one, is a column that changes in the same transaction as the execution begins or ends, on the one writer; nothing
+ * The rows are the truth. What has a slot, and what waits for one, is a column that changes in the same transaction as the execution begins or ends; nothing
  * is counted in memory, so nothing drifts, and after a crash there is nothing to rebuild. Counting is a walk over at most CONCURRENCY_MAX index entries, and only
  * where a limit is set: an execution without one has no key, and its statements are those of before. Rejected: counters in memory (a second truth, and wrong on several nodes), and a
  * table of counters (a row that every execution of a tenant would change).
  *
  * An execution that waits is parked like one that sleeps, and is due at its deadline, which ends it, as a cancellation does. It takes its group's room first and its tenant's then:
- * in one order for all, so that those two never wait for each other. With a store that has several writers, both counts need a lock by key (pg_advisory_xact_lock). */
+ * in one order for all, so that those two never wait for each other. Writes that count take the turn of their tenant (db_job.tenant), which on PostgreSQL is one for all nodes:
+ * two of them never count at the same time. */
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "codec/base64.h"
@@ -74,8 +75,8 @@ bool slots_pending(const struct run *r)
 
 STMT(
     slot_ask,
-    "UPDATE executions SET slot_key = $3, slot_limit = $4, slot_state = $5, due_at = coalesce(cancel_at, $6) WHERE tenant_id = $1 AND id = $2");
-STMT(slot_take, "UPDATE executions SET slot_state = $3, due_at = NULL WHERE tenant_id = $1 AND id = $2");
+    "UPDATE executions SET slot_key = $3, slot_limit = $4, slot_state = $5, due_at = coalesce(cancel_at, $6), owner = NULL WHERE tenant_id = $1 AND id = $2");
+STMT(slot_take, "UPDATE executions SET slot_state = $3, due_at = NULL, owner = $4 WHERE tenant_id = $1 AND id = $2");
 STMT(slot_move, "UPDATE executions SET slot_state = $3 WHERE tenant_id = $1 AND id = $2");
 /* Also one that somebody has just claimed, and is about to put back: wake_at tells it. */
 STMT(
@@ -140,8 +141,11 @@ STMT(slot_replace,
      " AND cancel_at IS NULL ORDER BY id DESC LIMIT $6 OFFSET $4) RETURNING id",
      .row = &replaced_table, .scan_ok = true);
 
-STMT(slots_unlimited, "UPDATE executions SET slot_state = 2, due_at = $1 WHERE slot_state = 1 AND slot_key IS NOT NULL",
-     .scan_ok = true, .scope = SCOPE_SYSTEM);
+STMT(
+    slots_unlimited,
+    "UPDATE executions SET slot_state = 2, wake_at = $1,"
+    " due_at = CASE WHEN due_at IS NULL THEN NULL ELSE CAST($1 AS BIGINT) END WHERE slot_state = 1 AND slot_key IS NOT NULL",
+    .scan_ok = true, .scope = SCOPE_SYSTEM);
 
 /* --- on the writer ------------------------------------------------------------------------------------------------ */
 
@@ -153,7 +157,7 @@ static err give(struct write *w, struct tx *tx, str id, enum slot_state state)
         return db_exec(tx, &slot_move, NULL, ARGS(STR(r->tenant_id), STR(id), I64(state)));
     if (self) {
         w->row.due_at = 0;
-        return db_exec(tx, &slot_take, NULL, ARGS(STR(r->tenant_id), STR(id), I64(state)));
+        return db_exec(tx, &slot_take, NULL, ARGS(STR(r->tenant_id), STR(id), I64(state), I64(w->engine->owner)));
     }
     w->woken = true;
     return db_exec(tx, &slot_give, NULL, ARGS(STR(r->tenant_id), STR(id), I64(state), I64(r->last_us)));

@@ -9,7 +9,7 @@
 #include "core/app.h"
 #include "core/metrics.h"
 
-enum { TELL_BYTES = 4096, PARKED_BYTES = 4096 };
+enum { TELL_BYTES = 4096, PARKED_BYTES = 4096, LOOK_BYTES = 1 << 20, LOOK_PAGE = 500 };
 
 /* A history is cut down to states when it finds no memory so often, and only a large one: what is left out is lost, and a small one finds memory later. */
 enum { THIN_BYTES = 1 << 20 };
@@ -193,11 +193,23 @@ static void wake_timed(struct worker *w)
 
 /* --- the end of a run's time in memory ---------------------------------------------------------------------------- */
 
+/* A claim that is not begun: the row says that we have it until it is given back (spread.c), or the engine closes. */
+static void forget_claim(struct worker *w, struct run *r)
+{
+    atomic_fetch_sub(&w->engine->live, 1);
+    arena_free(r->arena);
+}
+
 static void leave(struct worker *w, struct run *r)
 {
     untime(w, r);
     map_delete(&w->live, r->id);
     atomic_fetch_sub(&w->engine->live, 1);
+    if (r->successor != NULL && atomic_load(&w->engine->closing))
+        forget_claim(w, r->successor);
+    else if (r->successor != NULL)
+        worker_take(r->successor);
+    r->successor = NULL;
 }
 
 static struct waiter *all_waiters(struct run *r)
@@ -214,12 +226,15 @@ static void free_write(struct run *r)
     r->write = NULL;
 }
 
-/* Gone from memory; what is on disk stays as it is, and whoever waits for something on disk is told of that. */
+/* Gone from memory; what is on disk stays as it is, and whoever waits for something on disk is told of that, or goes on waiting for another node to end it. */
 static void drop(struct worker *w, struct run *r, err reason)
 {
+    bool elsewhere = r->lost && r->recorded && !atomic_load(&w->engine->closing);
     leave(w, r);
     struct waiter *list = all_waiters(r);
-    if (list != NULL)
+    if (elsewhere)
+        keep_waiters(w, r->tenant_id, r->id, list);
+    else if (list != NULL)
         outcome_tell(r->recorded ? outcome_of_id(w->engine, r->tenant_id, r->id) : outcome_of_error(reason), list);
     free_write(r);
     arena_free(r->arena);
@@ -234,12 +249,14 @@ static void tell_relatives(struct worker *w, struct run *r)
         engine_due(w->engine, r->last_us);
     }
     if (wr->final && r->parent_step.p != NULL)
-        worker_poke(worker_of(w->engine, r->parent_id), r->parent_id);
+        worker_say(worker_of(w->engine, r->parent_id), NEWS_LOOK, r->parent_id);
     for (u32 i = 0; i < wr->cancelled_count; i++)
-        (wr->cancelled[i].kill_at != 0 ? worker_kill : worker_cancel)(worker_of(w->engine, wr->cancelled[i].id),
-                                                                      wr->cancelled[i].id);
+        worker_say(worker_of(w->engine, wr->cancelled[i].id), wr->cancelled[i].kill_at != 0 ? NEWS_KILL : NEWS_CANCEL,
+                   wr->cancelled[i].id);
     for (u32 i = 0; i < wr->abandoned_count; i++)
-        worker_cancel(worker_of(w->engine, wr->abandoned[i]), wr->abandoned[i]);
+        worker_say(worker_of(w->engine, wr->abandoned[i]), NEWS_CANCEL, wr->abandoned[i]);
+    if (wr->final && (r->hydrate || r->wanted)) /* it has been elsewhere, where somebody may wait for it */
+        spread_say(w->engine, NEWS_ENDED, r->id);
 }
 
 /* What came back while the end of a killed run was being written. */
@@ -319,6 +336,7 @@ static void on_attach(struct worker *w, struct worker_message *m)
     }
     outcome_release(o);
     keep_waiters(w, r->tenant_id, r->joins, &r->proxy);
+    spread_say(w->engine, NEWS_WANT, r->joins);
 }
 
 /* The run stays, under its own id, for nothing but its waiters: callers know that id only. One proxy waits for all of them where the other execution is. */
@@ -344,6 +362,14 @@ static void join(struct worker *w, struct run *r)
     worker_post(worker_of(w->engine, r->joins), &r->message);
 }
 
+/* --- what is left to others ---------------------------------------------------------------------------------------- */
+
+/* Whether outside calls are made here: not while the engine closes, and not on a node that only answers requests. What there would be to send is parked, and due. */
+static bool sends(const struct worker *w)
+{
+    return w->engine->works && !atomic_load(&w->engine->closing);
+}
+
 /* --- writes come back --------------------------------------------------------------------------------------------- */
 
 static void on_answer(struct worker *w, struct worker_message *m);
@@ -352,7 +378,7 @@ static void send_calls(struct worker *w, struct run *r)
 {
     assert(r->root != NULL);
     STEPS (r, s) {
-        if (!s->launch || s->dirty || r->in_flight >= CALLS_PER_RUN || atomic_load(&w->engine->closing))
+        if (!s->launch || s->dirty || r->in_flight >= CALLS_PER_RUN || !sends(w))
             continue;
         s->launch = false;
         if (call_send(w->engine, r, s, on_answer) == OK)
@@ -409,7 +435,8 @@ static void written(struct worker *w, struct run *r)
         engine_due(w->engine, r->last_us);
     r->recorded = true;
     r->write_failures = 0;
-    run_publish(r);
+    if (!r->lost)
+        run_publish(r);
     if (final) {
         finish(w, r);
         return;
@@ -433,6 +460,12 @@ static void written(struct worker *w, struct run *r)
     pump(w, r);
 }
 
+static void lose(struct run *r)
+{
+    r->lost = true;
+    run_end(r, RUN_CANCELLED, "engine.lost", "Another node has taken the execution over");
+}
+
 /* Nothing was changed on disk. A run that has never been there ends; one that belongs to somebody else now ends when its calls are back; any other tries again,
  * later and later. */
 static void not_written(struct worker *w, struct run *r, err why)
@@ -452,10 +485,8 @@ static void not_written(struct worker *w, struct run *r, err why)
         return;
     }
     LOG(LOG_WARN, "engine.write_failed", LOG_STR("execution", r->id), LOG_STR("cause", str_of(err_name(why))));
-    if (why == ERR_PRECONDITION) {
-        r->lost = true;
-        run_end(r, RUN_CANCELLED, "engine.lost", "Another node has taken the execution over");
-    }
+    if (why == ERR_PRECONDITION)
+        lose(r);
     take_answers(w, r); /* they came while it was being written */
     if (r->lost) {
         pump(w, r);
@@ -610,6 +641,8 @@ static void pump(struct worker *w, struct run *r)
         continue_later(w, r);
         return;
     }
+    if (!sends(w))
+        run_hold(r);
     i64 due = run_due(r);
     if (due != 0)
         r->state = RUN_WAITING;
@@ -739,12 +772,27 @@ static err prepare(struct worker *w, struct run *r)
     return r->replays.p != NULL ? prepare_replay(w, r) : run_prepare(r);
 }
 
+/* This node lost an execution, does not know that yet, and has claimed it again: the one that is here must go first, with its calls. */
+static void succeed(struct worker *w, struct run *before, struct run *r)
+{
+    if (before->successor != NULL)
+        forget_claim(w, before->successor);
+    before->successor = r;
+    lose(before);
+    pump(w, before);
+}
+
 static void on_take(struct worker *w, struct worker_message *m)
 {
     struct run *r = CONTAINER(m, struct run, message);
     if (atomic_fetch_sub(&w->engine->queued, 1) ==
         ENGINE_AHEAD / 2) /* the scheduler may have stopped at ENGINE_AHEAD */
         engine_due(w->engine, clock_now_us());
+    struct run *before = r->hydrate ? map_get(&w->live, r->id) : NULL;
+    if (before != NULL) {
+        succeed(w, before, r);
+        return;
+    }
     err e = map_put(&w->live, r->id, r);
     if (r->hydrate)
         add_waiters(&r->waiters, unpark(w, r->id));
@@ -761,7 +809,7 @@ static void on_take(struct worker *w, struct worker_message *m)
         return;
     }
     if (r->detached && !run_state_final(r->state) && !slots_pending(r)) {
-        write_down(w, r, false, 0);
+        write_down(w, r, false, sends(w) ? 0 : r->last_us);
         return;
     }
     if (r->poked && !run_state_final(r->state) && !obey_poke(w, r)) /* before its time is found to be up */
@@ -782,27 +830,20 @@ void worker_take(struct run *r)
 struct nudge {
     struct worker_message message;
     struct arena *arena;
-    str execution_id;
-    enum news { NEWS_CANCEL, NEWS_KILL, NEWS_LOOK /* a child has ended, or a person answered */ } news;
+    struct news news;
+    bool heard; /* from elsewhere */
 };
 
-/* One that is being written obeys when that is done; one that is not here is due, and whoever claims it finds the request. So does the next start, when the engine
- * closes. */
-static void on_nudge(struct worker *w, struct worker_message *m)
+/* One that is being written obeys when that is done. */
+static void obey(struct worker *w, struct run *r, const struct news *news)
 {
-    struct nudge *n = CONTAINER(m, struct nudge, message);
-    struct run *r = map_get(&w->live, n->execution_id);
-    enum news news = n->news;
-    arena_free(n->arena);
-    if (atomic_load(&w->engine->closing))
+    if (news->what == NEWS_LOOK && news->at_us != 0 && news->at_us == r->woken_at)
         return;
-    if (r == NULL) {
-        engine_due(w->engine, clock_now_us());
-        return;
-    }
-    r->cancelling |= news != NEWS_LOOK;
-    r->killing |= news == NEWS_KILL;
-    r->poked |= news == NEWS_LOOK;
+    if (news->what == NEWS_LOOK)
+        r->woken_at = news->at_us;
+    r->cancelling |= news->what != NEWS_LOOK;
+    r->killing |= news->what == NEWS_KILL;
+    r->poked |= news->what == NEWS_LOOK;
     if (r->writing || r->continuing || r->lost || r->joins.p != NULL)
         return;
     if (r->unready) {
@@ -813,13 +854,64 @@ static void on_nudge(struct worker *w, struct worker_message *m)
     pump(w, r);
 }
 
-static void nudge(struct worker *w, str execution_id, enum news news)
+/* It is parked, and due, and whoever claims it finds the request; or another node has it. */
+static void not_here(struct worker *w, const struct nudge *n)
+{
+    if (n->heard)
+        return;
+    engine_due(w->engine, clock_now_us());
+    spread_say(w->engine, n->news.what, n->news.execution_id);
+}
+
+/* Of those that were kept for an execution which has ended elsewhere. */
+static void tell_ended(struct worker *w, str id)
+{
+    struct parked *p = map_get(&w->parked, id);
+    if (p == NULL)
+        return;
+    struct outcome *o = outcome_of_id(w->engine, p->tenant_id, id);
+    if (o->error == OK && execution_is_final(o->execution.status))
+        outcome_tell(o, unpark(w, id));
+    else
+        outcome_release(o);
+}
+
+static void give_back(struct worker *w, struct arena *a, const struct news *news)
+{
+    struct claim c = { .id = news->execution_id, .tenant_id = news->tenant_id, .fence = news->fence };
+    if (journal_give_back(w->engine, a, clock_now_us(), &c, 1) == OK) /* else the next look finds it again */
+        engine_due(w->engine, clock_now_us());
+}
+
+static void on_nudge(struct worker *w, struct worker_message *m)
+{
+    struct nudge *n = CONTAINER(m, struct nudge, message);
+    const struct news *news = &n->news;
+    struct run *r = map_get(&w->live, news->execution_id);
+    bool closing = atomic_load(&w->engine->closing); /* the next start obeys, or another node */
+    if (!closing && news->what == NEWS_ENDED)
+        tell_ended(w, news->execution_id);
+    else if (!closing && news->what == NEWS_OWNED && r == NULL)
+        give_back(w, n->arena, news);
+    else if (!closing && news->what == NEWS_WANT && r != NULL)
+        r->wanted = true;
+    else if (!closing && news->what <= NEWS_LOOK && r != NULL)
+        obey(w, r, news);
+    else if (!closing && news->what <= NEWS_LOOK)
+        not_here(w, n);
+    arena_free(n->arena);
+}
+
+static void nudge(struct worker *w, const struct news *news, bool heard)
 {
     struct arena *a = arena_new(TELL_BYTES);
     struct nudge *n = a != NULL ? NEW(a, struct nudge) : NULL;
-    if (n != NULL)
-        *n = (struct nudge){ { .run = on_nudge }, a, str_dup(a, execution_id), news };
-    if (n == NULL || n->execution_id.p == NULL) {
+    if (n != NULL) {
+        *n = (struct nudge){ { .run = on_nudge }, a, *news, heard };
+        n->news.execution_id = str_dup(a, news->execution_id);
+        n->news.tenant_id = str_dup(a, news->tenant_id);
+    }
+    if (n == NULL || n->news.execution_id.p == NULL || n->news.tenant_id.p == NULL) {
         arena_free(a);
         engine_due(w->engine, clock_now_us()); /* a live one goes on until it is next parked: then it is due at once */
         return;
@@ -827,19 +919,64 @@ static void nudge(struct worker *w, str execution_id, enum news news)
     worker_post(w, &n->message);
 }
 
-void worker_cancel(struct worker *w, str execution_id)
+void worker_say(struct worker *w, enum news_kind what, str execution_id)
 {
-    nudge(w, execution_id, NEWS_CANCEL);
+    nudge(w, &(struct news){ .what = what, .execution_id = execution_id }, false);
 }
 
-void worker_kill(struct worker *w, str execution_id)
+void worker_hear(struct worker *w, const struct news *news)
 {
-    nudge(w, execution_id, NEWS_KILL);
+    nudge(w, news, true);
 }
 
-void worker_poke(struct worker *w, str execution_id)
+/* --- waiters for what other nodes run ------------------------------------------------------------------------------- */
+
+/* A list of the next ones as JSON, maybe empty. */
+static err write_ids(struct arena *a, const struct worker *w, u32 *at, str *out)
 {
-    nudge(w, execution_id, NEWS_LOOK);
+    struct buf b = { .arena = a };
+    struct json_writer jw = { .b = &b };
+    struct map_entry *e;
+    jw_begin(&jw, '[');
+    for (u32 n = 0; n < LOOK_PAGE && (e = map_next(&w->parked, at)) != NULL; n++)
+        jw_str(&jw, e->key);
+    jw_end(&jw, ']');
+    *out = buf_view(&b);
+    return b.fail;
+}
+
+/* Those who are told go off the map, which leaves the others in their places. */
+static err look_at_parked(struct worker *w, struct arena *a)
+{
+    struct arena_mark mark = arena_mark(a);
+    for (u32 at = 0; at < w->parked.used;) {
+        struct ended_child *ended;
+        str ids;
+        u32 n;
+        TRY(write_ids(a, w, &at, &ids));
+        TRY(journal_ended(w->engine->options.db, a, ids, &ended, &n));
+        for (u32 i = 0; i < n; i++)
+            tell_ended(w, ended[i].id);
+        arena_rewind(a, mark);
+    }
+    return OK;
+}
+
+static void on_look(struct worker *w, struct worker_message *m)
+{
+    atomic_store(&w->looking, false);
+    struct arena *a = w->parked.count > 0 ? arena_new(LOOK_BYTES) : NULL;
+    if (a != NULL && look_at_parked(w, a) != OK) /* again in a second */
+        LOG(LOG_DEBUG, "engine.not_looked", LOG_STR("cause", S("waiters")));
+    arena_free(a);
+}
+
+void worker_look(struct worker *w)
+{
+    if (atomic_exchange(&w->looking, true))
+        return;
+    w->look.run = on_look;
+    worker_post(w, &w->look);
 }
 
 /* --- callers who have waited enough ------------------------------------------------------------------------------- */

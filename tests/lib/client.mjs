@@ -31,6 +31,11 @@ export class Client {
         return new Client(this.base, Object.fromEntries(Object.entries(merged).filter(([, value]) => value !== undefined)));
     }
 
+    /** The same caller at another server. */
+    at(base) {
+        return new Client(base, this.headers);
+    }
+
     bearer(token) {
         return this.with({ authorization: `Bearer ${token}` });
     }

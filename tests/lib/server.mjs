@@ -96,24 +96,45 @@ export class Weir {
         return weir;
     }
 
-    constructor(env, binary = BINARY) {
+    constructor(env, binary = BINARY, first = null) {
         this.binary = binary;
         this.within = [];
-        const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
-        mkdirSync(parent, { recursive: true });
-        this.folder = mkdtempSync(join(parent, 'weir-test-'));
-        this.data = join(this.folder, 'data');
-        this.env = { WEIR_DATA: this.data, ...this.#database(), ...env };
+        this.first = first;
+        if (first) this.#share(first, env);
+        else this.#settle(env);
         this.clients = new Map();
         this.stderr = '';
         this.child = null;
     }
 
+    #settle(env) {
+        const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
+        mkdirSync(parent, { recursive: true });
+        this.folder = mkdtempSync(join(parent, 'weir-test-'));
+        this.data = join(this.folder, 'data');
+        this.nodes = 1;
+        this.env = { WEIR_DATA: this.data, ...this.#database(), ...env };
+    }
+
+    #share(first, env) {
+        Object.assign(this, { folder: first.folder, data: first.data, postgres: first.postgres, database: first.database });
+        this.env = { ...first.env, WEIR_NODE_ID: `node-${++first.nodes}`, ...env };
+    }
+
+    /** A name, because whoever is killed and served again is to go on at once with what it had. */
     #database() {
         if (DB !== 'postgres') return {};
         this.postgres = Postgres.there();
         this.database = `weir_${process.pid}_${++databases}`;
-        return { DATABASE_URL: this.postgres.create(this.database, { template: TEMPLATE }) };
+        return { DATABASE_URL: this.postgres.create(this.database, { template: TEMPLATE }), WEIR_NODE_ID: 'node-1' };
+    }
+
+    /** One more node on the same PostgreSQL, with the same keys. To be stopped before this one. */
+    async node(env = {}, { serve = true } = {}) {
+        const node = new Weir(env, this.binary, this);
+        alive.add(node);
+        if (serve) await node.serve();
+        return node;
     }
 
     /** `weir …args` on this data folder; throws unless it succeeds. */
@@ -195,13 +216,14 @@ export class Weir {
         } finally {
             this.discard();
         }
-        if (existsSync(this.folder)) throw new Error(`left behind: ${this.folder}`);
+        if (!this.first && existsSync(this.folder)) throw new Error(`left behind: ${this.folder}`);
     }
 
     discard() {
-        this.child?.kill('SIGKILL');
+        this.child?.kill('SIGKILL'); // also of one that stands still
         this.child = null;
         alive.delete(this);
+        if (this.first) return;
         this.postgres?.drop(this.database);
         rmSync(this.folder, { recursive: true, force: true });
     }
