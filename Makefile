@@ -62,7 +62,7 @@ docs: build ## rewrite docs/api.md, errors.md and configuration.md from the bina
 console: ## fetch what /docs and /redoc show and put it where the next build embeds it; needs npm
 	@cd console && npm ci --silent && node assets.mjs
 
-bench: build ## one table: /livez, authenticated GET and webhook execution beside a raw epoll loop and a bare commit loop; TLS beside nginx
+bench: build ## one table: Weir beside a raw epoll loop, a bare commit loop and PostgreSQL alone; TLS beside nginx
 	@node bench/run.mjs --build $(BUILD)
 
 lint: build ## format, layers, function length, banned calls, clang-tidy, cppcheck

@@ -83,7 +83,7 @@ export async function call(server, method, path, body, token) {
     return answer.json();
 }
 
-export const signIn = async (server) => (await call(server, 'POST', '/api/v1/auth/token', { email: EMAIL, password: PASSWORD })).access_token;
+export const signIn = async (server, email = EMAIL) => (await call(server, 'POST', '/api/v1/auth/token', { email, password: PASSWORD })).access_token;
 
 /** A workflow with a webhook that asks for nothing: {id, path, webhook}. */
 export async function workflow(server, token, definition, trigger = {}) {
@@ -109,10 +109,26 @@ export async function restedRss(child) {
     return least;
 }
 
+const statOf = (pid) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ').map(Number);
+
 /** Seconds of processor time that a process has used. */
 export function cpu(child) {
-    const fields = readFileSync(`/proc/${child.pid}/stat`, 'utf8').split(') ')[1].split(' ');
-    return (Number(fields[11]) + Number(fields[12])) / TICKS;
+    const fields = statOf(child.pid);
+    return (fields[11] + fields[12]) / TICKS;
+}
+
+/** The same of a process with all its children, those that have ended included. */
+export function cpuOfFamily(child) {
+    const own = statOf(child.pid);
+    let ticks = own[11] + own[12] + own[13] + own[14];
+    for (const pid of readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim().split(' ').filter(Boolean))
+        try {
+            const fields = statOf(pid);
+            ticks += fields[11] + fields[12];
+        } catch {
+            // it has ended meanwhile
+        }
+    return ticks / TICKS;
 }
 
 export function run(command, args, timeout = 120_000) {

@@ -16,8 +16,9 @@ import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
 import { json } from './scenarios/json.mjs';
 import { tls } from './scenarios/tls.mjs';
+import { postgres } from './scenarios/postgres.mjs';
 
-const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls };
+const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls, postgres };
 
 const cell = (value, width, digits) => (value === undefined ? '' : digits === undefined ? String(value) : value.toFixed(digits)).padStart(width);
 

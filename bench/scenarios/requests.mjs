@@ -3,7 +3,7 @@
 import { end, folder, freePort, load, options, program, restedRss, rss, run, serve, signIn, weir, workflow } from '../lib.mjs';
 
 /** A webhook of three pure steps: one durable transaction each. */
-const DEFINITION = {
+export const DEFINITION = {
     steps: [
         { id: 'score', type: 'transform', with: { total: '{{ input.amount * 1.2 }}' } },
         { id: 'large', type: 'script', with: { code: 'return steps.score.output.total > 100' } },

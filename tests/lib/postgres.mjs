@@ -13,13 +13,11 @@ const ADMIN = 'admin';
 const PASSWORD = 'tests-only';
 const SETTINGS = { max_connections: 300, shared_buffers: '64MB', listen_addresses: '127.0.0.1', log_min_messages: 'fatal', max_wal_size: '256MB' };
 
-/** The folder of initdb and postgres: Debian keeps one for each major version, and none of them on PATH. */
+/** The folder of initdb and postgres, if any: Debian keeps one for each major version, and none of them on PATH. */
 function binaries() {
     const root = '/usr/lib/postgresql';
     const versions = existsSync(root) ? readdirSync(root).sort((a, b) => Number(b) - Number(a)) : [];
-    const found = versions.map((version) => join(root, version, 'bin')).find((bin) => existsSync(join(bin, 'initdb')));
-    if (!found) throw new Error('there is no PostgreSQL: tools/deps.sh test installs it');
-    return found;
+    return versions.map((version) => join(root, version, 'bin')).find((bin) => existsSync(join(bin, 'initdb')));
 }
 
 /** PostgreSQL refuses to run as root; Debian's package makes this user. */
@@ -46,10 +44,17 @@ export class Postgres {
         return url ? new Postgres(url) : null;
     }
 
-    static async start() {
-        const folder = mkdtempSync(join(tmpdir(), 'weir-postgres-'));
+    /** Whether there is one to start. */
+    static installed() {
+        return binaries() !== undefined;
+    }
+
+    /** `parent`: where its folder is made; the user who runs it must be able to reach that. */
+    static async start({ parent = tmpdir(), settings = {} } = {}) {
+        const folder = mkdtempSync(join(parent, 'weir-postgres-'));
         const owner = whoRuns();
         const bin = binaries();
+        if (!bin) throw new Error('there is no PostgreSQL: tools/deps.sh test installs it');
         const secret = join(folder, 'secret');
         writeFileSync(secret, PASSWORD);
         for (const path of owner.uid === undefined ? [] : [folder, secret]) chownSync(path, owner.uid, owner.gid);
@@ -58,7 +63,7 @@ export class Postgres {
             { ...owner, cwd: folder, encoding: 'utf8', env: { PATH: process.env.PATH } });
         if (made.status !== 0) throw new Error(`initdb: ${made.stderr ?? made.error}`);
         const postgres = new Postgres('');
-        Object.assign(postgres, { folder, owner, bin, data, port: await freePort() });
+        Object.assign(postgres, { folder, owner, bin, data, port: await freePort(), settings: { ...SETTINGS, ...settings } });
         postgres.url = `postgresql://${ADMIN}:${PASSWORD}@127.0.0.1:${postgres.port}/postgres`;
         await postgres.run();
         return postgres;
@@ -70,7 +75,7 @@ export class Postgres {
 
     /** Starts the server on its folder and port; again after halt(). */
     async run() {
-        const settings = Object.entries({ ...SETTINGS, port: this.port, unix_socket_directories: this.folder }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+        const settings = Object.entries({ ...this.settings, port: this.port, unix_socket_directories: this.folder }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
         this.child = spawn(join(this.bin, 'postgres'), ['-D', this.data, ...settings], { ...this.owner, cwd: this.folder, stdio: ['ignore', 'ignore', 'pipe'], env: { PATH: process.env.PATH } });
         this.log = '';
         this.child.stderr.setEncoding('utf8').on('data', (text) => (this.log += text));
