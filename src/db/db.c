@@ -283,7 +283,8 @@ err db_submit(struct db *db, struct db_job *job)
     bool taken = !db->closing && q->n < db->options.queue_max;
     if (taken) {
         queue_put(q, job);
-        pthread_cond_signal(shared ? &db->shared_work : &db->work);
+        if (shared || db->driver->takes == NULL || db->driver->takes(db, job))
+            pthread_cond_signal(shared ? &db->shared_work : &db->work);
     }
     pthread_mutex_unlock(&db->mutex);
     return taken ? OK : ERR_BUSY;

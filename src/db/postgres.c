@@ -88,6 +88,29 @@ static err enter(struct pg_tx *tx)
     return tx->isolation == WRITE_IN_TURN ? pg_send_turn(tx->conn, tx->turn) : OK;
 }
 
+/* FNV-1a. Two tenants with one key wait for one another now and then. */
+u32 pg_turn_of(str tenant)
+{
+    u32 hash = 2166136261u;
+    for (size_t i = 0; i < tenant.n; i++)
+        hash = (hash ^ (u8)tenant.p[i]) * 16777619u;
+    return hash >> 1;
+}
+
+/* Whoever works on another tenant's rows than its own (an invitation is accepted by somebody who is in no tenant yet) waits for that tenant's turn too: its statement
+ * then sees what the one before has left. Two that wait crosswise are a deadlock, which PostgreSQL ends and the writer repeats. */
+static err further_turn(struct pg_tx *tx, str tenant)
+{
+    u32 key = pg_turn_of(tenant);
+    if (tx->isolation != WRITE_IN_TURN || tenant.n == 0 || key == tx->turn)
+        return OK;
+    for (u32 i = 0; i < MIN(tx->further_count, (u32)TURNS_HELD); i++)
+        if (tx->further[i] == key)
+            return OK;
+    tx->further[tx->further_count++ % TURNS_HELD] = key;
+    return pg_send_turn(tx->conn, key);
+}
+
 /* For whom the next statement runs: told to the server when it is another than before. */
 static err scope(struct pg_tx *tx, const struct stmt *s, struct args args)
 {
@@ -97,6 +120,8 @@ static err scope(struct pg_tx *tx, const struct stmt *s, struct args args)
     str named = at > 0 && at <= args.n ? args.list[at - 1].text : tx->base.tenant;
     if (!system && named.n <= TENANT_BYTES && named.p != NULL && memchr(named.p, 0, named.n) == NULL)
         memcpy(tenant, named.p, named.n);
+    if (!system && at > 0)
+        TRY(further_turn(tx, str_of(tenant)));
     if (tx->scoped && tx->system == system && strcmp(tx->tenant, tenant) == 0)
         return OK;
     TRY(pg_send_scope(tx->conn, tenant, system));
@@ -137,6 +162,10 @@ static err put(struct pg_tx *tx, const struct stmt *s, err unless_one, struct ar
     if (tx->failed != OK)
         return tx->failed;
     TRY(enter(tx));
+    if (tx->point && !tx->pointed) {
+        TRY(pg_send_verb(tx->conn, PG_POINT));
+        tx->pointed = true;
+    }
     if (tx->conn->asked > ASKS_MAX / 2) {
         struct answers before;
         TRY(settle(tx, &before));
@@ -289,6 +318,28 @@ static void roll_back(struct pg_tx *tx)
     bool apart = c->asked == 0 || pg_send_sync(c, clock_mono_us() + FAST_US) == OK;
     if (c->broken || !apart || pg_send_verb(c, PG_ROLLBACK) != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
         c->broken = true;
+}
+
+void pg_point(struct pg_tx *tx)
+{
+    tx->point = true;
+}
+
+/* With what is taken back go the tenant that was set since, and the turns. */
+err pg_point_end(struct pg_tx *tx, err e)
+{
+    if (tx->failed != OK)
+        return tx->failed;
+    tx->point = false;
+    if (!tx->pointed)
+        return OK;
+    tx->pointed = false;
+    if (e != OK) {
+        TRY(pg_send_verb(tx->conn, PG_BACK));
+        tx->scoped = false;
+        tx->further_count = 0;
+    }
+    return pg_send_verb(tx->conn, PG_RELEASE);
 }
 
 static err commit(struct pg_tx *tx)
@@ -565,6 +616,7 @@ static void postgres_stats(struct db *base, struct db_stats *out)
 const struct driver postgres_driver = {
     .name = "postgres",
     .shares = true,
+    .takes = postgres_takes,
     .close = postgres_close,
     .thread_end = postgres_thread_end,
     .read_begin = postgres_read_begin,

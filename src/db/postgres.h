@@ -17,6 +17,9 @@ enum {
     TURN_LOCKS = 7305790, /* the first of the two keys of pg_advisory_xact_lock */
     SHARERS = 2,          /* threads for jobs that share transactions: one gathers while the other commits */
     SHARED_MAX = 64,      /* jobs in one transaction */
+    BATCH_JOBS_MAX = 32,  /* of one tenant in one; PostgreSQL keeps 64 savepoints of a transaction at hand */
+    BATCH_LOOK_MAX = 256, /* jobs looked at for further ones of the same tenant */
+    TURNS_HELD = 4,       /* that a transaction remembers; one taken twice costs a message and nothing else */
     POOL_PER_CORE = 4,
     POOL_MIN = 8,
     POOL_PRESET_MAX = 20,
@@ -78,7 +81,9 @@ struct pg_tx {
     u32 statements;
     char tenant[TENANT_BYTES + 1]; /* as the server was told */
     bool scoped, system;
-    u32 turn; /* WRITE_IN_TURN: the key of the lock */
+    u32 turn;                               /* WRITE_IN_TURN: the key of the lock */
+    u32 further[TURNS_HELD], further_count; /* turns of other tenants that it has taken since */
+    bool point, pointed;                    /* a savepoint is wanted; it is there */
 };
 
 /* The reads of a thread; a loop's connection is its own, so that it never waits for one. */
@@ -127,7 +132,17 @@ static inline struct postgres *postgres_of(struct db *db)
 err pg_connect(struct postgres *db, i64 deadline_us, struct pg_conn **out) MUST;
 void pg_close(struct pg_conn *c);
 /* Each sends something and notes what will be answered; nothing waits. ERR_UNAVAILABLE: the connection is broken. */
-enum pg_verb { PG_BEGIN_READ, PG_BEGIN_WRITE, PG_COMMIT, PG_ROLLBACK, PG_PING, PG_VERBS };
+enum pg_verb {
+    PG_BEGIN_READ,
+    PG_BEGIN_WRITE,
+    PG_COMMIT,
+    PG_ROLLBACK,
+    PG_POINT,
+    PG_RELEASE,
+    PG_BACK,
+    PG_PING,
+    PG_VERBS
+};
 err pg_send_verb(struct pg_conn *c, enum pg_verb verb) MUST;
 err pg_send_turn(struct pg_conn *c, u32 key) MUST;
 err pg_send_notify(struct pg_conn *c, str text) MUST;
@@ -175,6 +190,11 @@ bool pg_usable(struct postgres *db, struct pg_conn *c);
 /* -- postgres.c -- */
 
 void pg_begin(struct pg_tx *tx, struct postgres *db, struct arena *a, enum isolation isolation);
+/* Around a job that shares its transaction with others: what it did can be taken back alone. */
+void pg_point(struct pg_tx *tx);
+err pg_point_end(struct pg_tx *tx, err e) MUST;
+/* The key of a tenant's turn. */
+u32 pg_turn_of(str tenant);
 /* COMMIT when `e` is OK, else ROLLBACK; returns how the transaction ended. */
 err pg_end(struct pg_tx *tx, err e) MUST;
 
@@ -182,6 +202,8 @@ err pg_end(struct pg_tx *tx, err e) MUST;
 
 err pg_writers_start(struct postgres *db) MUST;
 void pg_writers_stop(struct postgres *db);
+/* Under the mutex. A job whose turn is taken wakes nobody. */
+bool postgres_takes(const struct db *base, const struct db_job *job);
 
 /* -- postgres_news.c -- */
 

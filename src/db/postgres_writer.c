@@ -1,11 +1,11 @@
-/* postgres_writer.c - threads that run jobs: most in a transaction of their own, those that only send share one.
+/* postgres_writer.c - threads that run jobs: those of one tenant share transactions, those that only send share others, the rest have one of their own.
  *
- * Jobs of one tenant take turns, by a lock of the database, so on all nodes; within a process they wait in the queue, without a connection. SERIALIZABLE was
- * tried instead: it locks pages of indexes that were read, and ids that grow with time share a page, so creations at once were refused again and again, some
- * for good (503). It made 780 creations a second for one tenant with 64 clients, turns make 280: a tenant's configuration does not change that fast.
+ * Jobs of one tenant take turns, by a lock of the database, so on all nodes; within a process they wait in the queue, without a connection, and whoever gets the turn
+ * takes what has gathered meanwhile: one commit for many, each job behind a savepoint, as with SQLite's one writer. SERIALIZABLE was tried instead: it locks
+ * pages of indexes that were read, and ids that grow with time share a page, so changes at once were refused again and again, some for good (503).
  *
- * A shared transaction has no savepoints. When anything in it fails it is rolled back, and each of its jobs runs again alone: failures are rare, and a
- * savepoint around each job would cost more than all of them. */
+ * No job is told its end before the commit, and when anything but a job's own decision fails, the transaction is rolled back and each of its jobs runs again alone:
+ * such failures are rare, and finding out whose it was would cost a round trip for each job. Jobs that only send do without savepoints for the same reason. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
@@ -24,18 +24,9 @@ static void step_aside(u32 attempt)
     nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
 }
 
-/* FNV-1a. Two tenants with one key wait for one another now and then. */
-static u32 turn_of(str tenant)
-{
-    u32 hash = 2166136261u;
-    for (size_t i = 0; i < tenant.n; i++)
-        hash = (hash ^ (u8)tenant.p[i]) * 16777619u;
-    return hash >> 1;
-}
-
 static u64 turn_bit(str tenant)
 {
-    return (u64)1 << turn_of(tenant) % TURNS;
+    return (u64)1 << pg_turn_of(tenant) % TURNS;
 }
 
 static err run_alone(struct postgres *db, struct db_job *job, enum isolation isolation, struct pg_tx *tx)
@@ -43,7 +34,7 @@ static err run_alone(struct postgres *db, struct db_job *job, enum isolation iso
     if (job->arena != NULL)
         arena_rewind(job->arena, job->mark);
     pg_begin(tx, db, job->arena, isolation);
-    tx->turn = turn_of(job->tenant);
+    tx->turn = pg_turn_of(job->tenant);
     return pg_end(tx, job->run(job, &tx->base));
 }
 
@@ -87,40 +78,81 @@ static bool too_late(const struct postgres *db, const struct db_job *job, i64 no
 static void finish(struct postgres *db, struct db_job *job, enum isolation isolation)
 {
     i64 from_us = clock_mono_us();
-    err e = too_late(db, job, from_us) ? ERR_BUSY : run_job(db, job, isolation);
+    err e = run_job(db, job, isolation);
     count(db, 1, e != OK, from_us); /* first: who is told may look at once */
     job->done(job, e);
 }
 
 /* ---- shared transactions ---- */
 
-static err run_all(struct pg_tx *tx, struct queue *jobs)
+/* Those of a batch that have waited too long are refused, the rest stays. */
+static void refuse_late(struct postgres *db, struct queue *jobs)
+{
+    struct queue kept;
+    i64 now_us = clock_mono_us();
+    queue_init(&kept);
+    for (struct db_job *job; (job = queue_take(jobs)) != NULL;) {
+        if (!too_late(db, job, now_us)) {
+            queue_put(&kept, job);
+            continue;
+        }
+        count(db, 1, 1, now_us);
+        job->done(job, ERR_BUSY);
+    }
+    *jobs = kept;
+    if (kept.n == 0)
+        queue_init(jobs);
+}
+
+/* Only sends: when one fails they all do. */
+static err run_sending(struct pg_tx *tx, struct queue *jobs)
 {
     for (struct db_job *job = jobs->first; job != NULL; job = job->next) {
         tx->base.arena = job->arena;
         tx->base.tenant = STR_NONE;
+        job->outcome = OK;
         TRY(job->run(job, &tx->base));
     }
     return OK;
 }
 
-static void run_shared(struct postgres *db, struct queue *jobs)
+/* What a job decides against is taken back, and the others go on. */
+static err run_in_turn(struct pg_tx *tx, struct queue *jobs)
+{
+    tx->turn = pg_turn_of(jobs->first->tenant);
+    for (struct db_job *job = jobs->first; job != NULL; job = job->next) {
+        tx->base.arena = job->arena;
+        tx->base.tenant = STR_NONE;
+        pg_point(tx);
+        job->outcome = job->run(job, &tx->base);
+        TRY(pg_point_end(tx, job->outcome));
+    }
+    return OK;
+}
+
+static void run_shared(struct postgres *db, struct queue *jobs, enum isolation isolation)
 {
     struct pg_tx tx;
     i64 from_us = clock_mono_us();
     for (struct db_job *job = jobs->first; job != NULL; job = job->next)
         if (job->arena != NULL)
             job->mark = arena_mark(job->arena);
-    pg_begin(&tx, db, NULL, WRITE_LOOSE);
-    err e = pg_end(&tx, run_all(&tx, jobs));
+    pg_begin(&tx, db, NULL, isolation);
+    err e = pg_end(&tx, isolation == WRITE_LOOSE ? run_sending(&tx, jobs) : run_in_turn(&tx, jobs));
     bool unknown = e != OK && tx.lost && tx.committing; /* alone they would fail on what may be there already */
+    u32 failed = 0;
+    for (const struct db_job *job = jobs->first; job != NULL; job = job->next)
+        failed += e != OK || job->outcome != OK;
     if (e == OK || unknown)
-        count(db, jobs->n, e != OK ? jobs->n : 0, from_us);
+        count(db, jobs->n, failed, from_us);
     for (struct db_job *job; (job = queue_take(jobs)) != NULL;) {
-        if (e == OK || unknown)
-            job->done(job, e);
-        else
-            finish(db, job, WRITE_LOOSE);
+        if (e == OK || unknown) {
+            job->done(job, e != OK ? e : job->outcome);
+            continue;
+        }
+        if (job->arena != NULL)
+            arena_rewind(job->arena, job->mark);
+        finish(db, job, isolation);
     }
 }
 
@@ -143,13 +175,23 @@ static void *run_sharer(void *ctx)
         if (jobs.n == 1)
             finish(db, queue_take(&jobs), WRITE_LOOSE);
         else if (more)
-            run_shared(db, &jobs);
+            run_shared(db, &jobs, WRITE_LOOSE);
     }
     db_thread_end(base);
     return NULL;
 }
 
-/* ---- jobs of their own ---- */
+/* ---- jobs that take turns, and those of their own ---- */
+
+static struct db_job *take_at(struct queue *q, struct db_job **at)
+{
+    struct db_job *job = *at;
+    *at = job->next;
+    if (q->tail == &job->next)
+        q->tail = at;
+    q->n--;
+    return job;
+}
 
 /* The first job that may run now: one of a tenant that has its turn stays where it is, and those behind it go on. */
 static struct db_job *take_free(struct postgres *db, struct queue *q)
@@ -158,14 +200,26 @@ static struct db_job *take_free(struct postgres *db, struct queue *q)
         u64 bit = job->loose ? 0 : turn_bit(job->tenant);
         if ((db->turns & bit) != 0)
             continue;
-        *at = job->next;
-        if (q->tail == &job->next)
-            q->tail = at;
-        q->n--;
         db->turns |= bit;
-        return job;
+        return take_at(q, at);
     }
     return NULL;
+}
+
+/* Behind the job in `batch` all that may share its turn and transaction, as far as one looks. */
+static void take_alike(struct postgres *db, struct queue *batch)
+{
+    const struct db_job *job = batch->first;
+    struct queue *q = &db->base.interactive;
+    if (job->loose || job->background)
+        return;
+    u32 looks = 0;
+    for (struct db_job **at = &q->first; *at != NULL && batch->n < BATCH_JOBS_MAX && looks < BATCH_LOOK_MAX; looks++) {
+        if (!(*at)->loose && str_eq((*at)->tenant, job->tenant))
+            queue_put(batch, take_at(q, at));
+        else
+            at = &(*at)->next;
+    }
 }
 
 /* Background jobs when no others can run, except for one that has waited too long. */
@@ -187,34 +241,57 @@ static bool is_over(const struct db *base)
     return base->closing && base->interactive.n == 0 && base->background.n == 0;
 }
 
-/* Whoever waited for this turn may be any of the threads. */
+/* Whoever waited for this turn is found by the thread that had it: it looks for jobs next. */
 static void end_turn(struct postgres *db, u64 bit)
 {
     pthread_mutex_lock(&db->base.mutex);
     db->turns &= ~bit;
-    if (db->base.interactive.n + db->base.background.n > 0 || db->base.closing)
+    if (db->base.closing)
         pthread_cond_broadcast(&db->base.work);
     pthread_mutex_unlock(&db->base.mutex);
+}
+
+bool postgres_takes(const struct db *base, const struct db_job *job)
+{
+    const struct postgres *db = CONTAINER(base, const struct postgres, base);
+    return job->loose || (db->turns & turn_bit(job->tenant)) == 0;
+}
+
+/* Waits for jobs; none: it is over. Who takes some wakes the next one when there are more, which ends when one finds none that may run. */
+static void take_jobs(struct postgres *db, struct queue *batch)
+{
+    struct db *base = &db->base;
+    struct db_job *job;
+    queue_init(batch);
+    pthread_mutex_lock(&base->mutex);
+    while ((job = next_job(db)) == NULL && !is_over(base))
+        pthread_cond_wait(&base->work, &base->mutex);
+    if (job != NULL) {
+        queue_put(batch, job);
+        take_alike(db, batch);
+    }
+    if (job != NULL && base->interactive.n + base->background.n > 0)
+        pthread_cond_signal(&base->work);
+    pthread_mutex_unlock(&base->mutex);
 }
 
 static void *run_writer(void *ctx)
 {
     struct postgres *db = ctx;
-    struct db *base = &db->base;
-    struct db_job *job;
+    struct queue batch;
     db_this_is_writer();
-    for (;;) {
-        pthread_mutex_lock(&base->mutex);
-        while ((job = next_job(db)) == NULL && !is_over(base))
-            pthread_cond_wait(&base->work, &base->mutex);
-        pthread_mutex_unlock(&base->mutex);
-        if (job == NULL)
-            break;
-        u64 bit = job->loose ? 0 : turn_bit(job->tenant);
-        finish(db, job, job->loose ? WRITE_LOOSE : WRITE_IN_TURN); /* it may be gone after this */
+    for (take_jobs(db, &batch); batch.n > 0; take_jobs(db, &batch)) {
+        const struct db_job *first = batch.first; /* they may be gone after they were run */
+        enum isolation isolation = first->loose ? WRITE_LOOSE : WRITE_IN_TURN;
+        u64 bit = first->loose ? 0 : turn_bit(first->tenant);
+        refuse_late(db, &batch);
+        if (batch.n == 1)
+            finish(db, queue_take(&batch), isolation);
+        else if (batch.n > 1)
+            run_shared(db, &batch, isolation);
         end_turn(db, bit);
     }
-    db_thread_end(base);
+    db_thread_end(&db->base);
     return NULL;
 }
 

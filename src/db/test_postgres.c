@@ -6,10 +6,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "db/postgres.h"
 #include "db/test_store.h"
+
+#include <sched.h>
+#include <semaphore.h>
 
 const struct migration db_migrations[] = {
     { 1, "notes",
@@ -63,7 +67,7 @@ static int set_up(void **state)
     struct db_options options = test_store_options(&s->place);
     options.pool_size = 1;
     options.pool_overflow = 1;
-    options.pool_wait_us = SECOND_US / 10;
+    options.pool_wait_us = SECOND_US;
     assert_int_equal(db_open(&options, &s->db), OK);
     assert_int_equal(db_migrate_up(s->db), OK);
     s->arena = arena_new(64 * MIB);
@@ -277,6 +281,206 @@ static void test_the_guard_sees_what_the_statement_names(void **state)
     assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), OK);
 }
 
+/* ---- turns ---- */
+
+/* Jobs that wait in the queue while the first one of them, whose turn it is, is held up. */
+struct turn_job {
+    struct db_job job;
+    i64 id;
+    err wanted;        /* what it decides after its insert */
+    const i64 *taken;  /* a row that is there already: inserting it again fails unheard */
+    sem_t *begun, *go; /* of the first one */
+    sem_t *over;
+    err outcome;
+    u32 runs;
+};
+
+static err turn_run(struct db_job *job, struct tx *tx)
+{
+    struct turn_job *t = CONTAINER(job, struct turn_job, job);
+    i64 id = t->taken != NULL ? *t->taken : t->id;
+    if (t->go != NULL && t->runs == 0) {
+        sem_post(t->begun);
+        sem_wait(t->go);
+    }
+    t->runs++;
+    TRY(db_send(tx, &good_insert, OK, ARGS(I64(id), STR(S("acme")), NIL)));
+    TRY(t->wanted == OK ? OK : db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(id))));
+    return t->wanted;
+}
+
+/* The same, held up with its turn taken and its insert sent. */
+static err turn_hold(struct db_job *job, struct tx *tx)
+{
+    struct turn_job *t = CONTAINER(job, struct turn_job, job);
+    TRY(db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(t->id))) == ERR_NOT_FOUND ? OK : ERR_INTERNAL);
+    return turn_run(job, tx);
+}
+
+static void turn_done(struct db_job *job, err outcome)
+{
+    struct turn_job *t = CONTAINER(job, struct turn_job, job);
+    t->outcome = outcome;
+    sem_post(t->over);
+}
+
+enum { TURN_JOBS = BATCH_JOBS_MAX + 2 };
+struct turn_case {
+    struct turn_job jobs[TURN_JOBS];
+    sem_t begun, go, over;
+};
+
+/* The first job holds the turn until all others are queued. */
+static void run_turns(struct store *s, struct turn_case *c)
+{
+    sem_init(&c->begun, 0, 0);
+    sem_init(&c->go, 0, 0);
+    sem_init(&c->over, 0, 0);
+    for (int i = 0; i < TURN_JOBS; i++) {
+        struct turn_job *t = &c->jobs[i];
+        t->job = (struct db_job){ .run = turn_run, .done = turn_done, .arena = arena_new(MIB), .tenant = S("acme") };
+        t->id = t->id != 0 ? t->id : 100 + i;
+        t->over = &c->over;
+    }
+    c->jobs[0].begun = &c->begun;
+    c->jobs[0].go = &c->go;
+    assert_int_equal(db_submit(s->db, &c->jobs[0].job), OK);
+    sem_wait(&c->begun);
+    for (int i = 1; i < TURN_JOBS; i++)
+        assert_int_equal(db_submit(s->db, &c->jobs[i].job), OK);
+    sem_post(&c->go);
+    for (int i = 0; i < TURN_JOBS; i++)
+        sem_wait(&c->over);
+    for (int i = 0; i < TURN_JOBS; i++)
+        arena_free(c->jobs[i].job.arena);
+    sem_destroy(&c->begun);
+    sem_destroy(&c->go);
+    sem_destroy(&c->over);
+}
+
+static void assert_row(struct store *s, i64 id, bool there)
+{
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(id)), NULL), there ? OK : ERR_NOT_FOUND);
+}
+
+/* The first alone, as many as a batch holds, and the one that is left. */
+static void test_jobs_of_a_tenant_share_a_commit(void **state)
+{
+    struct store *s = *state;
+    struct turn_case c = { 0 };
+    c.jobs[5].wanted = ERR_INVALID;
+    u64 before = db_stats(s->db).batches;
+    run_turns(s, &c);
+    assert_int_equal(db_stats(s->db).batches - before, 3);
+    for (int i = 0; i < TURN_JOBS; i++) {
+        assert_int_equal(c.jobs[i].outcome, c.jobs[i].wanted);
+        assert_int_equal(c.jobs[i].runs, 1);
+        assert_row(s, c.jobs[i].id, i != 5);
+    }
+}
+
+static void test_a_statement_that_fails_spoils_no_other_job(void **state)
+{
+    struct store *s = *state;
+    struct turn_case c = { 0 };
+    i64 taken = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &taken), OK);
+    c.jobs[7].taken = &taken;
+    run_turns(s, &c);
+    for (int i = 0; i < TURN_JOBS; i++) {
+        assert_int_equal(c.jobs[i].outcome, i == 7 ? ERR_CONFLICT : OK);
+        assert_row(s, c.jobs[i].id, i != 7);
+    }
+}
+
+/* Each answer is true, and but for a commit whose fate nobody knows all succeed. */
+static void test_nth_failure_of_a_batch(void **state)
+{
+    struct store *s = *state;
+    bool fired = true;
+    for (i64 n = 1; fired; n++) {
+        struct turn_case c = { 0 };
+        for (int i = 0; i < TURN_JOBS; i++)
+            c.jobs[i].id = 1000 * n + i;
+        c.jobs[3].wanted = ERR_INVALID;
+        fault_arm(FAULT_STATEMENT, n);
+        run_turns(s, &c);
+        fired = fault_fired(FAULT_STATEMENT);
+        fault_arm(FAULT_STATEMENT, 0);
+        for (int i = 0; i < TURN_JOBS; i++) {
+            err e = c.jobs[i].outcome;
+            assert_true(e == c.jobs[i].wanted || e == ERR_UNAVAILABLE);
+            assert_row(s, c.jobs[i].id, e == OK);
+        }
+        assert_in_range(n, 1, 50);
+    }
+}
+
+struct newcomer {
+    struct db *db;
+    err outcome;
+};
+
+static err look_for_first(void *ctx, struct tx *tx)
+{
+    return db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(100)));
+}
+
+static void *come(void *ctx)
+{
+    struct newcomer *n = ctx;
+    struct arena *a = arena_new(MIB);
+    n->outcome = db_write_wait(n->db, a, look_for_first, NULL);
+    arena_free(a);
+    return NULL;
+}
+
+static bool somebody_waits(struct store *s)
+{
+    const char *const names[] = { "dbname", "dbname", NULL };
+    const char *const values[] = { getenv("TEST_POSTGRES_URL"), s->place.database, NULL };
+    PGconn *c = PQconnectdbParams(names, values, 1);
+    PGresult *r = PQexec(c, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database ="
+                            " (SELECT oid FROM pg_database WHERE datname = current_database())");
+    bool waits = PQntuples(r) > 0;
+    PQclear(r);
+    PQfinish(c);
+    return waits;
+}
+
+/* On another node: whoever is in no tenant waits for the turn of the one whose rows it names, and sees what that left. */
+static void test_no_tenant_waits_for_the_one_it_names(void **state)
+{
+    struct store *s = *state;
+    struct turn_job t = { .id = 100 };
+    struct newcomer n = { 0 };
+    struct db_options options = test_store_options(&s->place);
+    pthread_t thread;
+    sem_t begun, go, over;
+    sem_init(&begun, 0, 0);
+    sem_init(&go, 0, 0);
+    sem_init(&over, 0, 0);
+    t.job = (struct db_job){ .run = turn_hold, .done = turn_done, .arena = s->arena, .tenant = S("acme") };
+    t.begun = &begun;
+    t.go = &go;
+    t.over = &over;
+    assert_int_equal(db_open(&options, &n.db), OK);
+    assert_int_equal(db_submit(s->db, &t.job), OK);
+    sem_wait(&begun);
+    assert_int_equal(pthread_create(&thread, NULL, come, &n), 0);
+    for (i64 until_us = clock_mono_us() + 5 * SECOND_US; !somebody_waits(s) && clock_mono_us() < until_us;)
+        sched_yield();
+    sem_post(&go);
+    sem_wait(&over);
+    pthread_join(thread, NULL);
+    assert_int_equal(t.outcome, OK);
+    assert_int_equal(n.outcome, OK);
+    db_close(n.db);
+    sem_destroy(&begun);
+    sem_destroy(&go);
+    sem_destroy(&over);
+}
+
 /* ---- values and statements ---- */
 
 static err insert_text(void *ctx, struct tx *tx)
@@ -453,6 +657,10 @@ int main(int argc, char **argv)
         WITH_STORE(test_giving_up_after_an_unseen_failure),
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
+        WITH_STORE(test_jobs_of_a_tenant_share_a_commit),
+        WITH_STORE(test_a_statement_that_fails_spoils_no_other_job),
+        WITH_STORE(test_nth_failure_of_a_batch),
+        WITH_STORE(test_no_tenant_waits_for_the_one_it_names),
         WITH_STORE(test_texts_that_it_does_not_take),
         WITH_STORE(test_news_of_other_processes),
         WITH_STORE(test_news_are_bounded),
