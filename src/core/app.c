@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "core/bus.h"
 #include "core/cache.h"
+#include "core/forwarded.h"
 #include "core/harden.h"
 #include "core/jobs.h"
 #include "core/keys.h"
@@ -262,8 +263,9 @@ static int check(void)
 
 static int build(void)
 {
-    if (headers_build(app.arena, &app.config) == OK && limit_plans_set(app.arena, app.config.api_limits) == OK &&
-        routes_build() == OK && openapi_build(app.arena) == OK)
+    if (headers_build(app.arena, &app.config) == OK && forwarded_build(&app.config) == OK &&
+        limit_plans_set(app.arena, app.config.api_limits) == OK && routes_build() == OK &&
+        openapi_build(app.arena) == OK)
         return 0;
     return say(EXIT_FAILED, S("the routes or their document cannot be built"));
 }

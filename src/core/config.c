@@ -8,6 +8,7 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
+#include "core/forwarded.h"
 #include "core/limit.h"
 #include "core/mail.h"
 #include "core/nodes.h"
@@ -52,6 +53,7 @@ static const char *const log_formats[] = { "json", "text", "off", NULL };
 static const char *const filter_modes[] = { "on", "off", NULL };
 
 static const char *const roles[] = { "all", "api", "worker", NULL };
+static const char *const proxy_headers[] = { "x-forwarded", "forwarded", NULL };
 
 static const struct setting settings[] = {
     { "WEIR_LISTEN", NULL, HOST_PORT, AT(listen_host), AT(listen_port), "127.0.0.1:8000", 0, PORT_MAX, NULL,
@@ -102,6 +104,10 @@ static const struct setting settings[] = {
       "Form of the log; unset: text on a terminal, else json" },
     { "WEIR_PUBLIC_URL", NULL, TEXT, AT(public_url), 0, "", 8, 2000, NULL,
       "URL under which clients reach this server" },
+    { "WEIR_TRUSTED_PROXIES", NULL, TEXT, AT(trusted_proxies), 0, "", 1, 4096, NULL,
+      "Addresses and CIDR blocks of the proxies that are believed about the client's address, scheme and host" },
+    { "WEIR_PROXY_HEADER", NULL, CHOICE, AT(proxy_header), 0, "x-forwarded", 0, 0, proxy_headers,
+      "Which headers those proxies write: X-Forwarded-For, -Proto and -Host, or Forwarded; the other is not read" },
     { "ALLOWED_ORIGINS", NULL, TEXT, AT(allowed_origins), 0, "", 1, 8192, NULL,
       "Origins whose pages may call the API, between commas, as https://app.example.com" },
     { "WEIR_API_LIMITS", NULL, TEXT, AT(api_limits), 0, "", 1, 1024, NULL,
@@ -481,6 +487,14 @@ static void check_origins(struct loading *l, const struct config *c)
         COMPLAIN(l, "ALLOWED_ORIGINS: names %u origins; at most %d", n, ORIGINS_MAX);
 }
 
+static void check_proxies(struct loading *l, const struct config *c)
+{
+    str bad = STR_NONE;
+    if (!forwarded_list_valid(c->trusted_proxies, &bad))
+        COMPLAIN(l, "WEIR_TRUSTED_PROXIES: %.*s is no address or CIDR block, or one too many (at most %d)",
+                 STR_FMT(bad), PROXIES_MAX);
+}
+
 static void check_limits(struct loading *l, const struct config *c)
 {
     if (limit_plans_set(l->arena, c->api_limits) != OK)
@@ -551,6 +565,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_node(&l, &c);
     check_origins(&l, &c);
     check_limits(&l, &c);
+    check_proxies(&l, &c);
     if (l.fail == OK)
         *out = c;
     return l.fail;

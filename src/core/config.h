@@ -25,6 +25,8 @@ struct config {
     str metrics_listen;      /* WEIR_METRICS_LISTEN */
     i64 loops;               /* WEIR_LOOPS, 0 = cores */
     i64 workers;             /* WEIR_WORKERS: engine workers, 0 = cores */
+    str trusted_proxies;     /* WEIR_TRUSTED_PROXIES: blocks between commas; checked */
+    str proxy_header;        /* WEIR_PROXY_HEADER: x-forwarded, forwarded */
     i64 tenant_concurrency, workflow_concurrency; /* WEIR_TENANT_CONCURRENCY, WEIR_WORKFLOW_CONCURRENCY; 0 = no limit */
     i64 slow_threads;                             /* WEIR_SLOW_THREADS */
     str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */

@@ -84,22 +84,6 @@ static bool sent_any(const struct http_request *http)
 
 /* -- where it comes from ------------------------------------------------------------------------------------------- */
 
-static str origin_of(str url)
-{
-    i64 host = str_find(url, S("://"), 0) + 3;
-    i64 slash = host >= 3 ? str_find_char(url, '/', (size_t)host) : -1;
-    return slash < 0 ? url : str_slice(url, 0, (size_t)slash);
-}
-
-/* The Host, or WEIR_PUBLIC_URL: a proxy may have changed the former. */
-static bool is_ours(const struct http_request *http, str origin)
-{
-    i64 host = str_find(origin, S("://"), 0) + 3;
-    if (app.config.public_url.n > 0 && str_eq_nocase(origin, origin_of(app.config.public_url)))
-        return true;
-    return host >= 3 && str_eq_nocase(str_slice(origin, (size_t)host, origin.n), http_header(http, S("host")));
-}
-
 bool gate_same_origin(const struct req *rq)
 {
     const struct http_request *http = rq->http;
@@ -108,7 +92,7 @@ bool gate_same_origin(const struct req *rq)
         return false;
     if (origin.p != NULL && origin_listed(origin))
         return true;
-    return (origin.p == NULL || is_ours(http, origin)) && (site.p == NULL || str_eq(site, S("same-origin")));
+    return (origin.p == NULL || origin_own(http, origin)) && (site.p == NULL || str_eq(site, S("same-origin")));
 }
 
 static bool is_safe(enum http_method m)

@@ -223,10 +223,26 @@ void headers_upgrade(const struct request_core *c, str protocol, str name, str v
     add_standing(h, 0, c);
 }
 
+static str origin_of(str url)
+{
+    i64 host = str_find(url, S("://"), 0) + 3;
+    i64 slash = host >= 3 ? str_find_char(url, '/', (size_t)host) : -1;
+    return slash < 0 ? url : str_slice(url, 0, (size_t)slash);
+}
+
+/* The page of a server that is reached by TLS was fetched by TLS: http:// with its name is whoever sits on the wire. */
+bool origin_own(const struct http_request *http, str origin)
+{
+    i64 host = str_find(origin, S("://"), 0) + 3;
+    if (app.config.public_url.n > 0 && str_eq_nocase(origin, origin_of(app.config.public_url)))
+        return true;
+    return host >= 3 && (!http->tls || str_starts(origin, S("https://"))) &&
+           str_eq_nocase(str_slice(origin, (size_t)host, origin.n), http_header(http, S("host")));
+}
+
 bool headers_origin_may(const struct http_request *http)
 {
-    str origin = http_header(http, S("origin")), host = http_header(http, S("host"));
-    i64 at = origin.p != NULL ? str_find(origin, S("://"), 0) : -1;
-    bool own = at >= 0 && str_eq_nocase(str_slice(origin, (size_t)at + 3, origin.n), host);
-    return origin.p == NULL || own || (http_header_count(http, S("origin")) == 1 && origin_listed(origin));
+    str origin = http_header(http, S("origin"));
+    bool may = origin.p != NULL && (origin_own(http, origin) || origin_listed(origin));
+    return origin.p == NULL || (http_header_count(http, S("origin")) == 1 && may);
 }

@@ -133,6 +133,8 @@ err headers_build(struct arena *a, const struct config *config) MUST;
 void headers_make(const struct request_core *c, const struct letter *l, struct headers *h);
 /* One of ALLOWED_ORIGINS, as a browser spells it. */
 bool origin_listed(str origin);
+/* WEIR_PUBLIC_URL, or the Host that the client asked for: a proxy in front may have changed that. */
+bool origin_own(const struct http_request *http, str origin);
 /* For answers without a letter (streams, refusals): the security headers. At most HEADERS_STANDING. */
 size_t headers_standing(struct pair *out);
 /* The same for a stream: these, the request's own, and those of its origin. */

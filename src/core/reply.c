@@ -322,7 +322,8 @@ void reply_account(struct request_core *c, int status, size_t bytes)
     count(c->endpoint != NULL ? c->endpoint : &unmatched, status, duration_us);
     LOG(LOG_INFO, "http.request", LOG_STR("request_id", rq->request_id), LOG_STR("method", rq->http->method_text),
         LOG_STR("route", path), LOG_INT("status", status), LOG_INT("duration_us", duration_us),
-        LOG_INT("bytes", (i64)bytes), LOG_STR("tenant", rq->who.tenant_id), LOG_STR("trace", trace_id(rq->trace)));
+        LOG_INT("bytes", (i64)bytes), LOG_STR("remote", rq->http->remote), LOG_STR("tenant", rq->who.tenant_id),
+        LOG_STR("trace", trace_id(rq->trace)));
     if (status >= 500 && !c->faulted)
         LOG(LOG_ERROR, "http.failed", LOG_STR("request_id", rq->request_id), LOG_STR("route", path),
             LOG_INT("status", status), LOG_STR("cause", str_of(cause_of(c))));

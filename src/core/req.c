@@ -8,6 +8,7 @@
 #include "codec/typeid.h"
 #include "codec/url.h"
 #include "core/auth.h"
+#include "core/forwarded.h"
 #include "core/pipeline.h"
 #include "core/trace.h"
 #include "net/refusal.h"
@@ -86,7 +87,8 @@ static struct request_core *core_new(const struct listener *listener, struct htt
         rq->trace_state = trace_state(rq->arena, http->headers, http->header_count);
     c->mark = arena_mark(rq->arena);
     rq->errors.arena = rq->arena;
-    return rq->request_id.p != NULL && rq->trace.p != NULL ? c : NULL;
+    bool good = rq->request_id.p != NULL && rq->trace.p != NULL && forwarded_apply(http) == OK;
+    return good ? c : NULL;
 }
 
 static err body_limit(struct request_core *c, size_t *limit)
@@ -659,7 +661,7 @@ static void refuse(void *ctx, int status, const char *code, str remote, struct a
     problem_write(&b, status, &p, STR_NONE, id, NULL, NULL);
     reply_count_refused(status);
     LOG(LOG_INFO, "http.refused", LOG_STR("request_id", id), LOG_INT("status", status), LOG_STR("code", str_of(code)),
-        LOG_STR("remote", remote));
+        LOG_STR("remote", c != NULL ? c->rq.http->remote : remote));
     if (b.fail != OK || id.p == NULL)
         return;
     out->headers[out->header_count++] = (struct pair){ S("X-Request-Id"), id };

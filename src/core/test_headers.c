@@ -1,5 +1,6 @@
 /* test_headers.c - what the head of a request asks for and the head of an answer says: trace context, content codings, origins. */
 #include "base/rng.h"
+#include "core/forwarded.h"
 #include "core/module.h"
 #include "core/pipeline.h"
 #include "core/trace.h"
@@ -416,6 +417,170 @@ static void test_too_many_origins(void **state)
     settings("", "");
 }
 
+/* -- proxies ------------------------------------------------------------------------------------------------------- */
+
+#define FOR   "x-forwarded-for"
+#define PROTO "x-forwarded-proto"
+#define HOST  "x-forwarded-host"
+
+struct spoken {
+    const char *what, *peer, *headers[6]; /* pairs of name and value, behind Host: inside */
+    const char *remote, *host;            /* as they are then */
+    bool tls;
+};
+
+static void hear(const struct spoken *s)
+{
+    struct pair headers[4] = { { S("host"), S("inside") } };
+    struct http_request http = { .arena = a, .headers = headers, .header_count = 1, .remote = str_of(s->peer) };
+    for (u32 i = 0; i < COUNT(s->headers) && s->headers[i] != NULL; i += 2)
+        headers[http.header_count++] = (struct pair){ str_of(s->headers[i]), str_of(s->headers[i + 1]) };
+    assert_int_equal(forwarded_apply(&http), OK);
+    if (!str_eq(http.remote, str_of(s->remote)) || !str_eq(headers[0].value, str_of(s->host)) || http.tls != s->tls)
+        fail_msg("%s: %.*s %.*s %d", s->what, STR_FMT(http.remote), STR_FMT(headers[0].value), http.tls);
+}
+
+static void believe(const char *list, const char *form)
+{
+    struct config c = { .trusted_proxies = str_of(list), .proxy_header = str_of(form) };
+    assert_int_equal(forwarded_build(&c), OK);
+}
+
+static void test_who_the_client_is(void **state)
+{
+    static const struct spoken rows[] = {
+        { "a stranger says what it likes",
+          "203.0.113.9",
+          { FOR, "192.0.2.1", PROTO, "https", HOST, "evil" },
+          "203.0.113.9",
+          "inside",
+          false },
+        { "the proxy says",
+          "10.0.0.1",
+          { FOR, "192.0.2.1", PROTO, "https", HOST, "app.example.com" },
+          "192.0.2.1",
+          "app.example.com",
+          true },
+        { "what the stranger sent stands to the left",
+          "10.0.0.1",
+          { FOR, "127.0.0.1, 192.0.2.1" },
+          "192.0.2.1",
+          "inside",
+          false },
+        { "two lines are one list", "10.0.0.1", { FOR, "127.0.0.1", FOR, "192.0.2.1" }, "192.0.2.1", "inside", false },
+        { "a proxy behind a proxy", "10.0.0.1", { FOR, "6.6.6.6, 192.0.2.1, 10.0.0.2" }, "192.0.2.1", "inside", false },
+        { "nobody but proxies", "10.0.0.1", { FOR, "10.0.0.3, 10.0.0.2" }, "10.0.0.3", "inside", false },
+        { "with a port", "10.0.0.1", { FOR, "192.0.2.1:4711" }, "192.0.2.1", "inside", false },
+        { "IPv6", "fd00::1", { FOR, "2001:DB8::7" }, "2001:db8::7", "inside", false },
+        { "IPv6 with a port", "fd00::1", { FOR, "[2001:db8::7]:4711" }, "2001:db8::7", "inside", false },
+        { "mapped", "10.0.0.1", { FOR, "::ffff:192.0.2.1" }, "192.0.2.1", "inside", false },
+        { "none", "10.0.0.1", { NULL }, "10.0.0.1", "inside", false },
+        { "empty", "10.0.0.1", { FOR, "" }, "10.0.0.1", "inside", false },
+        { "a comma at the end", "10.0.0.1", { FOR, "192.0.2.1," }, "10.0.0.1", "inside", false },
+        { "not an address", "10.0.0.1", { FOR, "192.0.2.1, unknown" }, "10.0.0.1", "inside", false },
+        { "not an address further left", "10.0.0.1", { FOR, "unknown, 10.0.0.2" }, "10.0.0.2", "inside", false },
+        { "a block is no address", "10.0.0.1", { FOR, "0.0.0.0/0" }, "10.0.0.1", "inside", false },
+        { "the other form is not read",
+          "10.0.0.1",
+          { "forwarded", "for=192.0.2.66;proto=https;host=evil" },
+          "10.0.0.1",
+          "inside",
+          false },
+        { "the nearest says the scheme", "10.0.0.1", { PROTO, "https, http" }, "10.0.0.1", "inside", false },
+        { "no Host", "10.0.0.1", { HOST, "a b/../c" }, "10.0.0.1", "inside", false },
+        { "an empty Host", "10.0.0.1", { HOST, "" }, "10.0.0.1", "inside", false },
+    };
+    believe("10.0.0.0/8, fd00::/8", "x-forwarded");
+    for (u32 i = 0; i < COUNT(rows); i++)
+        hear(&rows[i]);
+    believe("", "x-forwarded");
+    hear(&(struct spoken){
+        "nobody is believed", "10.0.0.1", { FOR, "192.0.2.1", HOST, "evil" }, "10.0.0.1", "inside", false });
+}
+
+static void test_the_standard_form(void **state)
+{
+    static const struct spoken rows[] = {
+        { "all",
+          "10.0.0.1",
+          { "forwarded", "for=192.0.2.1;proto=https;host=app.example.com" },
+          "192.0.2.1",
+          "app.example.com",
+          true },
+        { "quoted, in any case and order",
+          "10.0.0.1",
+          { "forwarded", "Host=\"app.example.com:8443\"; FOR=\"[2001:db8::7]:4711\";Proto=HTTPS" },
+          "2001:db8::7",
+          "app.example.com:8443",
+          true },
+        { "what the stranger sent stands to the left",
+          "10.0.0.1",
+          { "forwarded", "for=1.1.1.1;proto=https;host=evil, for=192.0.2.1;proto=http" },
+          "192.0.2.1",
+          "inside",
+          false },
+        { "a proxy behind a proxy",
+          "10.0.0.1",
+          { "forwarded", "for=192.0.2.1;proto=https, for=10.0.0.2;proto=http" },
+          "192.0.2.1",
+          "inside",
+          true },
+        { "hidden", "10.0.0.1", { "forwarded", "for=_secret" }, "10.0.0.1", "inside", false },
+        { "the other form is not read",
+          "10.0.0.1",
+          { FOR, "192.0.2.66", PROTO, "https", HOST, "evil" },
+          "10.0.0.1",
+          "inside",
+          false },
+        { "a stranger", "192.0.2.9", { "forwarded", "for=192.0.2.1" }, "192.0.2.9", "inside", false },
+        { "rubbish", "10.0.0.1", { "forwarded", ";;=,==;for" }, "10.0.0.1", "inside", false },
+    };
+    believe("10.0.0.0/8", "forwarded");
+    for (u32 i = 0; i < COUNT(rows); i++)
+        hear(&rows[i]);
+    believe("", "x-forwarded");
+}
+
+static void test_hops_are_bounded(void **state)
+{
+    struct buf b = { .arena = a };
+    believe("10.0.0.0/8", "x-forwarded");
+    BUF_LIT(&b, "192.0.2.1");
+    for (u32 i = 1; i < HOPS_MAX; i++)
+        BUF_LIT(&b, ",10.0.0.2");
+    hear(&(struct spoken){
+        "as many as are read", "10.0.0.1", { FOR, str_z(a, buf_view(&b)) }, "192.0.2.1", "inside", false });
+    BUF_LIT(&b, ",10.0.0.2");
+    hear(&(struct spoken){ "one more", "10.0.0.1", { FOR, str_z(a, buf_view(&b)) }, "10.0.0.2", "inside", false });
+    believe("", "x-forwarded");
+}
+
+static void test_proxies_are_bounded(void **state)
+{
+    struct buf b = { .arena = a };
+    str bad;
+    for (u32 i = 0; i < PROXIES_MAX; i++)
+        BUF_LIT(&b, "10.0.0.1,");
+    assert_true(forwarded_list_valid(buf_view(&b), &bad));
+    BUF_LIT(&b, "10.0.0.2");
+    assert_false(forwarded_list_valid(buf_view(&b), &bad));
+    assert_true(str_eq(bad, S("10.0.0.2")));
+    assert_false(forwarded_list_valid(S("10.0.0.1, proxy.internal"), &bad));
+    assert_true(str_eq(bad, S("proxy.internal")));
+}
+
+static void test_an_origin_of_ours(void **state)
+{
+    struct pair headers[] = { { S("host"), S("app.example.com") } };
+    struct http_request http = { .headers = headers, .header_count = 1 };
+    assert_true(origin_own(&http, S("http://app.example.com")));
+    assert_true(origin_own(&http, S("https://app.example.com")));
+    assert_false(origin_own(&http, S("https://app.example.com.evil")));
+    http.tls = true;
+    assert_false(origin_own(&http, S("http://app.example.com"))); /* whoever sits on the wire */
+    assert_true(origin_own(&http, S("https://app.example.com")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +602,11 @@ int main(void)
         cmocka_unit_test(test_a_handler_wins),
         cmocka_unit_test(test_the_longest_head),
         cmocka_unit_test(test_too_many_origins),
+        cmocka_unit_test(test_who_the_client_is),
+        cmocka_unit_test(test_the_standard_form),
+        cmocka_unit_test(test_hops_are_bounded),
+        cmocka_unit_test(test_proxies_are_bounded),
+        cmocka_unit_test(test_an_origin_of_ours),
     };
     return cmocka_run_group_tests_name("headers", tests, setup, teardown);
 }

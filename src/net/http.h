@@ -44,9 +44,9 @@ struct http_request {
     struct pair *headers; /* names in lower case, in order */
     u32 header_count;
     str body;
-    str remote; /* "127.0.0.1", "::1" */
+    str remote; /* "127.0.0.1", "::1": the peer, or the client for whom a trusted proxy speaks (core/forwarded.h) */
     u16 remote_port;
-    bool tls;
+    bool tls; /* the client speaks it, with us or with that proxy */
     bool keep_alive;
     i64 received_mono_us;       /* when its first byte arrived: what a duration is measured from */
     struct loop *loop;          /* where it must be answered */
@@ -58,6 +58,8 @@ struct http_request {
 str http_header(const struct http_request *rq, str name);
 /* Whether a field may be sent: the name is a token (RFC 9110 §5.6.2), the value has no control bytes but tab. */
 bool http_field_ok(str name, str value);
+/* Whether a Host may look like that. */
+bool http_host_ok(str host);
 /* Number of times a header is present. */
 u32 http_header_count(const struct http_request *rq, str name);
 

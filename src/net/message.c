@@ -74,9 +74,14 @@ enum refusal check_target(str method, str target, const struct http_limits *limi
     return target.p[0] == '/' || asterisk || authority ? REFUSE_NONE : REFUSE_TARGET;
 }
 
+bool http_host_ok(str host)
+{
+    return all_of(host_char, host);
+}
+
 enum refusal check_host(str host)
 {
-    return all_of(host_char, host) ? REFUSE_NONE : REFUSE_HOST;
+    return http_host_ok(host) ? REFUSE_NONE : REFUSE_HOST;
 }
 
 enum refusal check_expect(str value, bool *expects)

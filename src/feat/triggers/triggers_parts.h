@@ -4,6 +4,7 @@
 #include "codec/hash.h"
 #include "core/req.h"
 #include "feat/triggers/triggers.h"
+#include "net/address.h"
 
 struct trigger {
     struct presence has;
@@ -50,17 +51,6 @@ err trigger_auth_mask(struct arena *a, str auth_type, str stored, str *shown) MU
 /* Do these header values prove it? */
 bool trigger_auth_passes(struct arena *a, const struct trigger_auth *auth, str x_api_key, str authorization,
                          i64 now_us);
-
-/* ---- triggers_address.c: blocks of addresses. Pure. ---- */
-
-struct address_block {
-    u8 bytes[16]; /* IPv4 as its mapped form */
-    u32 bits;     /* of the 128 */
-    bool v4;
-};
-/* "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". */
-bool address_block_parse(str text, struct address_block *out);
-bool address_block_has(const struct address_block *block, const struct address_block *address);
 
 /* ---- triggers_input.c: a request as an execution sees it. Pure. ---- */
 

@@ -1,6 +1,6 @@
-/* triggers_address.c - which addresses may call: blocks of IPv4 and IPv6. IPv4 is kept in its mapped form, so that a caller on a dual-stack socket
+/* address.c - blocks of IPv4 and IPv6: who may call a trigger, which proxies are believed. IPv4 is kept in its mapped form, so that a caller on a dual-stack socket
  * (::ffff:192.0.2.1) is the same caller; but ::/0 holds IPv6 callers only, as whoever writes it expects. */
-#include "feat/triggers/triggers_parts.h"
+#include "net/address.h"
 
 #include <arpa/inet.h>
 #include <string.h>
@@ -47,4 +47,11 @@ bool address_block_has(const struct address_block *block, const struct address_b
     if (block->v4 != address->v4 || memcmp(block->bytes, address->bytes, whole) != 0)
         return false;
     return rest == 0 || ((block->bytes[whole] ^ address->bytes[whole]) >> (8 - rest)) == 0;
+}
+
+str address_text(const struct address_block *address, char out[ADDRESS_TEXT])
+{
+    const u8 *bytes = address->v4 ? address->bytes + 12 : address->bytes;
+    const char *z = inet_ntop(address->v4 ? AF_INET : AF_INET6, bytes, out, ADDRESS_TEXT);
+    return str_of(z);
 }
