@@ -38,6 +38,7 @@ struct config {
     i64 access_minutes;  /* JWT_ACCESS_TOKEN_EXPIRE_MINUTES */
     i64 refresh_days;    /* JWT_REFRESH_TOKEN_EXPIRE_DAYS */
     str seccomp;         /* WEIR_SECCOMP: on, off */
+    str smtp_ca_file;    /* SMTP_CA_FILE */
     str smtp_url;        /* SMTP_URL; else letters are files in: */
     str mail_dir;        /* WEIR_MAIL_DIR; else <data>/mail */
     str mail_from;       /* WEIR_MAIL_FROM */

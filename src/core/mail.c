@@ -19,7 +19,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PARAGRAPHS_MAX = 4, BASE64_LINE = 76, ATTEMPTS = 8 };
+enum {
+    PARAGRAPHS_MAX = 4,
+    BASE64_LINE = 76,
+    ATTEMPTS = 24 /* half a day, by the jobs' back-off: mail servers are mended by people */
+};
 
 struct template
 {
@@ -348,8 +352,8 @@ static err mail_run(const struct job *job)
     struct smtp_letter letter = { .to = m.to, .text = text };
     if (!mail_sender(app.config.mail_from, &letter.from))
         return ERR_INVALID;
-    err e = app.config.smtp_url.n > 0 ? smtp_send(job->arena, app.config.smtp_url, &letter, &why)
-                                      : keep_file(job->arena, job->id, text);
+    const struct smtp_server server = { app.config.smtp_url, app.config.smtp_ca_file };
+    err e = server.url.n > 0 ? smtp_send(job->arena, &server, &letter, &why) : keep_file(job->arena, job->id, text);
     LOG(e == OK ? LOG_INFO : LOG_WARN, e == OK ? "mail.sent" : "mail.failed", LOG_STR("job", job->id),
         LOG_STR("template", str_of(m.template)), LOG_STR("cause", e == OK ? S("") : why));
     return e;

@@ -138,9 +138,9 @@ static void test_smtp_without_server(void **state)
 {
     struct smtp_letter l = { S("a@b.example"), S("c@d.example"), S("x\r\n") };
     str why;
-    assert_int_equal(smtp_send(a, S("smtp://127.0.0.1:1"), &l, &why), ERR_UPSTREAM);
+    assert_int_equal(smtp_send(a, &(struct smtp_server){ S("smtp://127.0.0.1:1"), STR_NONE }, &l, &why), ERR_UPSTREAM);
     l.to = S("c@d.example>\r\nRCPT TO:<x@y.example");
-    assert_int_equal(smtp_send(a, S("smtp://127.0.0.1:1"), &l, &why), ERR_INVALID);
+    assert_int_equal(smtp_send(a, &(struct smtp_server){ S("smtp://127.0.0.1:1"), STR_NONE }, &l, &why), ERR_INVALID);
 }
 
 static void test_seal(void **state)
