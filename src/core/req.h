@@ -15,6 +15,7 @@ struct caller {
     str user_id, session_id;
     str email;
     str plan;                    /* of the tenant */
+    i64 quota_executions;        /* that the tenant may begin in a day; 0 = any number */
     u32 role;                    /* one bit of enum role; 0 = nobody */
     str role_name;               /* "editor", or the name of a custom role */
     const struct grants *grants; /* of a custom role or an API key: what decides in place of the role; else NULL */

@@ -73,7 +73,7 @@ static const struct table query_table =
 struct identity {
     struct presence has;
     str id, tenant_id, user_id, email, role, role_name, permissions, plan, scopes;
-    i64 expires_at;
+    i64 quota_executions, expires_at;
     struct grants grants; /* no column */
 };
 static const struct field identity_fields[] = {
@@ -85,6 +85,7 @@ static const struct field identity_fields[] = {
     FIELD(struct identity, role_name, F_STR, .flags = F_NULLABLE, .doc = "Of a role of the tenant's own"),
     FIELD(struct identity, permissions, F_STR, .flags = F_NULLABLE, .doc = "What it allows"),
     FIELD(struct identity, plan, F_STR, .doc = "Plan of the tenant"),
+    FIELD(struct identity, quota_executions, F_I64, .doc = "Executions that it may begin in a day; 0 for any number"),
     FIELD(struct identity, scopes, F_STR, .doc = "What the key is for"),
     FIELD(struct identity, expires_at, F_TIME, .flags = F_NULLABLE, .doc = "When it ends"),
 };
@@ -116,7 +117,7 @@ STMT(key_touch, "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND coalesc
      .scope = SCOPE_SYSTEM);
 STMT(
     key_identity,
-    "SELECT k.id, k.tenant_id, k.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan, k.scopes, k.expires_at"
+    "SELECT k.id, k.tenant_id, k.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan, coalesce(t.quota_executions, 0) AS quota_executions, k.scopes, k.expires_at"
     " FROM api_keys k JOIN users u ON u.id = k.user_id JOIN tenants t ON t.id = k.tenant_id"
     " JOIN memberships m ON m.user_id = k.user_id AND m.tenant_id = k.tenant_id"
     " LEFT JOIN roles r ON r.id = m.role_id AND r.tenant_id = m.tenant_id"
@@ -175,6 +176,7 @@ static err become(struct req *rq, const struct identity *i)
         .user_id = str_dup(rq->arena, i->user_id),
         .email = str_dup(rq->arena, i->email),
         .plan = str_dup(rq->arena, i->plan),
+        .quota_executions = i->quota_executions,
         .role = role_bit(i->role),
         .role_name = str_dup(rq->arena, i->role_name.p != NULL ? i->role_name : i->role),
         .grants = grants,

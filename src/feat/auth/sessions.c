@@ -29,7 +29,7 @@ enum {
 struct identity {
     struct presence has;
     str id, tenant_id, user_id, email, role, role_name, permissions, plan, kind;
-    i64 absolute_expires_at, last_seen_at, session_idle_minutes;
+    i64 quota_executions, absolute_expires_at, last_seen_at, session_idle_minutes;
     bool must_enroll;
     struct grants *grants; /* of permissions; no column, as csrf */
     str csrf;
@@ -43,6 +43,7 @@ static const struct field identity_fields[] = {
     FIELD(struct identity, role_name, F_STR, .flags = F_NULLABLE, .doc = "Of a role of the tenant's own"),
     FIELD(struct identity, permissions, F_STR, .flags = F_NULLABLE, .doc = "What it allows, a JSON list"),
     FIELD(struct identity, plan, F_STR, .doc = "Plan of the tenant"),
+    FIELD(struct identity, quota_executions, F_I64, .doc = "Executions that it may begin in a day; 0 for any number"),
     FIELD(struct identity, absolute_expires_at, F_TIME, .doc = "When the family ends"),
     FIELD(struct identity, kind, F_STR, .doc = "api or browser"),
     FIELD(struct identity, last_seen_at, F_TIME, .doc = "When it was last used, to the minute"),
@@ -52,16 +53,17 @@ static const struct field identity_fields[] = {
 static const struct table identity_table = TABLE("Identity", struct identity, identity_fields);
 
 /* Only what is alive on all sides is found. */
-STMT(session_identity,
-     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan,"
-     " s.absolute_expires_at, s.kind, s.last_seen_at, t.session_idle_minutes,"
-     " (CASE WHEN t.require_2fa = 1 AND u.totp_enabled_at IS NULL THEN 1 ELSE 0 END) AS must_enroll"
-     " FROM sessions s JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
-     " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
-     " LEFT JOIN roles r ON r.id = m.role_id AND r.tenant_id = m.tenant_id"
-     " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
-     " AND t.status = 'active'",
-     .row = &identity_table, .scope = SCOPE_SYSTEM);
+STMT(
+    session_identity,
+    "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan, coalesce(t.quota_executions, 0) AS quota_executions,"
+    " s.absolute_expires_at, s.kind, s.last_seen_at, t.session_idle_minutes,"
+    " (CASE WHEN t.require_2fa = 1 AND u.totp_enabled_at IS NULL THEN 1 ELSE 0 END) AS must_enroll"
+    " FROM sessions s JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
+    " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
+    " LEFT JOIN roles r ON r.id = m.role_id AND r.tenant_id = m.tenant_id"
+    " WHERE s.id = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
+    " AND t.status = 'active'",
+    .row = &identity_table, .scope = SCOPE_SYSTEM);
 STMT(session_seen, "UPDATE sessions SET last_seen_at = $2 WHERE id = $1 AND last_seen_at < $2", .scope = SCOPE_SYSTEM);
 STMT(session_end_one, "UPDATE sessions SET revoked_at = $2, revoked_reason = $3"
                       " WHERE tenant_id = $4 AND id = $1 AND revoked_at IS NULL");
@@ -169,6 +171,7 @@ static err become(struct req *rq, const struct identity *i)
         .session_id = str_dup(rq->arena, i->id),
         .email = str_dup(rq->arena, i->email),
         .plan = str_dup(rq->arena, i->plan),
+        .quota_executions = i->quota_executions,
         .role = role_bit(i->role),
         .role_name = str_dup(rq->arena, name),
         .csrf = i->csrf.p != NULL ? str_dup(rq->arena, i->csrf) : STR_NONE,

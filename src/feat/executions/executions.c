@@ -219,6 +219,11 @@ static err expire_slice(void *ctx, struct tx *tx)
     return db_exec(tx, &execution_forget, &c->changed, ARGS(I64(c->before), I64(EXPIRE_SLICE)));
 }
 
+static err clean_days(void *ctx, struct tx *tx)
+{
+    return quota_clean(tx, ((const struct job *)ctx)->now_us);
+}
+
 static err executions_clean(const struct job *job)
 {
     struct clean keys = { .before = job->now_us - KEY_LIFE_US }, expired = { .before = job->now_us };
@@ -228,7 +233,7 @@ static err executions_clean(const struct job *job)
     do
         TRY(db_write_wait(app.db, job->arena, expire_slice, &expired));
     while (expired.changed == EXPIRE_SLICE);
-    return OK;
+    return db_write_wait(app.db, job->arena, clean_days, (void *)job);
 }
 
 /* ---- routes ---- */
@@ -239,17 +244,15 @@ static const struct problem *const no_workflow_list[] = { &no_workflow, NULL };
 static const struct problem *const cancel_list[] = { &execution_not_found, &execution_final, NULL };
 static const struct problem *const resume_list[] = { &execution_not_found, &execution_final, &execution_not_waiting,
                                                      NULL };
-static const struct problem *const retry_list[] = { &execution_not_found,          &execution_not_final,
-                                                    &execution_not_failed,         &execution_no_history,
-                                                    &execution_inactive,           &execution_limited,
-                                                    &problem_idempotency_mismatch, NULL };
-static const struct problem *const replay_list[] = { &execution_not_found,
-                                                     &execution_not_final,
-                                                     &execution_no_history,
-                                                     &execution_inactive,
-                                                     &execution_limited,
-                                                     &problem_idempotency_mismatch,
-                                                     NULL };
+static const struct problem *const retry_list[] = {
+    &execution_not_found,  &execution_not_final,          &execution_not_failed,
+    &execution_no_history, &execution_inactive,           &execution_limited,
+    &execution_quota,      &problem_idempotency_mismatch, NULL
+};
+static const struct problem *const replay_list[] = {
+    &execution_not_found, &execution_not_final, &execution_no_history,         &execution_inactive,
+    &execution_limited,   &execution_quota,     &problem_idempotency_mismatch, NULL
+};
 static const struct route_status replay_also[] = {
     { 202, &execution_table, "It still runs; Location says where to look" },
     { 0 },
@@ -316,7 +319,8 @@ static const struct job_kind jobs[] = {
     { .name = "executions.clean",
       .run = executions_clean,
       .every_us = HOUR_US,
-      .doc = "Forgets idempotency keys after 24 hours, and deletes failed executions whose time is up" },
+      .doc =
+          "Forgets idempotency keys after 24 hours, deletes failed executions whose time is up, and counts of days after 400" },
 };
 
 const struct module executions_module = {
@@ -326,4 +330,6 @@ const struct module executions_module = {
     .route_count = COUNT(routes),
     .jobs = jobs,
     .job_count = COUNT(jobs),
+    .start = quota_start,
+    .stop = quota_stop,
 };

@@ -8,10 +8,12 @@
 
 extern const struct module executions_module;
 
-/* A caller that waits for an execution; embed it in what lives on rq->arena, and set the first two. */
+/* A caller that waits for an execution; embed it in what lives on rq->arena, and set the first three. */
 struct execution_call {
     err (*answer)(struct execution_call *call); /* on the loop: replies, as a handler does */
     str tenant_id;                              /* of the execution */
+    i64 quota;                                  /* how many the tenant may begin in a day; 0 = any number */
+    i64 counted_us;                             /* when it was counted; 0: it was not */
     struct waiter waiter;
     struct req *rq;
     struct outcome *outcome; /* NULL: the execution did not start, `error` says why. Lives as long as the request */
@@ -23,6 +25,7 @@ struct execution_call {
 err execution_call(struct req *rq, struct execution_call *call, const struct start *start, i64 wait_us) MUST;
 /* The workflow runs as often at once as it may, and does not let others wait (policy reject). */
 extern const struct problem execution_limited; /* executions.concurrency_limit 429 */
+extern const struct problem execution_quota;   /* executions.quota 429 */
 /* For `answer`: OK when there is an execution to tell of, and marks a repeat (Idempotent-Replayed: true); else the problem, answered. */
 err execution_refusal(struct execution_call *call) MUST;
 

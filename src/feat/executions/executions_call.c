@@ -2,7 +2,7 @@
  *
  * The request is parked before the engine hears of it: the engine may tell at once, from any thread. A start that fails after that resumes the request itself,
  * so there is one way out. */
-#include "feat/executions/executions.h"
+#include "feat/executions/executions_parts.h"
 
 #include "codec/base64.h"
 #include "codec/hash.h"
@@ -16,9 +16,19 @@ static void release(void *outcome)
     outcome_release(outcome);
 }
 
+/* What began nothing counts nothing: a refusal, or a repeat that joined an earlier one. */
+static void uncount(struct execution_call *call)
+{
+    if (call->counted_us != 0)
+        quota_give_back(call->tenant_id, call->counted_us);
+    call->counted_us = 0;
+}
+
 static void told(struct waiter *w, struct outcome *o)
 {
     struct execution_call *call = CONTAINER(w, struct execution_call, waiter);
+    if (w->joined || (o->error != OK && !o->unread))
+        uncount(call);
     call->outcome = o;
     req_resume(call->rq);
 }
@@ -63,7 +73,9 @@ err execution_call(struct req *rq, struct execution_call *call, const struct sta
 {
     call->waiter.tell = told;
     call->rq = rq;
-    err e = park(rq, resumed, call);
+    err e = quota_admit(call, start);
+    if (e == OK && (e = park(rq, resumed, call)) != OK)
+        uncount(call);
     if (e != OK) {
         plan_release(start->plan);
         return e;
@@ -74,6 +86,7 @@ err execution_call(struct req *rq, struct execution_call *call, const struct sta
         e = engine_start(app.engine, rq->arena, start, &call->waiter, &call->execution_id);
     if (e == OK)
         return OK; /* and `call` belongs to whoever tells */
+    uncount(call);
     call->error = e;
     req_resume(rq);
     return OK;

@@ -351,6 +351,7 @@ static err play_again(struct req *rq, const char *verb, const struct ended *befo
         return ERR_MEMORY;
     call->answer = replay_answer;
     call->tenant_id = rq->who.tenant_id;
+    call->quota = rq->who.quota_executions;
     start->parent_id = id;
     start->traceparent = rq->trace; /* whoever asks for it again waits for it */
     start->tracestate = rq->trace_state;

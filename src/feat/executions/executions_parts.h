@@ -20,3 +20,17 @@ extern const struct table resume_table, replay_table, replay_query_table;
 extern const struct problem execution_final, execution_not_waiting, execution_not_final, execution_not_failed,
     execution_no_history, execution_inactive;
 extern const struct problem execution_not_found; /* executions.c */
+
+/* ---- executions_quota.c ---- */
+
+/* Counts one execution of the tenant. ERR_LIMIT: it has begun `most` that day. ERR_BUSY: the row could not be looked at, or too many tenants begin some at once. */
+err quota_take(struct tx *tx, str tenant_id, i64 most, i64 now_us) MUST;
+/* It did not begin after all. From any thread. */
+void quota_give_back(str tenant_id, i64 now_us);
+/* For a call that is about to begin one: counts it, or answers. */
+err quota_admit(struct execution_call *call, const struct start *start) MUST;
+/* Adds what was counted to the rows; for the thread and for tests. */
+err quota_flush(void) MUST;
+err quota_start(void) MUST;
+void quota_stop(void);
+err quota_clean(struct tx *tx, i64 now_us) MUST;

@@ -14,6 +14,7 @@
 #include "core/list.h"
 
 enum { DOMAINS_MAX = 50, IDLE_MIN = 5, IDLE_MAX = 1440, ABSOLUTE_MIN = 30, ABSOLUTE_MAX = 43200, USERS_MAX = 1000000 };
+#define AMOUNT_MAX ((i64)1 << 50)
 
 /* ---- fields ---- */
 
@@ -32,7 +33,8 @@ static err check_domain(str value, const char **code, const char **detail)
 struct tenant {
     struct presence has;
     str id, slug, name, plan, status, email_domains;
-    i64 session_idle_minutes, session_absolute_minutes, password_min, quota_users;
+    i64 session_idle_minutes, session_absolute_minutes, password_min, quota_users, quota_executions,
+        quota_storage_bytes, quota_credits;
     bool require_2fa;
     i64 created_at, updated_at;
 };
@@ -53,6 +55,17 @@ static const struct field domain_field =
         FIELD(struct tenant, email_domains, F_LIST, .flags = F_TEXT | F_NULLABLE | F_UNIQUE, .each = &domain_field, \
               .max = DOMAINS_MAX, .doc = "Domains whose addresses may be invited; null or empty for all")
 
+/* What it pays for. Users and executions are held to theirs; the other two bind what stores files and what spends credits. */
+#define QUOTAS(type, whose)                                                                         \
+    FIELD(type, quota_users, F_I64, .flags = F_NULLABLE, .min = 1, .max = USERS_MAX,                \
+          .doc = "How many users it may have; null for any number" whose),                          \
+        FIELD(type, quota_executions, F_I64, .flags = F_NULLABLE, .min = 1, .max = AMOUNT_MAX,      \
+              .doc = "How many executions it may begin in a day (UTC); null for any number" whose), \
+        FIELD(type, quota_storage_bytes, F_I64, .flags = F_NULLABLE, .min = 1, .max = AMOUNT_MAX,   \
+              .doc = "How many bytes of files it may keep; null for any number" whose),             \
+        FIELD(type, quota_credits, F_I64, .flags = F_NULLABLE, .min = 1, .max = AMOUNT_MAX,         \
+              .doc = "How many credits it may spend; null for any number" whose)
+
 static const struct field fields[] = {
     FIELD(struct tenant, id, F_STR, .flags = F_OUTPUT, .format = "id", .prefix = "tenant", .doc = "Id of the tenant"),
     FIELD(struct tenant, slug, F_STR, .flags = F_REQUIRED | F_FILTER, .min = 1, .max = 63, .format = "slug",
@@ -60,8 +73,7 @@ static const struct field fields[] = {
     OWN_SETTINGS,
     FIELD(struct tenant, plan, F_STR, .flags = F_FILTER, .min = 1, .max = 60, .format = "slug", .preset = "\"free\"",
           .doc = "Plan of the tenant; operators change it"),
-    FIELD(struct tenant, quota_users, F_I64, .flags = F_NULLABLE, .min = 1, .max = USERS_MAX,
-          .doc = "How many users it may have; null for any number; operators change it"),
+    QUOTAS(struct tenant, "; operators change it"),
     FIELD(struct tenant, status, F_STR, .flags = F_OUTPUT | F_FILTER, .max = 20, .doc = "active or suspended"),
     FIELD(struct tenant, created_at, F_TIME, .flags = F_OUTPUT | F_SORT, .doc = "When it was made"),
     FIELD(struct tenant, updated_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was last changed"),
@@ -71,7 +83,7 @@ static const struct table tenant_table = TABLE("Tenant", struct tenant, fields, 
 struct tenant_new { /* what a POST takes: the row, and whom to invite */
     struct presence has;
     str slug, name, plan, owner_email;
-    i64 quota_users;
+    i64 quota_users, quota_executions, quota_storage_bytes, quota_credits;
 };
 static const struct field new_fields[] = {
     FIELD(struct tenant_new, slug, F_STR, .flags = F_REQUIRED, .min = 1, .max = 63, .format = "slug",
@@ -79,8 +91,7 @@ static const struct field new_fields[] = {
     FIELD(struct tenant_new, name, F_STR, .flags = F_REQUIRED, .min = 1, .max = 120, .doc = "Name as it is shown"),
     FIELD(struct tenant_new, plan, F_STR, .min = 1, .max = 60, .format = "slug", .preset = "\"free\"",
           .doc = "Plan of the tenant"),
-    FIELD(struct tenant_new, quota_users, F_I64, .flags = F_NULLABLE, .min = 1, .max = USERS_MAX,
-          .doc = "How many users it may have; null for any number"),
+    QUOTAS(struct tenant_new, ""),
     FIELD(struct tenant_new, owner_email, F_STR, .flags = F_NULLABLE, .min = 3, .max = 254, .format = "email",
           .doc = "Who is invited as its owner"),
 };
@@ -110,7 +121,7 @@ PROBLEM(still_active, "tenants.active", ERR_CONFLICT, "The tenant is active");
 
 #define TENANT_COLUMNS                                                                                          \
     "id, slug, name, plan, status, session_idle_minutes, session_absolute_minutes, password_min, require_2fa, " \
-    "email_domains, quota_users, created_at, updated_at"
+    "email_domains, quota_users, quota_executions, quota_storage_bytes, quota_credits, created_at, updated_at"
 STMT(tenant_by_id, "SELECT " TENANT_COLUMNS " FROM tenants WHERE id = $1 AND deleted_at IS NULL", .row = &tenant_table,
      .scope = SCOPE_SYSTEM);
 #define TENANT_WHERE                                                                             \
@@ -131,7 +142,8 @@ static const struct lister tenant_lister = {
 };
 STMT(tenant_update,
      "UPDATE tenants SET slug = $2, name = $3, plan = $4, session_idle_minutes = $5, session_absolute_minutes = $6,"
-     " password_min = $7, require_2fa = $8, email_domains = $9, quota_users = $10, updated_at = $11"
+     " password_min = $7, require_2fa = $8, email_domains = $9, quota_users = $10, quota_executions = $12,"
+     " quota_storage_bytes = $13, quota_credits = $14, updated_at = $11"
      " WHERE id = $1 AND deleted_at IS NULL",
      .scope = SCOPE_SYSTEM);
 STMT(tenant_set_status,
@@ -142,8 +154,8 @@ STMT(
     "UPDATE tenants SET deleted_at = $2, updated_at = $2 WHERE id = $1 AND deleted_at IS NULL AND status = 'suspended'",
     .scope = SCOPE_SYSTEM);
 STMT(tenant_insert,
-     "INSERT INTO tenants (id, slug, name, plan, quota_users, created_at, updated_at)"
-     " VALUES ($1, $2, $3, $5, $6, $4, $4)",
+     "INSERT INTO tenants (id, slug, name, plan, quota_users, quota_executions, quota_storage_bytes, quota_credits,"
+     " created_at, updated_at) VALUES ($1, $2, $3, $5, $6, $7, $8, $9, $4, $4)",
      .scope = SCOPE_SYSTEM);
 STMT(tenant_by_slug, "SELECT id FROM tenants WHERE slug = $1", .row = &tenant_table, .scope = SCOPE_SYSTEM);
 
@@ -152,7 +164,8 @@ err tenants_insert(struct tx *tx, struct arena *a, i64 now_us, str slug, str nam
     str made = typeid_new(a, "tenant", now_us);
     if (made.p == NULL)
         return ERR_MEMORY;
-    TRY(db_exec(tx, &tenant_insert, NULL, ARGS(STR(made), STR(slug), STR(name), I64(now_us), STR(S("free")), NIL)));
+    TRY(db_exec(tx, &tenant_insert, NULL,
+                ARGS(STR(made), STR(slug), STR(name), I64(now_us), STR(S("free")), NIL, NIL, NIL, NIL)));
     *id = made;
     return OK;
 }
@@ -281,6 +294,8 @@ static err invite_owner(struct req *rq, str tenant_id, str email)
     return jobs_enqueue(rq->tx, rq->arena, req_now(rq), "users.invite_owner", tenant_id, buf_view(&b), 0);
 }
 
+#define AMOUNT(table, row, member) (HAS(table, row, member) ? I64((row)->member) : NIL)
+
 static err tenant_create(struct req *rq)
 {
     const struct tenant_new *in = rq->body;
@@ -290,7 +305,8 @@ static err tenant_create(struct req *rq)
         return ERR_MEMORY;
     err e = db_exec(rq->tx, &tenant_insert, NULL,
                     ARGS(STR(id), STR(in->slug), STR(in->name), I64(req_now(rq)), STR(in->plan),
-                         HAS(new_table, in, quota_users) ? I64(in->quota_users) : NIL));
+                         AMOUNT(new_table, in, quota_users), AMOUNT(new_table, in, quota_executions),
+                         AMOUNT(new_table, in, quota_storage_bytes), AMOUNT(new_table, in, quota_credits)));
     if (e == ERR_CONFLICT)
         return problem(rq, &slug_taken, "There is, or was, a tenant %.*s", STR_FMT(in->slug));
     TRY(e);
@@ -305,7 +321,9 @@ static err tenant_create(struct req *rq)
 /* What a tenant pays for is not its own to change. */
 static err prepare_change(struct req *rq)
 {
-    static const char *const theirs[] = { "slug", "plan", "quota_users" };
+    static const char *const theirs[] = {
+        "slug", "plan", "quota_users", "quota_executions", "quota_storage_bytes", "quota_credits"
+    };
     const struct presence *given = rq->body;
     struct tenant before;
     err outcome = OK;
@@ -319,11 +337,12 @@ static err prepare_change(struct req *rq)
 
 static err update(struct req *rq, const struct tenant *t)
 {
-    bool limited = HAS(tenant_table, t, quota_users);
     err e = db_exec(rq->tx, &tenant_update, NULL,
                     ARGS(STR(t->id), STR(t->slug), STR(t->name), STR(t->plan), I64(t->session_idle_minutes),
                          I64(t->session_absolute_minutes), I64(t->password_min), BOOL(t->require_2fa),
-                         STR(t->email_domains), limited ? I64(t->quota_users) : NIL, I64(t->updated_at)));
+                         STR(t->email_domains), AMOUNT(tenant_table, t, quota_users), I64(t->updated_at),
+                         AMOUNT(tenant_table, t, quota_executions), AMOUNT(tenant_table, t, quota_storage_bytes),
+                         AMOUNT(tenant_table, t, quota_credits)));
     return e == ERR_CONFLICT ? problem(rq, &slug_taken, "There is, or was, a tenant %.*s", STR_FMT(t->slug)) : e;
 }
 
@@ -412,7 +431,7 @@ static const struct route routes[] = {
       .problems = read_problems, .doc = "Read a tenant; others than operators see only their own" },
     { ROUTE(PATCH, TENANTS "/{id}", tenant_change, W_WRITE), .prepare = prepare_change, .need = &can_write,
       .in = &tenant_table, .out = &tenant_table, .flags = R_PATCH, .problems = write_problems,
-      .doc = "Change a tenant; its owners change their own, but for slug, plan and quota" },
+      .doc = "Change a tenant; its owners change their own, but for slug, plan and quotas" },
     { ROUTE(DELETE, TENANTS "/{id}", tenant_remove, W_WRITE), .need = &can_manage, .status = 204,
       .problems = end_problems, .doc = "Delete a suspended tenant",
       .more =

@@ -61,6 +61,7 @@ const struct problem *const call_problems[] = { &trigger_not_found,
                                                 &wrong_method,
                                                 &limited,
                                                 &execution_limited,
+                                                &execution_quota,
                                                 &too_large,
                                                 &problem_body_json,
                                                 &trigger_body_form,
@@ -71,7 +72,7 @@ const struct problem *const call_problems[] = { &trigger_not_found,
 
 struct hook { /* immutable, on an arena of its own */
     str id, tenant_id, workflow_id, method, auth_type, dedup_header;
-    i64 version, rate_limit; /* 0 = none */
+    i64 version, rate_limit, quota; /* 0 = none; the last is the tenant's, of executions in a day */
     size_t max_body;
     bool live, accepted;
     struct trigger_auth auth;
@@ -82,7 +83,7 @@ struct hook { /* immutable, on an arena of its own */
 struct hook_row {
     struct presence has;
     str tenant_id, workflow_id, method, auth_type, auth_config, respond, dedup_header, allowed_ips;
-    i64 rate_limit, max_body_bytes, version;
+    i64 rate_limit, max_body_bytes, version, quota;
     bool live;
 };
 #define COLUMN(member, kind, ...) FIELD(struct hook_row, member, kind, .doc = "A column of the look-up", __VA_ARGS__)
@@ -91,6 +92,7 @@ static const struct field hook_fields[] = {
     COLUMN(auth_type, F_STR),      COLUMN(auth_config, F_JSON), COLUMN(respond, F_STR),
     COLUMN(dedup_header, F_STR),   COLUMN(allowed_ips, F_JSON), COLUMN(rate_limit, F_I64),
     COLUMN(max_body_bytes, F_I64), COLUMN(version, F_I64),      COLUMN(live, F_BOOL),
+    COLUMN(quota, F_I64),
 };
 static const struct table hook_table =
     TABLE("TriggerHook", struct hook_row, hook_fields, .doc = "What a call needs to know");
@@ -99,7 +101,7 @@ static const struct table hook_table =
 STMT(
     hook_by_id,
     "SELECT t.tenant_id, t.workflow_id, t.method, t.auth_type, t.auth_config, t.respond, t.dedup_header, t.allowed_ips, t.rate_limit, "
-    "t.max_body_bytes, w.version, (t.is_active AND w.is_active AND c.status = 'active') AS live "
+    "t.max_body_bytes, w.version, coalesce(c.quota_executions, 0) AS quota, (t.is_active AND w.is_active AND c.status = 'active') AS live "
     "FROM triggers t JOIN workflows w ON w.id = t.workflow_id AND w.tenant_id = t.tenant_id JOIN tenants c ON c.id = t.tenant_id "
     "WHERE t.id = $1 AND w.deleted_at IS NULL",
     .row = &hook_table, .scope = SCOPE_SYSTEM);
@@ -141,6 +143,7 @@ static err hook_fill(struct arena *a, str id, const struct hook_row *row, struct
             return ERR_MEMORY;
     h->version = row->version;
     h->rate_limit = row->rate_limit;
+    h->quota = row->quota;
     h->max_body = (size_t)MIN(row->max_body_bytes, (i64)TRIGGER_BODY_MAX);
     h->live = row->live;
     h->accepted = str_eq(row->respond, S("accepted"));
@@ -353,6 +356,7 @@ static err run(struct call *c)
                      (long long)h->version, err_name(e));
     TRY(e);
     c->run.answer = answer;
+    c->run.quota = h->quota;
     return execution_call(c->rq, &c->run, &start, WAIT_US);
 }
 

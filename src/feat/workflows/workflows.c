@@ -466,8 +466,9 @@ static const struct problem *const not_found_list[] = { &workflow_not_found, NUL
 static const struct problem *const save_list[] = { &workflow_not_found, &trigger_changed, NULL };
 static const struct problem *const no_version_list[] = { &workflow_not_found, &version_not_found, NULL };
 static const struct problem *const step_test_list[] = { &step_type_not_found, &step_untestable, NULL };
-static const struct problem *const execute_list[] = { &workflow_not_found, &workflow_inactive, &execution_limited,
-                                                      &problem_idempotency_mismatch, NULL };
+static const struct problem *const execute_list[] = {
+    &workflow_not_found, &workflow_inactive, &execution_limited, &execution_quota, &problem_idempotency_mismatch, NULL
+};
 static const struct route_status execute_also[] = {
     { 202, &execution_table,
       "It still runs after the wait, or Prefer: respond-async asked not to wait; Location names it" },

@@ -159,6 +159,7 @@ err workflow_execute(struct req *rq)
     i64 wait = ((const struct execute_query *)rq->query)->wait;
     run->call.answer = answer;
     run->call.tenant_id = rq->who.tenant_id;
+    run->call.quota = rq->who.quota_executions;
     run->asynchronous = prefers_async(rq);
     struct start start = { .input_data = in->input_data,
                            .traceparent = rq->trace,
