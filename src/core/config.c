@@ -98,6 +98,10 @@ static const struct setting settings[] = {
     { "JWT_REFRESH_TOKEN_EXPIRE_DAYS", NULL, NUMBER, AT(refresh_days), 0, "7", 1, 30, NULL, "Life of a refresh token" },
     { "JWT_ACCEPT_LEGACY_USER_ID", NULL, SWITCH, AT(legacy_user_id), 0, "false", 0, 0, NULL,
       "Takes the claim user_id of tokens that have no sub; they need a session like any other" },
+    { "WEIR_CHALLENGE_URL", NULL, TEXT, AT(challenge_url), 0, "", 8, 2000, NULL,
+      "Verifier of a CAPTCHA (Turnstile, hCaptcha, reCAPTCHA): asked for after three failed logins; a private one must be in WEIR_EGRESS_ALLOW" },
+    { "WEIR_CHALLENGE_SECRET", NULL, SECRET, AT(challenge_secret), 0, "", 1, 1000, NULL,
+      "What the verifier knows this server by" },
     { "WEIR_EGRESS_ALLOW", NULL, NETWORKS, AT(egress_allow), 0, "", 1, 16384, NULL,
       "Private networks and host:port that workflows may call" },
     { "WEIR_LOG", NULL, CHOICE, AT(log), 0, "", 0, 0, log_formats,
@@ -539,6 +543,8 @@ static void check_rest(struct loading *l, const struct config *c)
                  PORT_MAX);
     if (c->public_url.n > 0 && url_parse(l->arena, c->public_url, &url) != OK)
         COMPLAIN(l, "WEIR_PUBLIC_URL: %.*s is no http or https URL", STR_FMT(c->public_url));
+    if (c->challenge_url.n > 0 && url_parse(l->arena, c->challenge_url, &url) != OK)
+        COMPLAIN(l, "WEIR_CHALLENGE_URL: %.*s is no http or https URL", STR_FMT(c->challenge_url));
     if (c->smtp_url.n > 0 && !smtp_url_valid(c->smtp_url))
         COMPLAIN(l, "SMTP_URL: (masked) is not smtp://[user:password@]host[:port] or smtps://…");
     if (!mail_sender(c->mail_from, &host))
@@ -557,6 +563,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
         set(&l, &settings[i], find(&l, &settings[i]).value, &c);
     refuse_unknown(&l);
     check_pair(&l, "WEIR_ADMIN_EMAIL", c.admin_email, "WEIR_ADMIN_PASSWORD", c.admin_password);
+    check_pair(&l, "WEIR_CHALLENGE_URL", c.challenge_url, "WEIR_CHALLENGE_SECRET", c.challenge_secret);
     check_pair(&l, "WEIR_TLS_CERT", c.tls_cert, "WEIR_TLS_KEY", c.tls_key);
     check_key(&l, "SECRET_KEY", c.secret_key);
     check_key(&l, "JWT_SECRET_KEY", c.jwt_secret);

@@ -252,12 +252,14 @@ static err logout(struct req *rq)
 /* --- the module --------------------------------------------------------------------------------------------------- */
 
 static const struct problem *const setup_problems[] = { &setup_done, &setup_token_wrong, NULL };
-static const struct problem *const login_problems[] = { &invalid_credentials, &throttled,    &tenant_required,
-                                                        &totp_required,       &totp_invalid, NULL };
+static const struct problem *const login_problems[] = { &invalid_credentials,   &throttled,    &tenant_required,
+                                                        &totp_required,         &totp_invalid, &challenge_required,
+                                                        &challenge_unavailable, NULL };
 static const struct problem *const refresh_problems[] = { &refresh_invalid, &problem_csrf, NULL };
-static const struct problem *const browser_problems[] = { &invalid_credentials, &throttled,    &tenant_required,
-                                                          &totp_required,       &totp_invalid, &challenge_invalid,
-                                                          &problem_csrf,        NULL };
+static const struct problem *const browser_problems[] = {
+    &invalid_credentials, &throttled,    &tenant_required,    &totp_required,         &totp_invalid,
+    &challenge_invalid,   &problem_csrf, &challenge_required, &challenge_unavailable, NULL
+};
 static const struct problem *const switch_problems[] = { &not_member, NULL };
 static const struct problem *const session_problems[] = { &session_not_found, NULL };
 static const struct problem *const member_session_problems[] = { &session_not_found, &users_role_above, NULL };
@@ -293,7 +295,8 @@ static const struct route routes[] = {
       .out = &token_pair_table, .flags = R_HASHES | R_SECRET, .status = 200, .max_body = 16 * KIB,
       .problems = login_problems, .doc = "Sign in with e-mail address and password, for tokens",
       .more =
-          "Five failures in a minute from one address, or for one account from it, are answered 429 with Retry-After.",
+          "Five failures in a minute from one address, or for one account from it, are answered 429 with Retry-After. "
+          "With WEIR_CHALLENGE_URL an account that failed three times from an address needs a challenge_token, too.",
       .example = "{\"email\":\"owner@example.com\",\"password\":\"a long sentence is best\"}" },
     { ROUTE(POST, AUTH "/login", login, W_WRITE), .prepare = login_prepare, .need = &anyone, .in = &login_table,
       .out = &login_session_table, .flags = R_HASHES | R_SECRET, .status = 200, .max_body = 16 * KIB,

@@ -46,12 +46,21 @@ i64 login_backoff_us(i64 level);
 err login_limit_check(struct tx *tx, i64 now_us, const struct login_from *from, i64 *wait_us) MUST;
 /* How many more failures the address, or the account from it, may have within the minute. */
 err login_limit_left(struct tx *tx, i64 now_us, const struct login_from *from, i64 *left) MUST;
+/* Whether the account failed three times from the address within the minute, or was closed to it in the last hour: a person has to show that they are one. */
+enum { LOGIN_SUSPECT = 3 };
+err login_limit_suspect(struct tx *tx, i64 now_us, const struct login_from *from, bool *suspect) MUST;
 /* Writes the failure down; *burst: it was the last one that is borne. */
 err login_limit_failed(struct tx *tx, i64 now_us, const struct login_from *from, bool *burst) MUST;
 /* A success ends the doubling. */
 err login_limit_passed(struct tx *tx, const struct login_from *from) MUST;
 /* At most `max` rows of what no longer matters; *n how many. */
 err login_limit_clean(struct tx *tx, i64 now_us, i64 max, i64 *n) MUST;
+
+/* --- challenge.c --- */
+
+extern const struct problem challenge_required, challenge_unavailable;
+/* Off the writer; may wait for seconds. OK: no challenge is asked for, or it is passed; else the problem. */
+err challenge_pass(struct req *rq, const struct login_from *from, str token) MUST;
 
 /* --- sessions.c --- */
 

@@ -21,18 +21,20 @@ METRIC(logins, "weir_auth_logins_total", METRIC_COUNTER, "Logins, by outcome (ok
 
 struct login_body {
     struct presence has;
-    str email, password, tenant, totp, challenge_id;
+    str email, password, tenant, totp, challenge_id, challenge_token;
     bool remember;
 };
-#define LOGIN_FIELDS(required)                                                                        \
-    FIELD(struct login_body, email, F_STR, .flags = (required) | F_INPUT, .min = 1, .max = 254,       \
-          .doc = "E-mail address of the user", .example = "\"owner@example.com\""),                   \
-        FIELD(struct login_body, password, F_STR, .flags = (required) | F_INPUT | F_SECRET, .min = 1, \
-              .max = PASSWORD_MAX, .doc = "The user's password"),                                     \
-        FIELD(struct login_body, tenant, F_STR, .flags = F_INPUT, .min = 1, .max = 63,                \
-              .doc = "Slug of the tenant to sign in to; needed when the user is in several"),         \
-        FIELD(struct login_body, totp, F_STR, .flags = F_INPUT | F_SECRET, .min = 6, .max = 20,       \
-              .doc = "What the authenticator shows, or a recovery code; needed when there is a second factor")
+#define LOGIN_FIELDS(required)                                                                                  \
+    FIELD(struct login_body, email, F_STR, .flags = (required) | F_INPUT, .min = 1, .max = 254,                 \
+          .doc = "E-mail address of the user", .example = "\"owner@example.com\""),                             \
+        FIELD(struct login_body, password, F_STR, .flags = (required) | F_INPUT | F_SECRET, .min = 1,           \
+              .max = PASSWORD_MAX, .doc = "The user's password"),                                               \
+        FIELD(struct login_body, tenant, F_STR, .flags = F_INPUT, .min = 1, .max = 63,                          \
+              .doc = "Slug of the tenant to sign in to; needed when the user is in several"),                   \
+        FIELD(struct login_body, totp, F_STR, .flags = F_INPUT | F_SECRET, .min = 6, .max = 20,                 \
+              .doc = "What the authenticator shows, or a recovery code; needed when there is a second factor"), \
+        FIELD(struct login_body, challenge_token, F_STR, .flags = F_INPUT | F_SECRET, .min = 1, .max = 8192,    \
+              .doc = "What a passed CAPTCHA gave; needed after auth.challenge_required")
 
 static const struct field token_fields[] = { LOGIN_FIELDS(F_REQUIRED) };
 const struct table token_login_table =
@@ -305,6 +307,7 @@ static err by_password(struct req *rq, struct login *l)
         return ERR_MEMORY;
     TRY(login_from(rq->arena, email, rq->http->remote, &l->from));
     TRY(proof_throttled(rq, &l->from));
+    TRY(challenge_pass(rq, &l->from, in->challenge_token));
     err e = db_row(rq->tx, &login_candidate, &l->user, ARGS(STR(email)));
     if (e != OK && e != ERR_NOT_FOUND)
         return e;

@@ -125,6 +125,16 @@ err login_limit_left(struct tx *tx, i64 now_us, const struct login_from *from, i
     return OK;
 }
 
+err login_limit_suspect(struct tx *tx, i64 now_us, const struct login_from *from, bool *suspect)
+{
+    struct failures failures;
+    struct row block = { 0 };
+    TRY(db_row(tx, &failures_count, &failures, ARGS(STR(from->ip), STR(from->account), I64(now_us - WINDOW_US))));
+    TRY(none_is_fine(db_row(tx, &block_of, &block, ARGS(STR(from->account), STR(from->ip)))));
+    *suspect = failures.of_account >= LOGIN_SUSPECT || block.until + LEVEL_FORGET_US > now_us;
+    return OK;
+}
+
 static err close_account(struct tx *tx, i64 now_us, const struct login_from *from)
 {
     struct row block = { 0 };
