@@ -456,13 +456,20 @@ static int watch_signals(void)
 
 /* -- running ------------------------------------------------------------------------------------------------------- */
 
+static void rest_reads(void *db)
+{
+    db_read_rest(db);
+}
+
 static void *loop_thread(void *arg)
 {
     u32 i = (u32)(uintptr_t)arg;
     char name[16];
     snprintf(name, sizeof name, "weir-loop-%u", i);
     pthread_setname_np(pthread_self(), name);
+    loop_before_sleep(app.loops[i], rest_reads, app.db);
     loop_run(app.loops[i]);
+    loop_before_sleep(app.loops[i], NULL, NULL); /* it takes some turns more when the database is closed */
     client_free(app.clients[i]);
     db_thread_end(app.db);
     cache_thread_end();

@@ -229,6 +229,12 @@ bool db_read_leave(struct tx *tx)
     return tx->db->driver->read_leave(tx);
 }
 
+void db_read_rest(struct db *db)
+{
+    if (db->driver->read_rest != NULL)
+        db->driver->read_rest(db);
+}
+
 err db_ping(struct db *db, i64 *latency_us)
 {
     return db->driver->ping(db, latency_us);

@@ -116,6 +116,9 @@ void db_read_end(struct tx *tx);
 bool db_read_was_slow(const struct tx *tx);
 /* A fast read whose work is begun again from its top, off the loop, when it was slow. */
 void db_read_repeats(struct tx *tx);
+/* Called by a thread each time before it sleeps; from the first call on, a fast read may go on in the snapshot of the fast read before it while nothing was committed
+ * in between. So it sees what it would have seen without, and a burst of reads costs one look at the locks of the file. */
+void db_read_rest(struct db *db);
 /* Asks, before work that is too long for a loop: true on a read that repeats. It counts as slow then, and the caller returns ERR_BUSY. */
 bool db_read_leave(struct tx *tx);
 

@@ -38,6 +38,7 @@ struct driver {
     bool (*read_was_slow)(const struct tx *tx);
     void (*read_repeats)(struct tx *tx);
     bool (*read_leave)(struct tx *tx);
+    void (*read_rest)(struct db *db); /* NULL: nothing lingers */
     err (*row)(struct tx *tx, const struct stmt *s, void *row, struct args args);
     err (*list)(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args);
     err (*exec)(struct tx *tx, const struct stmt *s, i64 *changed, struct args args);

@@ -27,9 +27,12 @@ struct reader {
     struct sqlite *db;
     struct conn conn;
     struct sqlite_tx tx;
-    bool open; /* between db_read_begin and db_read_end */
+    bool open;    /* between db_read_begin and db_read_end */
+    bool lingers; /* its snapshot is open still, after db_read_end */
+    u64 as_of;    /* commits when the snapshot was taken, or before */
 };
 static _Thread_local struct reader *my_readers; /* one for each open db; a thread has no other place to keep it */
+static _Thread_local bool i_rest;               /* this thread calls db_read_rest */
 
 /* ---- errors ---- */
 
@@ -312,6 +315,7 @@ static err start(struct sqlite_tx *tx, const struct stmt *s, struct args args, s
     if (tx->lost || tx->slow)
         return ERR_BUSY;
     if (!tx->begun) { /* with the first statement, so that a snapshot nobody reads costs nothing */
+        CONTAINER(tx, struct reader, tx)->as_of = atomic_load(&sqlite_of(tx->base.db)->commits);
         TRY(conn_verb(tx->conn, VERB_BEGIN));
         tx->begun = true;
     }
@@ -528,6 +532,30 @@ static void sqlite_thread_end(struct db *base)
         }
 }
 
+static void snapshot_end(struct reader *r)
+{
+    r->lingers = false;
+    if (!conn_idle(&r->conn)) {
+        err ignored =
+            conn_verb(&r->conn, VERB_ROLLBACK); /* nothing was changed; and unlike COMMIT it cannot be refused */
+        (void)ignored;
+    }
+}
+
+/* Only before the next commit: who reads after an answer sees what it told of, whichever loop gave it. */
+static bool snapshot_lasts(const struct reader *r)
+{
+    return r->lingers && !conn_idle(&r->conn) && r->as_of == atomic_load(&r->db->commits);
+}
+
+static void sqlite_read_rest(struct db *base)
+{
+    i_rest = true;
+    for (struct reader *r = my_readers; r != NULL; r = r->next)
+        if (r->db == sqlite_of(base) && r->lingers)
+            snapshot_end(r);
+}
+
 static err sqlite_read_begin(struct db *base, struct arena *a, bool fast, struct tx **out)
 {
     struct sqlite *db = sqlite_of(base);
@@ -535,10 +563,14 @@ static err sqlite_read_begin(struct db *base, struct arena *a, bool fast, struct
     TRY(reader_of_thread(db, &r));
     if (r->open)
         return db_misused("read", "a thread has one snapshot at a time");
+    bool lasts = snapshot_lasts(r);
+    if (r->lingers && !lasts)
+        snapshot_end(r);
     r->open = true;
     r->tx = (struct sqlite_tx){ .base = { .db = base, .arena = a },
                                 .conn = &r->conn,
                                 .fast = fast,
+                                .begun = lasts,
                                 .left_us = base->options.read_budget_us,
                                 .deadline_us = INT64_MAX };
     if (fast)
@@ -553,11 +585,9 @@ static void sqlite_read_end(struct tx *base)
     struct reader *r = CONTAINER(tx, struct reader, tx);
     if (tx->fast)
         sqlite3_progress_handler(r->conn.sqlite, 0, NULL, NULL);
-    if (!conn_idle(&r->conn)) {
-        err ignored =
-            conn_verb(&r->conn, VERB_ROLLBACK); /* nothing was changed; and unlike COMMIT it cannot be refused */
-        (void)ignored;
-    }
+    r->lingers = i_rest && tx->fast && !tx->slow && !atomic_load(&r->db->shortens);
+    if (!r->lingers)
+        snapshot_end(r);
     atomic_fetch_add_explicit(&base->db->statements, tx->statements, memory_order_relaxed);
     r->open = false;
 }
@@ -717,6 +747,7 @@ const struct driver sqlite_driver = {
     .read_was_slow = sqlite_read_was_slow,
     .read_repeats = sqlite_read_repeats,
     .read_leave = sqlite_read_leave,
+    .read_rest = sqlite_read_rest,
     .row = sqlite_row,
     .list = sqlite_list,
     .exec = sqlite_exec,

@@ -75,6 +75,9 @@ struct sqlite {
     bool rests;                   /* it has given its memory back; the writer's */
     i64 background_us;            /* when a background slice last ended; the writer's */
     u32 wal_pages, checkpoint_at; /* the writer's */
+
+    atomic_ullong commits; /* batches; counted before anybody is told of one */
+    atomic_bool shortens; /* a checkpoint is under way: a snapshot that lingers would keep the WAL from starting anew */
     atomic_uint readers;
 };
 static inline struct sqlite *sqlite_of(struct db *db)

@@ -123,6 +123,7 @@ static i64 batch_commit(struct sqlite *db, struct batch *b)
     i64 from_us = clock_mono_us();
     if (b->fail == OK && b->kept > 0)
         b->fail = conn_verb(c, VERB_COMMIT);
+    atomic_fetch_add(&db->commits, 1); /* a refused one may be on the disk all the same */
     if (!conn_idle(c) && conn_verb(c, VERB_ROLLBACK) != OK)
         b->fail = ERR_INTERNAL;
     return clock_mono_us() - from_us;
@@ -154,6 +155,7 @@ static void batch_count(struct sqlite *db, const struct batch *b, i64 commit_us)
     db->base.stats.wal_pages = db->wal_pages;
     if (db->checkpoint == CHECKPOINT_NONE && db->wal_pages >= db->checkpoint_at) {
         db->checkpoint = CHECKPOINT_WANTED;
+        atomic_store(&db->shortens, true);
         pthread_cond_signal(&db->wal);
     }
     pthread_mutex_unlock(&db->base.mutex);
@@ -250,6 +252,7 @@ static void finish_checkpoint(struct sqlite *db)
     db->checkpoint_at = db->wal_pages + CHECKPOINT_PAGES;
     pthread_mutex_lock(&db->base.mutex);
     db->checkpoint = CHECKPOINT_NONE;
+    atomic_store(&db->shortens, false); /* a snapshot taken from here on reads the file itself, until the next commit */
     pthread_mutex_unlock(&db->base.mutex);
 }
 

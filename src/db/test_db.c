@@ -443,6 +443,66 @@ static void test_many_fast_reads(void **state)
     }
 }
 
+static bool sees_plain(struct store *s, struct arena *a, i64 id)
+{
+    struct tx *tx;
+    err e = db_read_begin(s->db, a, true, &tx);
+    if (e != OK)
+        return false;
+    e = db_row(tx, &good_plain_one, NULL, ARGS(I64(id)));
+    db_read_end(tx);
+    return e == OK;
+}
+
+/* Without a BEGIN of its own a read has one statement that can fail, and not two. */
+static bool begins_anew(struct store *s, struct arena *a, i64 id)
+{
+    fault_arm(FAULT_STATEMENT, 2);
+    bool sees = sees_plain(s, a, id);
+    bool begins = fault_fired(FAULT_STATEMENT);
+    fault_arm(FAULT_STATEMENT, 0);
+    return begins && !sees;
+}
+
+/* A loop: its reads share a snapshot until something is committed or its turn ends. */
+static void *read_in_turns(void *ctx)
+{
+    struct store *s = ctx;
+    struct arena *a = arena_new(MIB);
+    const struct {
+        const char *what;
+        bool good;
+    } story[] = {
+        { "nothing lingers before the first rest", !sees_plain(s, a, 1) && begins_anew(s, a, 1) },
+        { "rest", (db_read_rest(s->db), !sees_plain(s, a, 1)) },
+        { "the second read goes on", !begins_anew(s, a, 1) },
+        { "a commit", write_one(s, &good_plain, ARGS(I64(1), NIL)) == OK },
+        { "it is seen at once", sees_plain(s, a, 1) },
+        { "and then shared again", !begins_anew(s, a, 1) && sees_plain(s, a, 1) },
+        { "the turn ends", (db_read_rest(s->db), begins_anew(s, a, 1)) },
+        { "a checkpoint waits", (atomic_store(&sqlite_of(s->db)->shortens, true), sees_plain(s, a, 1)) },
+        { "and gets the file to itself", begins_anew(s, a, 1) },
+        { "until it is done", (atomic_store(&sqlite_of(s->db)->shortens, false), sees_plain(s, a, 1)) },
+        { "then they share again", !begins_anew(s, a, 1) },
+    };
+    const char *bad = NULL;
+    for (u32 i = 0; i < COUNT(story); i++)
+        bad = bad == NULL && !story[i].good ? story[i].what : bad;
+    db_thread_end(s->db);
+    arena_free(a);
+    return (void *)(uintptr_t)bad;
+}
+
+static void test_reads_of_one_turn(void **state)
+{
+    pthread_t thread;
+    void *bad;
+    assert_int_equal(pthread_create(&thread, NULL, read_in_turns, *state), 0);
+    assert_int_equal(pthread_join(thread, &bad), 0);
+    if (bad != NULL)
+        fail_msg("%s", (const char *)bad);
+}
+
 static void *read_in_thread(void *ctx)
 {
     struct store *s = ctx;
@@ -1218,6 +1278,7 @@ int main(void)
         WITH_STORE(test_misuse),
         WITH_STORE(test_slow_read),
         WITH_STORE(test_many_fast_reads),
+        WITH_STORE(test_reads_of_one_turn),
         WITH_STORE(test_readers_of_threads),
         WITH_STORE(test_ping_and_stats),
         WITH_STORE(test_observer),

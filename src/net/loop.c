@@ -24,6 +24,8 @@ struct loop {
     size_t timers, timer_room;
     i64 now_us, armed_us; /* armed_us: when the uv_timer is due; 0 = not running */
     u32 index;
+    void (*before_sleep)(void *ctx);
+    void *before_sleep_ctx;
 };
 
 /* Which loop this thread runs: asked by every function that may only be called there. */
@@ -32,6 +34,12 @@ static _Thread_local struct loop *current;
 struct loop *loop_current(void)
 {
     return current;
+}
+
+void loop_before_sleep(struct loop *l, void (*fn)(void *ctx), void *ctx)
+{
+    l->before_sleep = fn;
+    l->before_sleep_ctx = ctx;
 }
 
 bool loop_is_current(const struct loop *l)
@@ -203,7 +211,10 @@ void loop_timer_stop(struct loop_timer *t)
 /* The cached time ends where the loop may sleep. */
 static void on_before_poll(uv_prepare_t *prepare)
 {
-    ((struct loop *)prepare->data)->now_us = 0;
+    struct loop *l = prepare->data;
+    l->now_us = 0;
+    if (l->before_sleep != NULL)
+        l->before_sleep(l->before_sleep_ctx);
 }
 
 static err open_handles(struct loop *l)

@@ -23,6 +23,8 @@ void loop_settle(
 void loop_free(struct loop *l); /* after loop_run returned, and after everything on the loop was freed */
 /* From any thread; never fails, never blocks; wakes the loop. Messages of one thread stay in order. */
 void loop_post(struct loop *l, struct message *m);
+/* Called at the end of each turn, before the loop may sleep; set before loop_run. */
+void loop_before_sleep(struct loop *l, void (*fn)(void *ctx), void *ctx);
 bool loop_is_current(const struct loop *l);
 struct loop *loop_current(void); /* NULL off the loops */
 u32 loop_index(const struct loop *l);
