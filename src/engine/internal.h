@@ -421,6 +421,7 @@ struct worker {
     pthread_cond_t wake;
     struct worker_message *first, *last;
     bool stopping;
+    atomic_uint posting; /* threads that are within worker_post */
     struct machine *machine;
     struct map live;   /* execution id → struct run */
     struct map parked; /* execution id → first struct waiter, of executions that are not in memory */

@@ -51,9 +51,12 @@ static void put_back(struct worker *w, struct run *r);
 
 /* --- the queue ---------------------------------------------------------------------------------------------------- */
 
+/* Wakes the worker when the lock is free again: one that wakes to a lock that its waker still has sleeps a second time, which was the most frequent reason for a change of
+ * threads. The worker may be gone by then; worker_join waits for whoever is still posting. */
 void worker_post(struct worker *w, struct worker_message *m)
 {
     m->next = NULL;
+    atomic_fetch_add(&w->posting, 1);
     pthread_mutex_lock(&w->lock);
     bool was_empty = w->first == NULL;
     if (was_empty)
@@ -61,9 +64,10 @@ void worker_post(struct worker *w, struct worker_message *m)
     else
         w->last->next = m;
     w->last = m;
-    if (was_empty)
-        pthread_cond_signal(&w->wake); /* under the lock: once unlocked, the worker may be gone */
     pthread_mutex_unlock(&w->lock);
+    if (was_empty)
+        pthread_cond_signal(&w->wake);
+    atomic_fetch_sub(&w->posting, 1);
 }
 
 struct worker *worker_of(struct engine *e, str execution_id)
@@ -1174,6 +1178,8 @@ void worker_stop(struct worker *w)
 void worker_join(struct worker *w)
 {
     pthread_join(w->thread, NULL);
+    while (atomic_load(&w->posting) > 0)
+        sched_yield();
     map_free(&w->live);
     map_free(&w->parked);
     machine_free(w->machine);
