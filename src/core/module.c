@@ -231,7 +231,7 @@ static bool stray_prepare(const struct route *r)
 }
 static bool slow_nothing(const struct route *r)
 {
-    return (r->flags & (R_SLOW_PREPARE | R_HASHES)) && r->prepare == NULL;
+    return (r->flags & (R_SLOW_PREPARE | R_SLOW_LONG | R_HASHES)) && r->prepare == NULL;
 }
 static bool patch_nothing(const struct route *r)
 {
@@ -286,7 +286,7 @@ static const struct rule rules[] = {
     { trailing_slash, "the path ends with /, which every route answers anyway" },
     { bad_method, "the method is not one of GET, POST, PUT, PATCH, DELETE" },
     { stray_prepare, ".prepare is only for W_WRITE" },
-    { slow_nothing, "R_SLOW_PREPARE or R_HASHES without .prepare" },
+    { slow_nothing, "R_SLOW_PREPARE, R_SLOW_LONG or R_HASHES without .prepare" },
     { patch_nothing, "R_PATCH without .in" },
     { list_nothing, "R_LIST without .out" },
     { admit_missing, "R_ADMIT without .admit" },

@@ -6,6 +6,8 @@
 #include "core/cache.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -21,6 +23,7 @@ struct pool {
     pthread_cond_t work;
     struct task *first, **last;
     u32 queued, queue_max, count;
+    atomic_uint submitting; /* threads within pool_submit */
     bool ending;
     char name[NAME_BYTES];
     pthread_t threads[];
@@ -86,8 +89,10 @@ struct pool *pool_new(const char *name, u32 threads, u32 queue_max)
     return NULL;
 }
 
+/* A thread is woken when the lock is free again, else it sleeps on that once more. */
 err pool_submit(struct pool *p, struct task *t)
 {
+    atomic_fetch_add(&p->submitting, 1);
     pthread_mutex_lock(&p->lock);
     bool taken = p->queued < p->queue_max && !p->ending;
     if (taken) {
@@ -95,9 +100,11 @@ err pool_submit(struct pool *p, struct task *t)
         *p->last = t;
         p->last = &t->next;
         p->queued++;
-        pthread_cond_signal(&p->work);
     }
     pthread_mutex_unlock(&p->lock);
+    if (taken)
+        pthread_cond_signal(&p->work);
+    atomic_fetch_sub(&p->submitting, 1);
     return taken ? OK : ERR_BUSY;
 }
 
@@ -111,6 +118,8 @@ void pool_free(struct pool *p)
     pthread_mutex_unlock(&p->lock);
     for (u32 i = 0; i < p->count; i++)
         pthread_join(p->threads[i], NULL);
+    while (atomic_load(&p->submitting) > 0) /* a task can be done before its submitter has left */
+        sched_yield();
     pthread_cond_destroy(&p->work);
     pthread_mutex_destroy(&p->lock);
     free(p);

@@ -443,9 +443,11 @@ static void after_prepare(struct request_core *c, err e)
 static void write_prepare(struct request_core *c)
 {
     const struct route *r = c->rq.route;
+    bool slow =
+        r->flags & (R_SLOW_PREPARE | R_HASHES) || (r->flags & R_SLOW_LONG && c->rq.http->body.n > PREPARE_ON_LOOP_MAX);
     if (r->prepare == NULL)
         write_submit(c);
-    else if (r->flags & (R_SLOW_PREPARE | R_HASHES))
+    else if (slow)
         in_pool(c, r->prepare, after_prepare);
     else
         on_loop(c, r->prepare, after_prepare);

@@ -43,7 +43,11 @@ enum route_flags {
     R_HASHES =
         1
         << 13, /* prepare in the pool of its own that hashes passwords: a storm of logins takes nothing from anybody else */
+    R_SLOW_LONG = 1 << 14, /* R_SLOW_PREPARE for bodies above PREPARE_ON_LOOP_MAX: its work depends on nothing else */
 };
+
+/* Preparing so much takes some 100 us at most; handing it to the pool and back costs 20. */
+enum { PREPARE_ON_LOOP_MAX = 4 << 10 };
 
 enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */
 

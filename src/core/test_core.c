@@ -204,6 +204,11 @@ static err held_prepare(struct req *rq)
     return toy_block(rq) == OK ? (rq->answer = (struct answer){ 0 }, OK) : ERR_INTERNAL;
 }
 
+static err long_prepare(struct req *rq)
+{
+    return problem(rq, &broken_toy, loop_current() != NULL ? "on a loop" : "in the pool");
+}
+
 /* As many bytes as the name says. */
 static err toy_bytes(struct req *rq)
 {
@@ -321,6 +326,9 @@ static const struct route toy_routes[] = {
       .in = &toy_table, .out = &toy_table, .etag = &toy_state, .doc = "Another id" },
     { ROUTE(POST, "/api/v1/held", toy_create, W_WRITE), .prepare = held_prepare, .need = &can_write,
       .flags = R_SLOW_PREPARE, .in = &toy_table, .out = &toy_table, .doc = "Waits before it writes" },
+    { ROUTE(POST, "/api/v1/long", toy_create, W_WRITE), .prepare = long_prepare, .need = &can_write,
+      .flags = R_SLOW_LONG, .in = &toy_table, .out = &toy_table, .problems = toy_problems,
+      .doc = "Says where it was prepared" },
     { ROUTE(POST, "/api/v1/bytes", toy_bytes, W_WRITE), .need = &can_write, .flags = R_TEXT, .produces = "text/plain",
       .in = &toy_table, .doc = "Bytes" },
     { ROUTE(POST, "/api/v1/secret", toy_create, W_WRITE), .need = &can_write, .flags = R_SECRET, .in = &toy_table,
@@ -835,6 +843,15 @@ static void test_a_key_in_flight(void **state)
     stage.released = false;
 }
 
+static void test_long_bodies_are_prepared_in_the_pool(void **state)
+{
+    char body[PREPARE_ON_LOOP_MAX + 2];
+    for (int n = PREPARE_ON_LOOP_MAX - 1; n <= PREPARE_ON_LOOP_MAX + 1; n++) {
+        snprintf(body, sizeof body, "%-*s", n, "{\"name\":\"kite\"}");
+        has(ask("POST /api/v1/long", OWNER JSON, body), n > PREPARE_ON_LOOP_MAX ? "in the pool" : "on a loop");
+    }
+}
+
 static void test_slow_read_runs_again(void **state)
 {
     stage.slow_runs = 0;
@@ -1033,6 +1050,7 @@ static void test_modules_check(void **state)
         { { ROUTE(HEAD, "/x", toy_raw, W_READ), GOOD }, "the method" },
         { { ROUTE(GET, "/x", toy_raw, W_READ), GOOD, .prepare = toy_raw }, "only for W_WRITE" },
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .flags = R_SLOW_PREPARE }, "without .prepare" },
+        { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .flags = R_SLOW_LONG }, "without .prepare" },
         { { ROUTE(PATCH, "/x", toy_raw, W_WRITE), GOOD, .flags = R_PATCH }, "without .in" },
         { { ROUTE(GET, "/x", toy_raw, W_READ), .need = &can_read, .doc = "d", .status = 204, .flags = R_LIST },
           "R_LIST without" },
@@ -1317,6 +1335,7 @@ static int run_all(void)
         cmocka_unit_test(test_a_key_is_one_request),
         cmocka_unit_test(test_bounds_of_keys_and_answers),
         cmocka_unit_test(test_a_key_in_flight),
+        cmocka_unit_test(test_long_bodies_are_prepared_in_the_pool),
         cmocka_unit_test(test_slow_read_runs_again),
         cmocka_unit_test(test_full_pool),
         cmocka_unit_test(test_park_and_resume),

@@ -478,7 +478,7 @@ static const char create_example[] =
     "{\"name\":\"Greet\",\"definition\":{\"steps\":[{\"id\":\"greet\",\"type\":\"transform\",\"with\":{\"text\":\"Hello {{ input.name }}\"}}]}}";
 
 static const struct route routes[] = {
-    { ROUTE(POST, WORKFLOWS, workflow_create, W_WRITE), .prepare = prepare_create, .flags = R_SLOW_PREPARE,
+    { ROUTE(POST, WORKFLOWS, workflow_create, W_WRITE), .prepare = prepare_create, .flags = R_SLOW_LONG,
       .need = &can_write, .in = &workflow_table, .out = &workflow_table, .doc = "Make a workflow",
       .example = create_example, .more = "Triggers in the definition are made with it." },
     { ROUTE(GET, WORKFLOWS, workflow_list, W_READ), .need = &can_read, .query = &query_table, .list = &workflow_lister,
