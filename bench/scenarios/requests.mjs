@@ -20,6 +20,15 @@ async function rawEpoll() {
     return got;
 }
 
+/** The same loop, whose answers wait for a bare commit of the body. */
+async function epollCommit() {
+    const port = await freePort();
+    const server = await serve(program('epoll_commit'), [String(port), folder], port);
+    const got = load(server, '/', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{"amount":100}' });
+    await end(server.child, 'SIGKILL');
+    return got;
+}
+
 /** Commits of one row each by as many waiters as there are connections: rate per second. */
 const groupCommit = () => JSON.parse(run(program('group_commit'), [folder, options.seconds, options.connections])).tx_per_second;
 
@@ -37,6 +46,7 @@ async function starts(first) {
 export async function requests() {
     const raw = await rawEpoll();
     const commits = groupCommit();
+    const durable = await epollCommit();
     const first = await weir('requests');
     const start = await starts(first);
     const server = await first.start();
@@ -50,11 +60,13 @@ export async function requests() {
         { what: 'GET /livez', of: 'raw epoll', aim: 0.75, ...load(server, '/livez') },
         { what: 'GET /api/v1/limits, token checked', of: 'raw epoll', ...load(server, '/api/v1/limits', signedIn) },
         { what: 'GET /api/v1/workflows/{id}, token checked', of: 'raw epoll', aim: 0.4, ...load(server, flow.path, signedIn) },
-        { what: 'bare SQLite group commit', rate: commits, ratio: 1, of: 'itself' },
+        { what: 'bare SQLite group commit, no connections', rate: commits, ratio: 1, of: 'itself' },
+        { what: 'raw epoll loop + bare group commit', ...durable, ratio: 1, of: 'itself' },
         { what: 'POST /api/v1/workflows, durable', of: 'group commit', aim: 0.4, ...load(server, '/api/v1/workflows', { ...json, headers: { ...json.headers, ...signedIn.headers }, body: JSON.stringify({ name: 'made by the bench', definition: { steps: [{ id: 'a', type: 'transform', with: { x: '{{ input.n }}' } }] } }) }) },
         { what: 'POST webhook, three steps, durable', of: 'group commit', aim: 0.25, ...load(server, flow.webhook, { ...json, body: '{"amount":100}' }) },
     ];
     for (const row of rows) row.ratio ??= row.rate / (row.of === 'raw epoll' ? raw.rate : commits);
+    for (const row of rows) if (row.of === 'group commit') row.note = `; ${(row.rate / durable.rate).toFixed(2)} of it behind raw epoll, ${(durable.cpu_us / row.cpu_us).toFixed(2)} by processor time`;
     const after = rss(server.child), rested = await restedRss(server.child);
     await end(server.child);
     return [
