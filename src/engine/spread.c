@@ -42,7 +42,8 @@ void spread_say(const struct engine *e, enum news_kind what, str execution_id)
     char text[TEXT_BYTES];
     if (!e->shared || nodes_alive() <= 1)
         return;
-    int n = snprintf(text, sizeof text, "%s %.*s", words[what], STR_FMT(execution_id));
+    int n = snprintf(text, sizeof text, "%s %.*s", words[what], (int)execution_id.n,
+                     execution_id.p != NULL ? execution_id.p : "");
     bus_say(&engine_news, (str){ text, MIN((size_t)n, sizeof text - 1) });
 }
 
