@@ -119,7 +119,7 @@ static err asking_new(str token, str remote, struct asking **out)
 
 static err verify(str token, str remote, bool *passed)
 {
-    struct asking *q;
+    struct asking *q = NULL;
     struct timespec until = clock_in(WAIT_US);
     TRY(asking_new(token, remote, &q));
     loop_post(app.loops[0], &q->message);
