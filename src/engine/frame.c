@@ -128,7 +128,7 @@ void iterations_fill(struct run_step *foreach)
         if (f != NULL && (f->begun || f->over)) /* was put together again after a restart */
             continue;
         if (f == NULL && frame_open(foreach, item, &f) != OK) {
-            iterations_fail(foreach, "engine.memory", S("The execution's memory is used up"));
+            iterations_fail(foreach, STARVED_CODE, S(STARVED_TEXT));
             return;
         }
         frame_begin(f);
@@ -141,7 +141,7 @@ void iterations_begin(struct run_step *foreach)
 {
     struct run *r = foreach->frame->run;
     if (iterations_new(foreach) != OK) {
-        run_fail_step(r, foreach, "engine.memory", S("The execution's memory is used up"));
+        run_starve_step(r, foreach);
         return;
     }
     u64 steps = r->step_count + (u64)foreach->each->items->n * foreach->plan->body->count;

@@ -256,6 +256,7 @@ void run_consider(struct run *r, struct run_step *s);
 /* The step has this output; its dependants get their turns. */
 void run_complete_step(struct run *r, struct run_step *s, struct json output);
 void run_fail_step(struct run *r, struct run_step *s, const char *code, str message);
+void run_starve_step(struct run *r, struct run_step *s); /* there is no memory for it */
 void run_wait_until(struct run_step *s, i64 due_us);
 void run_note_attempt(struct run *r, struct run_step *s, const char *code, str message);
 /* Counts an ended step's part for those that wait for it, without waking them. */

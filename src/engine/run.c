@@ -170,7 +170,7 @@ static struct expr_scope scope_of(struct run *r, struct run_step *s, const char 
 /* Needs no memory: what failed for want of it must be able to say so. */
 static struct json starved_json(void)
 {
-    static const char code[] = "engine.memory", message[] = "The execution's memory is used up";
+    static const char code[] = STARVED_CODE, message[] = STARVED_TEXT;
     static struct json_member members[] = {
         { { "code", 4 }, { .type = JSON_STR, .n = sizeof code - 1, .text = code } },
         { { "message", 7 }, { .type = JSON_STR, .n = sizeof message - 1, .text = message } },
@@ -265,7 +265,7 @@ bool run_fits(struct run *r, const struct json *value, const char **code, str *w
         *code = "step.too_large";
         *why = S("A value is larger than 4 MiB");
     } else if (r->bytes + bytes > EXPR_MEMORY_BYTES) {
-        *code = "engine.memory";
+        *code = STARVED_CODE;
         *why = S("The values of the execution are larger than 32 MiB in all");
     } else if (depth_of(value) > VALUE_DEPTH_MAX) {
         *code = "step.too_deep";
@@ -324,6 +324,11 @@ void run_fail_step(struct run *r, struct run_step *s, const char *code, str mess
         frame_failed(f, code, message, s->plan->id);
     else if (fatal)
         end_run(r, RUN_FAILED, run_error_json(r, code, message, s->plan->id));
+}
+
+void run_starve_step(struct run *r, struct run_step *s)
+{
+    run_fail_step(r, s, STARVED_CODE, S(STARVED_TEXT));
 }
 
 static void finish_if_done(struct run *r)
@@ -386,6 +391,8 @@ static void attempt_failed(struct run *r, struct run_step *s, const struct step_
     run_wait_until(s, r->last_us + backoff_us(&s->plan->retry, used, result->retry_after_us));
 }
 
+static const struct expr_error starved_error = { .code = STARVED_CODE, .detail = S_INIT(STARVED_TEXT) };
+
 /* --- attempts ----------------------------------------------------------------------------------------------------- */
 
 /* What a person sees as input: the URL that was called, but a script or condition as it is written. */
@@ -437,7 +444,7 @@ static err evaluate_with(struct run *r, struct run_step *s, struct machine *m, s
 /* The step's input. A later attempt has that of the first one: under the same Idempotency-Key goes the same request. False: the step has failed. */
 static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struct step_attempt *attempt)
 {
-    struct expr_error error = { .code = "engine.memory", .detail = S("The execution's memory is used up") };
+    struct expr_error error = starved_error;
     if (s->record.input != NULL) {
         attempt->with = s->record.input;
         return true;
@@ -448,7 +455,7 @@ static bool evaluate(struct run *r, struct run_step *s, struct machine *m, struc
         return true;
     }
     if (e == ERR_MEMORY)
-        error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
+        error = starved_error;
     run_fail_step(r, s, error.code, error.detail);
     return false;
 }
@@ -463,10 +470,10 @@ static bool check_input(struct run *r, struct run_step *s)
     err e = field_decode(r->arena, p->kind->with, FIELD_EVALUATED, s->record.input, S(""), NULL, &problems);
     if (e == OK)
         return true;
-    str detail = S("The execution's memory is used up");
+    str detail = S(STARVED_TEXT);
     if (e == ERR_INVALID)
         detail = strf(r->arena, "%.*s: %.*s", STR_FMT(problems.list[0].pointer), STR_FMT(problems.list[0].detail));
-    run_fail_step(r, s, e == ERR_INVALID ? "step.input" : "engine.memory", detail);
+    run_fail_step(r, s, e == ERR_INVALID ? "step.input" : STARVED_CODE, detail);
     return false;
 }
 
@@ -494,7 +501,7 @@ static void begin_child(struct run *r, struct run_step *s)
         return;
     }
     if (id.p == NULL || !json_set(r->arena, &output, S("execution_id"), json_of_str(id))) {
-        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        run_starve_step(r, s);
         return;
     }
     s->output_node = output;
@@ -645,7 +652,7 @@ static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
         s->record.started_at = s->attempt_started_at;
     struct step_attempt *a = s->attempt = NEW(r->arena, struct step_attempt);
     if (a == NULL) {
-        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        run_starve_step(r, s);
         return;
     }
     i64 left = r->deadline_at - r->last_us;
@@ -658,7 +665,7 @@ static void begin_attempt(struct run *r, struct run_step *s, struct machine *m)
     trace_attempt(r, a);
     s->record.deadline_at = r->last_us + a->timeout_us;
     if (a->idempotency_key.p == NULL) {
-        run_fail_step(r, s, "engine.memory", S("The execution's memory is used up"));
+        run_starve_step(r, s);
         return;
     }
     if (!evaluate(r, s, m, a) || !check_input(r, s))
@@ -679,7 +686,7 @@ static bool condition_holds(struct run *r, struct run_step *s, struct machine *m
     if (e == OK && expr_truth(&result))
         return true;
     if (e == ERR_MEMORY)
-        error = (struct expr_error){ .code = "engine.memory", .detail = S("The execution's memory is used up") };
+        error = starved_error;
     if (e == OK)
         end_step(r, s, STEP_SKIPPED);
     else

@@ -34,7 +34,7 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "concurrency.limit", "The workflow of a child runs as often at once as it may, and does not let others wait" },
       { "execution.cancelled", "Somebody cancelled the execution" },
       { "execution.killed", "Somebody ended the execution without waiting for its outgoing calls" },
-      { "execution.timed_out", "The execution's time is up" }, { "engine.memory", "The execution's memory is used up" },
+      { "execution.timed_out", "The execution's time is up" }, { STARVED_CODE, STARVED_TEXT },
       { "engine.interrupted", "The server stopped in the middle of this attempt; it was made again" },
       { "engine.crashed", "The server stopped three times in the middle of this step" },
       { "engine.definition", "The definition of this version can no longer be read" },
@@ -77,6 +77,11 @@ const struct variant_case *step_variants(void)
 void step_complete(struct step_attempt *s, struct json output)
 {
     s->result = (struct step_result){ .what = RESULT_COMPLETED, .output = output };
+}
+
+void step_starved(struct step_attempt *s)
+{
+    s->result = (struct step_result){ .what = RESULT_FAILED, .code = STARVED_CODE, .message = S(STARVED_TEXT) };
 }
 
 void step_fail(struct step_attempt *s, const char *code, bool retryable, const char *format, ...)

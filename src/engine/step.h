@@ -60,6 +60,11 @@ const struct step_kind *step_kind_by(str type);
 /* The cases of a step's `with`, for the field table of definitions. */
 const struct variant_case *step_variants(void);
 
+/* What fails for want of memory says so without needing any. */
+#define STARVED_CODE "engine.memory"
+#define STARVED_TEXT "The execution's memory is used up"
+
 /* For kinds: the outcome in one line. */
+void step_starved(struct step_attempt *s);
 void step_complete(struct step_attempt *s, struct json output);
 void step_fail(struct step_attempt *s, const char *code, bool retryable, const char *format, ...) PRINTF_LIKE(4, 5);

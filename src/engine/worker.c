@@ -388,7 +388,7 @@ static void send_calls(struct worker *w, struct run *r)
         if (call_send(w->engine, r, s, on_answer) == OK)
             w->busy++;
         else
-            run_end(r, RUN_FAILED, "engine.memory", "The execution's memory is used up");
+            run_end(r, RUN_FAILED, STARVED_CODE, STARVED_TEXT);
     }
 }
 

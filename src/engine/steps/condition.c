@@ -14,7 +14,7 @@ static void condition_start(struct step_attempt *s)
     if (json_set(s->arena, &out, S("result"), json_of_bool(expr_truth(&s->special))))
         step_complete(s, out);
     else
-        step_fail(s, "engine.memory", false, "The execution's memory is used up");
+        step_starved(s);
 }
 
 const struct step_kind kind_condition = {

@@ -31,7 +31,7 @@ const struct table kind_http_with = SHAPE("HttpWith", fields, .doc = "An HTTP re
 
 static void out_of_memory(struct step_attempt *s)
 {
-    step_fail(s, "engine.memory", false, "The execution's memory is used up");
+    step_starved(s);
 }
 
 /* An integer that the table has checked; JSON may have written it as 200.0. */

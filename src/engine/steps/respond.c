@@ -29,7 +29,7 @@ static void respond_start(struct step_attempt *s)
     if (!json_set(s->arena, &out, S("status"), json_of_i64(code)) ||
         !json_set(s->arena, &out, S("headers"), headers != NULL ? *headers : no_headers) ||
         !json_set(s->arena, &out, S("body"), body != NULL ? *body : json_null)) {
-        step_fail(s, "engine.memory", false, "The execution's memory is used up");
+        step_starved(s);
         return;
     }
     step_complete(s, out);

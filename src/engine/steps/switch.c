@@ -43,7 +43,7 @@ static void switch_start(struct step_attempt *s)
     if (json_set(s->arena, &out, S("case"), json_of_str(name)))
         step_complete(s, out);
     else
-        step_fail(s, "engine.memory", false, "The execution's memory is used up");
+        step_starved(s);
 }
 
 const struct step_kind kind_switch = {
