@@ -21,7 +21,6 @@ CODES(failure_codes, CODE_FAILURE, { "step.input", "The step's input is not what
       { "workflow.child_failed", "The child ended, but did not complete" },
       { "workflow.timeout", "The child did not end within the step's time" },
       { "workflow.depth", "Workflows call each other more than 16 levels deep" },
-      { "foreach.items", "The items are no list of at most 10,000" },
       { "foreach.steps", "The execution would have more than 50,000 steps, those of all iterations counted" },
       { "foreach.timeout", "The iterations did not end within the step's time" },
       { "switch.value", "The value of a switch is a list or an object, which no case can name" },
