@@ -74,15 +74,17 @@ static void refuse(struct call *c, err e, const char *code, str detail)
     on_answer(c, &(struct client_answer){ .error = e, .code = code, .detail = detail });
 }
 
+/* The last moment to find out that the execution may be another node's by now. */
+static bool may_send(void *engine)
+{
+    return spread_may_act(engine);
+}
+
 static void on_send(struct message *m)
 {
     struct call *c = CONTAINER(m, struct call, send);
     if (c->cancelled) {
         refuse(c, ERR_TIMEOUT, "http.cancelled", S("Cancelled before it was sent"));
-        return;
-    }
-    if (!spread_may_act(c->engine)) { /* the last moment to find out that the execution may be another node's by now */
-        refuse(c, ERR_BUSY, "engine.lost", S("This node's lease is over"));
         return;
     }
     c->running = true; /* before client_start: `done` may not come from inside it, but the order is then plain */
@@ -108,6 +110,8 @@ static err copy_request(struct call *c, const struct client_request *from)
 {
     struct pair *headers = NEW_N(c->arena, struct pair, from->header_count);
     c->request = *from;
+    c->request.may_send = may_send;
+    c->request.may_ctx = c->engine;
     c->request.method = str_dup(c->arena, from->method);
     c->request.url = str_dup(c->arena, from->url);
     if (from->body.p != NULL)

@@ -66,7 +66,7 @@ struct client_call {
     i64 started_us;
     u32 hops;
     bool other_origin; /* some hop has left the first one: from then on it stays so */
-    bool blocked, head_done, header_flood, body_flood, no_memory;
+    bool blocked, head_done, header_flood, body_flood, no_memory, withheld;
     struct pair *answer_headers;
     size_t answer_header_count, header_bytes;
     struct buf body;
@@ -113,6 +113,7 @@ static const struct failure header_failure = { CURLE_OK, ERR_UPSTREAM, "http.pro
                                                "The answer's header is too large" };
 static const struct failure memory_failure = { CURLE_OK, ERR_MEMORY, "http.too_large", "Out of memory for the answer" };
 static const struct failure cancelled = { CURLE_OK, ERR_TIMEOUT, "http.cancelled", "The call was cancelled" };
+static const struct failure withheld = { CURLE_OK, ERR_BUSY, "http.cancelled", "The call was not sent" };
 static const struct failure bad_url = { CURLE_OK, ERR_INVALID, "http.url",
                                         "The URL is not an absolute http or https URL" };
 static const struct failure fault = { CURLE_OK, ERR_UPSTREAM, "http.connect", "The connection failed" };
@@ -121,6 +122,8 @@ static const struct failure *failure_of(const struct client_call *call, CURLcode
 {
     if (call->no_memory)
         return &memory_failure;
+    if (call->withheld)
+        return &withheld;
     if (call->body_flood)
         return &flood_failure;
     if (call->header_flood)
@@ -394,6 +397,13 @@ static err set_hop(struct client_call *call)
     return set_method(call);
 }
 
+static int on_connected(void *ctx, char *remote, char *local, int remote_port, int local_port)
+{
+    struct client_call *call = ctx;
+    call->withheld = call->hops == 0 && !call->request.may_send(call->request.may_ctx);
+    return call->withheld ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+
 static err set_options(struct client_call *call)
 {
     CURL *easy = call->easy;
@@ -416,6 +426,10 @@ static err set_options(struct client_call *call)
     bad |= curl_easy_setopt(easy, CURLOPT_HEADERDATA, call);
     bad |= curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     bad |= curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
+    if (call->request.may_send != NULL) {
+        bad |= curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected);
+        bad |= curl_easy_setopt(easy, CURLOPT_PREREQDATA, call);
+    }
     return bad != 0 ? ERR_MEMORY : OK;
 }
 

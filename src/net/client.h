@@ -20,6 +20,10 @@ struct client_request {
     u32 redirects;              /* how many to follow; 0 = none */
     i64 connect_us, timeout_us; /* of the whole call; at most 10 minutes */
     size_t max_body_bytes;      /* a longer answer fails with ERR_TOO_LARGE */
+    /* Asked when there is a connection, the moment before the request goes out on it (not for redirects): false ends the call with ERR_BUSY, and nothing was sent. NULL: nobody is asked.
+     * On the loop. */
+    bool (*may_send)(void *may_ctx);
+    void *may_ctx;
 };
 struct client_answer {
     err error; /* OK whenever a complete answer arrived, whatever its status */

@@ -511,6 +511,42 @@ static void test_cancel(void **state)
     teardown(&f);
 }
 
+/* Who decides at the last moment is asked once for a call, on a connection that is new or kept, and not again for a redirect, which is no beginning any more. */
+struct asked {
+    int times;
+    bool yes;
+};
+
+static bool may_send(void *ctx)
+{
+    struct asked *asked = ctx;
+    asked->times++;
+    return asked->yes;
+}
+
+static void test_a_call_that_is_withheld(void **state)
+{
+    (void)state;
+    struct fixture f;
+    setup(&f, "127.0.0.1");
+    struct asked asked = { .yes = true };
+    struct client_request request = {
+        .url = url_at(&f, "/redirect/302/self"), .redirects = 1, .may_send = may_send, .may_ctx = &asked
+    };
+    struct call c = run_request(&f, request);
+    assert_int_equal(c.answer.status, 200);
+    assert_int_equal(asked.times, 1);
+    asked.yes = false;
+    request.url = url_at(&f, "/hold");
+    for (int i = 2; i <= 3; i++) {
+        c = run_request(&f, request);
+        assert_int_equal(c.answer.error, ERR_BUSY);
+        assert_int_equal(asked.times, i);
+    }
+    assert_null(held);
+    teardown(&f);
+}
+
 static void test_injected_fault(void **state)
 {
     (void)state;
@@ -604,6 +640,7 @@ int main(void)
         cmocka_unit_test(test_body_bound),
         cmocka_unit_test(test_timeout),
         cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_a_call_that_is_withheld),
         cmocka_unit_test(test_injected_fault),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_too_many),

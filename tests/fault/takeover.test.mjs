@@ -205,7 +205,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             const limit = 3;
             const { id } = await createWorkflow(editor, { steps: [http('one', `${upstream.base}/one`)], settings: { concurrency: { limit } } });
             const all = await Promise.all(Array.from({ length: 40 }, (_, n) => begin(n % 2 ? editor : there, id)));
-            const done = await Promise.all(all.map((one) => finalExecution(editor, one, { within_ms: 30_000 })));
+            const done = await Promise.all(all.map((one) => finalExecution(editor, one, { within_ms: 30_000, every_ms: 200 })));
             assert.deepEqual(done.map(({ status }) => status), Array(40).fill('completed'));
             const most = Math.max(...done.map((a) => done.filter((b) => b.started_at <= a.started_at && b.completed_at > a.started_at).length));
             assert.ok(most <= limit, `${most} at once`);
@@ -218,7 +218,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
         await join();
         const { id } = await createWorkflow(editor, chain({ id: 'd', type: 'delay', with: { ms: 300 } }, http('one', `${upstream.base}/one`)));
         const all = await Promise.all(Array.from({ length: 60 }, (_, n) => begin(n % 2 ? editor : there, id)));
-        const done = await Promise.all(all.map((one) => finalExecution(there, one, { within_ms: 30_000 })));
+        const done = await Promise.all(all.map((one) => finalExecution(there, one, { within_ms: 30_000, every_ms: 200 })));
         assert.ok(done.every(({ status }) => FINAL.has(status) && status === 'completed'));
         assert.equal(upstream.count('/one'), 60);
         assert.ok(done.every((x) => stepOf(x, 'one').attempt === 1));
