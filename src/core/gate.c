@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/auth.h"
+#include "core/nodes.h"
 #include "core/pipeline.h"
 
 enum { TOKEN_MAX = 4096 };
@@ -241,6 +242,12 @@ static err lookup(struct request_core *c)
     return OK;
 }
 
+/* A node that only runs executions is there for its keepers. What it does not serve is no secret, so nobody has to sign in to hear it. */
+static bool not_here(const struct request_core *c)
+{
+    return !node_answers() && (c->endpoint == NULL || !(c->endpoint->route->flags & R_OPERATIONAL));
+}
+
 err gate(struct request_core *c)
 {
     struct req *rq = &c->rq;
@@ -251,6 +258,8 @@ err gate(struct request_core *c)
     if (e == ERR_DECODE)
         return problem(rq, &problem_of_class[ERR_DECODE], "The path holds a bad percent escape or is not UTF-8");
     TRY(e);
+    if (not_here(c))
+        return problem(rq, &problem_route, "This node only runs executions (WEIR_ROLE is worker)");
     if (c->endpoint == NULL)
         return no_endpoint(c);
     rq->route = c->endpoint->route;

@@ -44,6 +44,8 @@ enum route_flags {
         1
         << 13, /* prepare in the pool of its own that hashes passwords: a storm of logins takes nothing from anybody else */
     R_SLOW_LONG = 1 << 14, /* R_SLOW_PREPARE for bodies above PREPARE_ON_LOOP_MAX: its work depends on nothing else */
+    R_OPERATIONAL =
+        1 << 15, /* for whoever looks after nodes: one that only runs executions (WEIR_ROLE) answers it as well */
 };
 
 /* Preparing so much takes some 100 us at most; handing it to the pool and back costs 20. */

@@ -11,6 +11,7 @@
 #include "codec/hash.h"
 #include "core/app.h"
 #include "core/audit.h"
+#include "core/nodes.h"
 #include "feat/tenants/tenants.h"
 #include "feat/users/users.h"
 
@@ -155,6 +156,9 @@ static err first_token(void *ctx, struct tx *tx)
 static err first_owner(void *ctx, struct tx *tx)
 {
     struct first *f = ctx;
+    TRY(users_any(tx, &f->any)); /* again: another node may have started meanwhile */
+    if (f->any)
+        return OK;
     TRY(insert_owner(tx, db_arena(tx), f->now_us, f->owner));
     return audit_system(tx, db_arena(tx), f->now_us, f->owner->tenant_id, S("settings"), "auth.setup",
                         f->owner->user_id, STR_NONE);
@@ -217,9 +221,9 @@ err setup_start(void)
     struct arena *a = arena_new(START_BYTES);
     struct first f = { .now_us = clock_now_us() };
     err e = a == NULL ? ERR_MEMORY : db_write_wait(app.db, a, first_look, &f);
-    if (e == OK && !f.any)
-        e = app.config.admin_email.n > 0 && app.config.admin_password.n > 0 ? owner_from_settings(a, &f)
-                                                                            : link_for_setup(a, &f);
+    bool owner = app.config.admin_email.n > 0 && app.config.admin_password.n > 0;
+    if (e == OK && !f.any && (owner || node_answers())) /* a worker has no page that a link could lead to */
+        e = owner ? owner_from_settings(a, &f) : link_for_setup(a, &f);
     arena_free(a);
     return e;
 }

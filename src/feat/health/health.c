@@ -5,6 +5,8 @@
 #include "feat/health/health.h"
 #include "core/app.h"
 #include "core/auth.h"
+#include "core/bus.h"
+#include "core/nodes.h"
 #include "core/req.h"
 
 struct status {
@@ -45,23 +47,47 @@ static const struct table dependency_table =
 
 struct dependencies {
     struct presence has;
-    struct dependency *database;
+    struct dependency *database, *bus;
 };
 static const struct field dependencies_fields[] = {
     FIELD(struct dependencies, database, F_OBJECT, .flags = F_OUTPUT, .of = &dependency_table, .doc = "The store"),
+    FIELD(struct dependencies, bus, F_OBJECT, .flags = F_OUTPUT | F_SPARSE, .of = &dependency_table,
+          .doc =
+              "News between nodes, with PostgreSQL; while it fails this node asks the database each second, and is ok"),
 };
 static const struct table dependencies_table =
     TABLE("Dependencies", struct dependencies, dependencies_fields, .doc = "All that the server needs");
+
+static const char *const role_words[] = { "all", "api", "worker", NULL };
+struct peer {
+    struct presence has;
+    struct node node;
+};
+static const struct field node_fields[] = {
+    FIELD_AS(struct peer, "id", node.id, F_STR, .flags = F_OUTPUT,
+             .doc = "WEIR_NODE_ID, or what was made up at its start"),
+    FIELD_AS(struct peer, "incarnation", node.incarnation, F_I64, .flags = F_OUTPUT, .doc = "Which start of it"),
+    FIELD_AS(struct peer, "role", node.role, F_STR, .flags = F_OUTPUT, .one_of = role_words, .doc = "What it does"),
+    FIELD_AS(struct peer, "version", node.version, F_STR, .flags = F_OUTPUT, .doc = "Of Weir"),
+    FIELD_AS(struct peer, "host", node.host, F_STR, .flags = F_OUTPUT, .doc = "Name of its machine"),
+    FIELD_AS(struct peer, "started_at", node.started_at, F_TIME, .flags = F_OUTPUT, .doc = "When it started"),
+    FIELD_AS(struct peer, "beat_at", node.beat_at, F_TIME, .flags = F_OUTPUT, .doc = "When it was last heard of"),
+};
+static const struct table node_table =
+    TABLE("Node", struct peer, node_fields, .doc = "A process that serves this database, by the database's clock");
 
 struct health {
     struct presence has;
     str status;
     struct dependencies *dependencies;
+    struct list nodes;
 };
 static const struct field health_fields[] = {
     FIELD(struct health, status, F_STR, .flags = F_OUTPUT, .one_of = status_words, .doc = "The worst of all parts"),
     FIELD(struct health, dependencies, F_OBJECT, .flags = F_OUTPUT | F_SPARSE, .of = &dependencies_table,
           .doc = "Each part; only for callers with health.read"),
+    FIELD(struct health, nodes, F_LIST, .flags = F_OUTPUT | F_SPARSE, .of = &node_table, .max = NODES_MAX,
+          .doc = "All nodes, this one first, as its last heartbeat saw them; only for callers with health.read"),
 };
 static const struct table health_table =
     TABLE("Health", struct health, health_fields, .doc = "Health of the server and its parts");
@@ -134,21 +160,54 @@ static void check_database(struct dependency *d, i64 now_us)
     SET(dependency_table, d, latency_ms);
 }
 
+/* A node that hears nothing from the others serves on: it asks the database. So this part makes nothing else fail. */
+static void check_bus(struct dependencies *parts, struct dependency *d, i64 now_us)
+{
+    if (!nodes_possible())
+        return;
+    d->status = bus_hears() ? S("ok") : S("failing");
+    d->checked_at = now_us;
+    SET(dependency_table, d, status);
+    SET(dependency_table, d, checked_at);
+    parts->bus = d;
+    SET(dependencies_table, parts, bus);
+}
+
+static err list_nodes(struct arena *a, struct list *out)
+{
+    struct node *nodes;
+    u32 n;
+    TRY(nodes_list(a, &nodes, &n));
+    struct peer *list = NEW_N(a, struct peer, MAX(n, 1u));
+    if (list == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < n; i++) {
+        list[i].node = nodes[i];
+        field_set_all(&node_table, &list[i]);
+    }
+    *out = (struct list){ list, n };
+    return OK;
+}
+
 static err health_show(struct req *rq)
 {
     struct health *out = NEW(rq->arena, struct health);
     struct dependencies *parts = NEW(rq->arena, struct dependencies);
-    struct dependency *database = NEW(rq->arena, struct dependency);
+    struct dependency *database = NEW_N(rq->arena, struct dependency, 2), *bus = database + 1;
     if (out == NULL || parts == NULL || database == NULL)
         return ERR_MEMORY;
     check_database(database, rq->now_us);
     parts->database = database;
     SET(dependencies_table, parts, database);
+    check_bus(parts, bus, rq->now_us);
+    TRY(list_nodes(rq->arena, &out->nodes));
     out->status = app.draining ? S("draining") : database->status;
     out->dependencies = parts;
     SET(health_table, out, status);
-    if (gate_allows(rq, &can_read))
+    if (gate_allows(rq, &can_read)) {
         SET(health_table, out, dependencies);
+        SET(health_table, out, nodes);
+    }
     return reply(rq, 200, &health_table, out);
 }
 
@@ -165,7 +224,7 @@ static const struct route_status not_ready[] = {
     { 0 },
 };
 
-#define PUBLIC .need = &anyone, .flags = R_NO_STORE
+#define PUBLIC .need = &anyone, .flags = R_NO_STORE | R_OPERATIONAL
 
 static const struct route routes[] = {
     { ROUTE(GET, "/livez", health_live, W_READ), PUBLIC, .out = &status_table, .doc = "Is the process alive?",
@@ -178,14 +237,14 @@ static const struct route routes[] = {
     { ROUTE(GET, "/metrics", health_metrics, W_READ), PUBLIC | R_TEXT,
       .produces = "text/plain; version=0.0.4; charset=utf-8", .doc = "Metrics for Prometheus",
       .more = "Answers on WEIR_METRICS_LISTEN only, when that is set." },
-    { ROUTE(GET, "/openapi.json", health_openapi, W_READ), PUBLIC | R_TEXT, .produces = "application/json",
-      .doc = "This document" },
+    { ROUTE(GET, "/openapi.json", health_openapi, W_READ), .need = &anyone, .flags = R_NO_STORE | R_TEXT,
+      .produces = "application/json", .doc = "This document" },
     { ROUTE(GET, "/api/v1/info", health_info, W_READ), PUBLIC, .out = &info_table,
       .doc = "Name and version of the server" },
     { ROUTE(GET, "/api/v1/health", health_show, W_READ), PUBLIC, .out = &health_table,
       .doc = "Health of the server and its parts",
       .more = "Without a token only the overall status; callers with health.read see each dependency." },
-    { ROUTE(GET, "/v1/health", health_show, W_READ), .need = &anyone, .flags = R_NO_STORE | R_HIDDEN,
+    { ROUTE(GET, "/v1/health", health_show, W_READ), .need = &anyone, .flags = R_NO_STORE | R_OPERATIONAL | R_HIDDEN,
       .out = &health_table, .doc = "Alias of /api/v1/health" },
 };
 
