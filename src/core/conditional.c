@@ -82,9 +82,9 @@ static str tag(const struct request_core *c)
     return (str){ c->etag, ETAG_BYTES };
 }
 
-static err load(struct request_core *c, const struct route *r, const str *params)
+/* Asks for the state; its answer rides with the next statement, if there is one before it is wanted. */
+static err ask(struct request_core *c, const struct route *r, const str *params)
 {
-    struct etag_row row;
     struct arg list[1 + COUNT(c->rq.params)] = { TENANT(&c->rq) };
     u32 n = 1;
     c->has_etag = false;
@@ -92,10 +92,25 @@ static err load(struct request_core *c, const struct route *r, const str *params
         list[n] = STR(params[n - 1]);
         n++;
     }
-    err e = db_row(c->rq.tx, r->etag, &row, (struct args){ list, n });
+    TRY(db_ask(c->rq.tx, r->etag, 1, &c->etag_ahead, (struct args){ list, n }));
+    c->asked_etag = true;
+    return OK;
+}
+
+static err answer(struct request_core *c)
+{
+    struct etag_row row;
+    c->asked_etag = false;
+    err e = db_answer_row(c->rq.tx, &c->etag_ahead, &row);
     if (e == OK)
         tag_of(row.state, c);
     return e == ERR_NOT_FOUND ? OK : e;
+}
+
+static err load(struct request_core *c, const struct route *r, const str *params)
+{
+    TRY(ask(c, r, params));
+    return answer(c);
 }
 
 static err changed(struct req *rq)
@@ -111,10 +126,13 @@ err conditional_before(struct request_core *c)
 {
     const struct route *r = c->rq.route;
     bool reading = r->work != W_WRITE, match = given(c, S("if-match")), none = given(c, S("if-none-match"));
-    c->has_etag = false;
+    c->has_etag = c->asked_etag = false;
     if (r->etag == NULL || (!reading && !match && !none))
         return OK;
-    TRY(load(c, r, c->rq.params));
+    TRY(ask(c, r, c->rq.params));
+    if (!match && !none)
+        return OK;
+    TRY(answer(c));
     if (!c->has_etag)
         return OK;
     if (match && !named(c->rq.http, S("if-match"), tag(c), false))
@@ -122,6 +140,11 @@ err conditional_before(struct request_core *c)
     if (!none || !named(c->rq.http, S("if-none-match"), tag(c), true))
         return OK;
     return reading ? reply_empty(&c->rq, 304) : changed(&c->rq);
+}
+
+err conditional_read(struct request_core *c)
+{
+    return c->asked_etag ? answer(c) : OK;
 }
 
 static str location_of(const struct answer *a)

@@ -21,6 +21,7 @@ struct endpoint {
     const struct route *route;
     const struct module *module;
     enum http_method method;
+    atomic_bool looks_again; /* its handler needs more than one look at the store (db_read_once), as was found */
     _Atomic(struct metric_series *) requests[STATUS_CLASSES], durations[STATUS_CLASSES];
 };
 /* route_find, but with the endpoint; OPTIONS finds none and tells the methods. */
@@ -60,7 +61,8 @@ struct request_core {
     bool timed; /* park_timer was called; the timer starts when the handler has left */
     i64 delay_us;
     bool answered;
-    bool has_etag;
+    bool has_etag, asked_etag;
+    struct ahead etag_ahead;
     char etag[ETAG_BYTES]; /* of the object that the answer shows */
     u64 mask;              /* members that ?fields= asks for, bit i = field i of route->out; 0 = all */
     err ran;               /* what the handler returned; the batch may fail after it */
@@ -93,6 +95,8 @@ err gate(struct request_core *c) MUST;
 /* conditional.c: in front of a handler that reads an object, or inside the transaction in front of one that changes it. OK with an answer (304) leaves
  * the handler out, as an error does. */
 err conditional_before(struct request_core *c) MUST;
+/* Behind a handler that has read: the ETag, of which conditional_before only asked where nothing depended on it. */
+err conditional_read(struct request_core *c) MUST;
 /* After a change, in its transaction: the ETag of what came of it. */
 err conditional_after(struct request_core *c) MUST;
 

@@ -276,24 +276,51 @@ static struct request_core *of_message(struct message *m)
     return CONTAINER(m, struct request_core, message);
 }
 
-/* From the top, on the calling thread. *slow: the read took too long for a loop and must run again elsewhere. */
-static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *slow)
+static err read_steps(struct request_core *c, handler_fn *fn)
+{
+    struct req *rq = &c->rq;
+    if (rq->route->work == W_WRITE) /* a change compares in its transaction */
+        return fn(rq);
+    TRY(conditional_before(c));
+    if (rq->answer.status != 0)
+        return OK;
+    TRY(fn(rq));
+    return conditional_read(c);
+}
+
+static err read_from_top(struct request_core *c, handler_fn *fn, bool fast, bool once, bool *slow)
 {
     struct req *rq = &c->rq;
     req_rewind(c);
-    *slow = false;
-    if (rq->route->flags & R_NO_STORE)
-        return fn(rq);
     TRY(db_read_begin(app.db, rq->arena, fast, &rq->tx));
     db_read_repeats(rq->tx);
+    if (once)
+        db_read_once(rq->tx);
     hold_to_caller(rq, rq->tx);
-    err e = rq->route->work != W_WRITE ? conditional_before(c) : OK; /* a change compares in its transaction */
-    if (e == OK && rq->answer.status == 0)
-        e = fn(rq);
-    *slow = fast && e != OK && !c->parked && db_read_was_slow(rq->tx);
+    err e = read_steps(c, fn);
+    *slow = (e != OK || once) && !c->parked && db_read_was_slow(rq->tx);
     db_read_end(rq->tx);
     rq->tx = NULL;
     return e;
+}
+
+/* From the top, on the calling thread. *slow: the read took too long for a loop and must run again elsewhere. Most reads need one look at the store; which
+ * routes need more is found when one does, and remembered. */
+static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *slow)
+{
+    atomic_bool *looks_again = &c->endpoint->looks_again;
+    *slow = false;
+    if (c->rq.route->flags & R_NO_STORE) {
+        req_rewind(c);
+        return fn(&c->rq);
+    }
+    bool once = !fast && c->rq.route->work == W_READ && !atomic_load_explicit(looks_again, memory_order_relaxed);
+    err e = read_from_top(c, fn, fast, once, slow);
+    if (fast || !*slow)
+        return e;
+    if (e == ERR_BUSY)
+        atomic_store_explicit(looks_again, true, memory_order_relaxed);
+    return read_from_top(c, fn, false, false, slow);
 }
 
 static void left_parked(struct request_core *c);

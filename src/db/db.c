@@ -169,6 +169,38 @@ err db_list(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, s
     return tx->db->driver->list(tx, s, max, rows, n, args);
 }
 
+err db_ask(struct tx *tx, const struct stmt *s, u32 max, struct ahead *out, struct args args)
+{
+    if (s->row == NULL)
+        return db_misused(s->name, "rows are wanted, but it has no row table");
+    TRY(held(tx, s, args));
+    *out = (struct ahead){ .stmt = s, .max = max };
+    if (tx->db->driver->ask != NULL)
+        return tx->db->driver->ask(tx, out, args);
+    out->answered = true;
+    return tx->db->driver->list(tx, s, max, &out->rows, &out->n, args);
+}
+
+err db_answer_list(struct tx *tx, struct ahead *ahead, void **rows, u32 *n)
+{
+    if (!ahead->answered)
+        TRY(tx->db->driver->answer(tx, ahead));
+    *rows = ahead->rows;
+    *n = ahead->n;
+    return OK;
+}
+
+err db_answer_row(struct tx *tx, struct ahead *ahead, void *row)
+{
+    void *rows;
+    u32 n;
+    TRY(db_answer_list(tx, ahead, &rows, &n));
+    if (n == 0)
+        return ERR_NOT_FOUND;
+    memcpy(row, rows, ahead->stmt->row->size);
+    return OK;
+}
+
 err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args)
 {
     TRY(held(tx, s, args));
@@ -222,6 +254,12 @@ bool db_read_was_slow(const struct tx *tx)
 void db_read_repeats(struct tx *tx)
 {
     tx->db->driver->read_repeats(tx);
+}
+
+void db_read_once(struct tx *tx)
+{
+    if (tx->db->driver->read_once != NULL)
+        tx->db->driver->read_once(tx);
 }
 
 bool db_read_leave(struct tx *tx)

@@ -119,6 +119,10 @@ void db_read_repeats(struct tx *tx);
 /* Called by a thread each time before it sleeps; from the first call on, a fast read may go on in the snapshot of the fast read before it while nothing was committed
  * in between. So it sees what it would have seen without, and a burst of reads costs one look at the locks of the file. */
 void db_read_rest(struct db *db);
+/* A read whose work may be begun again from its top, and which wants all in one look: what was asked ahead (db_ask), with one statement that is waited for. It is
+ * no transaction of its own then, which saves PostgreSQL three quarters of the work. A second look fails (ERR_BUSY) and counts as slow, however the work ends: the
+ * caller begins again without this. */
+void db_read_once(struct tx *tx);
 /* Asks, before work that is too long for a loop: true on a read that repeats. It counts as slow then, and the caller returns ERR_BUSY. */
 bool db_read_leave(struct tx *tx);
 
@@ -126,6 +130,19 @@ bool db_read_leave(struct tx *tx);
 err db_row(struct tx *tx, const struct stmt *s, void *row, struct args args) MUST;
 /* All rows, at most `max` (then the rest is left): *rows is an array of the row struct. */
 err db_list(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args) MUST;
+/* A question that goes out with the next statement that is waited for, whose answer brings the answer of this one. It stays where it is until the transaction ends or is answered. */
+struct ahead {
+    const struct stmt *stmt;
+    u32 max, n;
+    void *rows;
+    bool answered;
+    void *result; /* this and the rest are the driver's */
+    struct ahead *next;
+};
+err db_ask(struct tx *tx, const struct stmt *s, u32 max, struct ahead *out, struct args args) MUST;
+/* As db_list and db_row would have answered; waits when nothing else has waited since. */
+err db_answer_list(struct tx *tx, struct ahead *ahead, void **rows, u32 *n) MUST;
+err db_answer_row(struct tx *tx, struct ahead *ahead, void *row) MUST;
 /* No rows; *changed is how many rows the statement changed. A broken UNIQUE, CHECK or foreign key is ERR_CONFLICT. Without `changed` it is as db_send: with
  * PostgreSQL such a failure may be that of a later call or of the transaction. */
 err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args) MUST;

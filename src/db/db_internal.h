@@ -39,8 +39,11 @@ struct driver {
     void (*read_repeats)(struct tx *tx);
     bool (*read_leave)(struct tx *tx);
     void (*read_rest)(struct db *db); /* NULL: nothing lingers */
+    void (*read_once)(struct tx *tx); /* NULL: it makes no difference */
     err (*row)(struct tx *tx, const struct stmt *s, void *row, struct args args);
     err (*list)(struct tx *tx, const struct stmt *s, u32 max, void **rows, u32 *n, struct args args);
+    err (*ask)(struct tx *tx, struct ahead *ahead, struct args args); /* NULL: the list is read at once */
+    err (*answer)(struct tx *tx, struct ahead *ahead);                /* one that is not answered yet */
     err (*exec)(struct tx *tx, const struct stmt *s, i64 *changed, struct args args);
     err (*send)(struct tx *tx, const struct stmt *s, err unless_one, struct args args);
     /* NULL: there is one process, and its writer (SQLite) */

@@ -36,24 +36,48 @@ static err fail(struct pg_tx *tx, err e, bool refused)
         tx->failed = e;
         tx->refused = refused;
         tx->lost = tx->conn != NULL && tx->conn->broken;
+        tx->late = tx->lost && tx->conn->late;
     }
     return tx->failed;
 }
 
+/* Where a loop cannot connect it has stood still for nothing, so it rests for longer than that took. */
+static err connect_fast(struct postgres *db, i64 deadline_us, struct pg_conn **out)
+{
+    i64 from_us = clock_mono_us();
+    pthread_mutex_lock(&db->pool);
+    bool down = from_us < MAX(db->down_until_us, db->loops_rest_until_us);
+    pthread_mutex_unlock(&db->pool);
+    if (down)
+        return ERR_UNAVAILABLE;
+    err e = pg_connect(db, deadline_us, out);
+    i64 now_us = clock_mono_us();
+    if (e == OK) {
+        (*out)->patient = true;
+        return OK;
+    }
+    pthread_mutex_lock(&db->pool);
+    db->loops_rest_until_us = now_us + LOOP_REST * (now_us - from_us);
+    pthread_mutex_unlock(&db->pool);
+    return e;
+}
+
+/* The connection of this loop. One that has not answered in time is kept and looked at before each use, which costs nothing: a server that stands still costs
+ * a loop its budget once, and not for each request. */
 static err take_fast(struct pg_tx *tx)
 {
     struct pg_reader *r = CONTAINER(tx, struct pg_reader, tx);
     struct postgres *db = store_of(tx);
+    if (r->conn != NULL && r->conn->stalled && !pg_recovered(r->conn))
+        return ERR_UNAVAILABLE;
     if (r->conn != NULL && !pg_usable(db, r->conn)) {
+        if (r->conn->stalled)
+            return ERR_UNAVAILABLE;
         pg_close(r->conn);
         r->conn = NULL;
     }
-    if (r->conn == NULL) {
-        pthread_mutex_lock(&db->pool);
-        bool down = clock_mono_us() < db->down_until_us;
-        pthread_mutex_unlock(&db->pool);
-        TRY(down ? ERR_UNAVAILABLE : pg_connect(db, tx->deadline_us, &r->conn));
-    }
+    if (r->conn == NULL)
+        TRY(connect_fast(db, tx->deadline_us, &r->conn));
     tx->conn = r->conn;
     return OK;
 }
@@ -83,7 +107,8 @@ static err enter(struct pg_tx *tx)
         return OK;
     if (tx->conn == NULL)
         TRY(tx->fast ? take_fast(tx) : pool_take(store_of(tx), tx->base.db->options.pool_wait_us, &tx->conn));
-    TRY(pg_send_verb(tx->conn, tx->isolation == READ_SNAPSHOT ? PG_BEGIN_READ : PG_BEGIN_WRITE));
+    if (!tx->once) /* else the stretch of the pipeline is the transaction */
+        TRY(pg_send_verb(tx->conn, tx->isolation == READ_SNAPSHOT ? PG_BEGIN_READ : PG_BEGIN_WRITE));
     tx->begun = true;
     return tx->isolation == WRITE_IN_TURN ? pg_send_turn(tx->conn, tx->turn) : OK;
 }
@@ -124,18 +149,52 @@ static err scope(struct pg_tx *tx, const struct stmt *s, struct args args)
         TRY(further_turn(tx, str_of(tenant)));
     if (tx->scoped && tx->system == system && strcmp(tx->tenant, tenant) == 0)
         return OK;
-    TRY(pg_send_scope(tx->conn, tenant, system));
+    TRY(pg_send_scope(tx->conn, tenant, system, !tx->scoped && !tx->pointed));
     memcpy(tx->tenant, tenant, sizeof tenant);
     tx->system = system;
     tx->scoped = true;
     return OK;
 }
 
+static err keep_rows(struct pg_tx *tx, const struct stmt *s, const PGresult *r, struct rows *rows);
+
+/* Rows of what was asked ahead. */
+static err keep_answers(struct pg_tx *tx, err e)
+{
+    for (struct ahead *a = tx->ahead; a != NULL; a = a->next) {
+        struct rows rows = { .max = a->max };
+        if (e == OK && a->result != NULL) {
+            e = keep_rows(tx, a->stmt, a->result, &rows);
+            a->answered = e == OK;
+            a->rows = rows.p;
+            a->n = rows.n;
+        }
+        PQclear(a->result);
+        a->result = NULL;
+    }
+    if (e == OK)
+        tx->ahead = NULL;
+    return e;
+}
+
 /* Waits for all that was sent. */
 static err settle(struct pg_tx *tx, struct answers *out)
 {
-    TRY(pg_send_sync(tx->conn, deadline_of(tx)));
-    return pg_read(tx->conn, deadline_of(tx), out);
+    *out = (struct answers){ .failed = OK };
+    err e = pg_send_sync(tx->conn, deadline_of(tx));
+    if (e == OK)
+        e = pg_read(tx->conn, deadline_of(tx), out);
+    if (tx->ahead != NULL)
+        e = keep_answers(tx, e);
+    if (e != OK) {
+        PQclear(out->rows);
+        out->rows = NULL;
+        return e;
+    }
+    tx->looked = true;
+    if (tx->once) /* it ended here, and what was set for it */
+        tx->scoped = false;
+    return OK;
 }
 
 static err prepare(struct pg_tx *tx, const struct stmt *s, bool guarded, const struct pg_meta **meta)
@@ -156,11 +215,15 @@ static err prepare(struct pg_tx *tx, const struct stmt *s, bool guarded, const s
 }
 
 /* Sends the statement and all that belongs before it. */
-static err put(struct pg_tx *tx, const struct stmt *s, err unless_one, struct args args)
+static err put(struct pg_tx *tx, const struct stmt *s, struct args args, struct ask ask)
 {
     const struct pg_meta *meta;
     if (tx->failed != OK)
         return tx->failed;
+    if (tx->once && tx->looked) {
+        tx->again = true;
+        return ERR_BUSY;
+    }
     TRY(enter(tx));
     if (tx->point && !tx->pointed) {
         TRY(pg_send_verb(tx->conn, PG_POINT));
@@ -172,15 +235,17 @@ static err put(struct pg_tx *tx, const struct stmt *s, err unless_one, struct ar
         PQclear(before.rows);
         TRY(fail(tx, before.failed, before.refused));
     }
-    TRY(prepare(tx, s, unless_one != OK, &meta));
+    TRY(prepare(tx, s, ask.unless_one != OK, &meta));
+    tx->looked = false; /* what was asked so far served the asking */
     TRY(scope(tx, s, args));
-    return pg_send_stmt(tx->conn, tx->base.arena, s, meta, args, unless_one);
+    ask.name = s->name;
+    return pg_send_stmt(tx->conn, tx->base.arena, s, meta, args, ask);
 }
 
 static err run_once(struct pg_tx *tx, const struct stmt *s, struct args args, PGresult **out)
 {
     struct answers answers;
-    TRY(put(tx, s, OK, args));
+    TRY(put(tx, s, args, (struct ask){ .kind = ASK_ROWS }));
     TRY(settle(tx, &answers));
     if (answers.failed == OK && answers.rows == NULL) /* the guard of another statement swallowed it, which cannot be */
         answers.failed = ERR_INTERNAL;
@@ -192,6 +257,21 @@ static err run_once(struct pg_tx *tx, const struct stmt *s, struct args args, PG
     return OK;
 }
 
+/* A read that has seen nothing yet, and whose connection is lost. */
+static bool may_repeat(const struct pg_tx *tx)
+{
+    return tx->statements == 0 && tx->isolation == READ_SNAPSHOT && tx->conn != NULL && !tx->conn->stalled &&
+           !tx->conn->late;
+}
+
+/* The connection is lost; those that are idle are as old as it. */
+static void let_go(struct pg_tx *tx)
+{
+    tx->conn->broken = true;
+    leave(tx);
+    pool_forget(store_of(tx));
+}
+
 /* A read whose connection was lost before it gave anything begins again on another one: nobody has seen its snapshot yet. */
 static err run(struct pg_tx *tx, const struct stmt *s, struct args args, PGresult **out)
 {
@@ -199,11 +279,12 @@ static err run(struct pg_tx *tx, const struct stmt *s, struct args args, PGresul
     err e = ERR_UNAVAILABLE;
     for (u32 i = 0; i < LOST_MAX && e == ERR_UNAVAILABLE; i++) {
         e = run_once(tx, s, args, out);
-        if (e != ERR_UNAVAILABLE || tx->statements > 0 || tx->isolation != READ_SNAPSHOT || tx->conn == NULL)
+        if (e != ERR_UNAVAILABLE || !may_repeat(tx))
             break;
-        tx->conn->broken = true;
-        leave(tx);
-        pool_forget(store_of(tx));
+        let_go(tx);
+        tx->again = tx->ahead != NULL; /* what was asked ahead went with the connection */
+        if (tx->again)
+            break;
         tx->begun = tx->scoped = false;
         tx->failed = OK;
     }
@@ -257,7 +338,7 @@ static err postgres_row(struct tx *base, const struct stmt *s, void *row, struct
     return e;
 }
 
-static err all_rows(struct pg_tx *tx, const struct stmt *s, const PGresult *r, struct rows *rows)
+static err keep_rows(struct pg_tx *tx, const struct stmt *s, const PGresult *r, struct rows *rows)
 {
     u32 n = MIN((u32)PQntuples(r), rows->max);
     while (rows->n < n) {
@@ -273,7 +354,7 @@ static err postgres_list(struct tx *base, const struct stmt *s, u32 max, void **
     PGresult *r;
     struct rows made = { .max = MIN(max, UINT32_MAX / 2) };
     TRY(run(of_base(base), s, args, &r));
-    err e = all_rows(of_base(base), s, r, &made);
+    err e = keep_rows(of_base(base), s, r, &made);
     PQclear(r);
     TRY(e);
     *rows = made.p;
@@ -281,10 +362,47 @@ static err postgres_list(struct tx *base, const struct stmt *s, u32 max, void **
     return OK;
 }
 
+/* What was asked got no answer: a read that has seen nothing yet may be begun again. */
+static err unheard(struct pg_tx *tx, err e)
+{
+    e = fail(tx, e, false);
+    if (e != ERR_UNAVAILABLE || !may_repeat(tx))
+        return e;
+    let_go(tx);
+    tx->again = true;
+    return e;
+}
+
+static err postgres_ask(struct tx *base, struct ahead *ahead, struct args args)
+{
+    struct pg_tx *tx = of_base(base);
+    ahead->max = MIN(ahead->max, UINT32_MAX / 2);
+    err e = put(tx, ahead->stmt, args, (struct ask){ .kind = ASK_AHEAD, .ahead = ahead });
+    if (e != OK)
+        return unheard(tx, e);
+    ahead->next = tx->ahead;
+    tx->ahead = ahead;
+    return OK;
+}
+
+static err postgres_answer(struct tx *base, struct ahead *ahead)
+{
+    struct pg_tx *tx = of_base(base);
+    struct answers answers;
+    if (tx->failed != OK)
+        return tx->failed;
+    err e = settle(tx, &answers);
+    if (e != OK)
+        return unheard(tx, e);
+    PQclear(answers.rows);
+    TRY(fail(tx, answers.failed, answers.refused));
+    return ahead->answered ? OK : ERR_INTERNAL;
+}
+
 static err postgres_send(struct tx *base, const struct stmt *s, err unless_one, struct args args)
 {
     struct pg_tx *tx = of_base(base);
-    err e = put(tx, s, unless_one, args);
+    err e = put(tx, s, args, (struct ask){ .kind = unless_one == OK ? ASK_ROWS : ASK_PLAIN, .unless_one = unless_one });
     tx->statements += e == OK;
     return e == OK ? OK : fail(tx, e, false);
 }
@@ -313,8 +431,13 @@ static void roll_back(struct pg_tx *tx)
     struct pg_conn *c = tx->conn;
     if (c == NULL)
         return;
-    if (!c->broken && c->asked == 0 && PQtransactionStatus(c->pg) == PQTRANS_IDLE) /* COMMIT itself has failed */
+    if (!c->broken && c->asked == 0 &&
+        PQtransactionStatus(c->pg) == PQTRANS_IDLE) /* COMMIT itself has failed, or there was none */
         return;
+    if (tx->once) {
+        c->broken |= pg_send_sync(c, clock_mono_us() + FAST_US) != OK;
+        return;
+    }
     bool apart = c->asked == 0 || pg_send_sync(c, clock_mono_us() + FAST_US) == OK;
     if (c->broken || !apart || pg_send_verb(c, PG_ROLLBACK) != OK || pg_send_sync(c, clock_mono_us() + FAST_US) != OK)
         c->broken = true;
@@ -427,7 +550,12 @@ static void postgres_read_end(struct tx *base)
 
 static bool postgres_read_was_slow(const struct tx *base)
 {
-    return false; /* there is no slower place to run it again: it waited where it was */
+    return CONTAINER(base, const struct pg_tx, base)->again;
+}
+
+static void postgres_read_once(struct tx *base)
+{
+    of_base(base)->once = true;
 }
 
 static void postgres_read_repeats(struct tx *base) {}
@@ -624,8 +752,11 @@ const struct driver postgres_driver = {
     .read_was_slow = postgres_read_was_slow,
     .read_repeats = postgres_read_repeats,
     .read_leave = postgres_read_leave,
+    .read_once = postgres_read_once,
     .row = postgres_row,
     .list = postgres_list,
+    .ask = postgres_ask,
+    .answer = postgres_answer,
     .exec = postgres_exec,
     .send = postgres_send,
     .write_own = postgres_write_own,

@@ -26,6 +26,8 @@ enum {
 };
 #define CONNECT_US   (5 * SECOND_US)
 #define FAST_US      SECOND_US        /* what a read on a loop may take in all, connecting included */
+#define DRAIN_US     (SECOND_US / 50) /* for the rest of an answer that comes late */
+#define LOOP_REST    4                /* a loop that could not connect does not try for so many times what it took */
 #define GRACE_US     (5 * SECOND_US)  /* of the network, beyond the time-out that the server keeps itself */
 #define DOWN_US      (SECOND_US / 4)  /* after a failed attempt to connect nobody tries again for so long */
 #define LOOK_IDLE_US (SECOND_US / 2)  /* a connection that was idle for so long is looked at before its use */
@@ -47,11 +49,12 @@ struct pg_meta {
 
 /* One message that was sent and will be answered. */
 struct ask {
-    enum { ASK_PLAIN, ASK_COMMIT, ASK_PREPARE, ASK_ROWS, ASK_SYNC } kind;
+    enum { ASK_PLAIN, ASK_COMMIT, ASK_PREPARE, ASK_ROWS, ASK_AHEAD, ASK_SYNC } kind;
     bool ignored;
-    const char *name; /* of the statement, for the log */
-    err unless_one;   /* guarded: the outcome when it changed another number of rows than one; OK = not guarded */
-    u32 bit;          /* ASK_PREPARE: in pg_conn.prepared */
+    const char *name;    /* of the statement, for the log */
+    err unless_one;      /* guarded: the outcome when it changed another number of rows than one; OK = not guarded */
+    u32 bit;             /* ASK_PREPARE: in pg_conn.prepared */
+    struct ahead *ahead; /* ASK_AHEAD: who asks */
 };
 
 struct pg_conn {
@@ -63,7 +66,9 @@ struct pg_conn {
     i64 born_us, used_us;
     u32 generation;
     bool broken;
-    char cause[200];                     /* of the last failure */
+    bool late;             /* it broke because it did not answer in time: another one will not either */
+    bool patient, stalled; /* a loop's: that it did not answer in time is no loss; it has not answered yet */
+    char cause[200];       /* of the last failure */
     u8 prepared[2 * STATEMENTS_MAX / 8]; /* two bits per slot: as it is, and guarded */
 };
 
@@ -78,12 +83,16 @@ struct pg_tx {
     err failed;   /* the first failure: nothing more is done */
     bool refused; /* … because of another transaction: it may be run again */
     bool lost;    /* … because the connection broke */
+    bool late;    /* … because it did not answer in time */
     u32 statements;
     char tenant[TENANT_BYTES + 1]; /* as the server was told */
     bool scoped, system;
     u32 turn;                               /* WRITE_IN_TURN: the key of the lock */
     u32 further[TURNS_HELD], further_count; /* turns of other tenants that it has taken since */
     bool point, pointed;                    /* a savepoint is wanted; it is there */
+    bool once, looked;                      /* a read without a transaction of its own; it has had its look */
+    bool again;                             /* it must be begun again from its top */
+    struct ahead *ahead;                    /* asked and not answered, newest first */
 };
 
 /* The reads of a thread; a loop's connection is its own, so that it never waits for one. */
@@ -105,7 +114,7 @@ struct postgres {
     pthread_cond_t freed;
     struct pg_conn *idle;
     u32 open, idle_count;
-    i64 down_until_us;
+    i64 down_until_us, loops_rest_until_us;
     bool closing;
 
     atomic_uint generation; /* of the schema and role: connections of an older one are replaced */
@@ -146,13 +155,14 @@ enum pg_verb {
 err pg_send_verb(struct pg_conn *c, enum pg_verb verb) MUST;
 err pg_send_turn(struct pg_conn *c, u32 key) MUST;
 err pg_send_notify(struct pg_conn *c, str text) MUST;
-err pg_send_scope(struct pg_conn *c, const char *tenant, bool system) MUST;
+/* first: nothing of it was set in this transaction yet. */
+err pg_send_scope(struct pg_conn *c, const char *tenant, bool system, bool first) MUST;
 /* A guarded statement fails, and its transaction with it, unless it changes one row: nothing behind it in the pipeline is carried out, COMMIT included. Counting
  * the rows afterwards was rejected: it costs another round trip before the COMMIT. */
 bool pg_prepared(const struct pg_conn *c, const struct stmt *s, bool guarded);
 err pg_send_prepare(struct pg_conn *c, struct arena *a, const struct stmt *s, bool guarded) MUST;
 err pg_send_stmt(struct pg_conn *c, struct arena *a, const struct stmt *s, const struct pg_meta *m, struct args args,
-                 err unless_one) MUST;
+                 struct ask ask) MUST;
 /* Ends a stretch of the pipeline: an error before it spoils nothing behind it. Pushes everything out. */
 err pg_send_sync(struct pg_conn *c, i64 deadline_us) MUST;
 /* Reads answers up to and with the oldest sync. The first failure is returned; the rows of the last ASK_ROWS go to *rows (PQclear them), also when
@@ -186,6 +196,8 @@ void pool_give(struct postgres *db, struct pg_conn *c);
 /* Closes what is idle: after one connection was lost the others are as old as it. */
 void pool_forget(struct postgres *db);
 bool pg_usable(struct postgres *db, struct pg_conn *c);
+/* Whether one that has stalled answers again; never waits for the first byte. */
+bool pg_recovered(struct pg_conn *c);
 
 /* -- postgres.c -- */
 

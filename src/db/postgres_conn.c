@@ -114,9 +114,16 @@ static err flush(struct pg_conn *c, i64 deadline_us)
 /* The next result; NULL ends those of one ask. */
 static err next_result(struct pg_conn *c, i64 deadline_us, PGresult **out)
 {
-    while (PQisBusy(c->pg))
-        if (!wait_for(c, POLLIN, deadline_us) || PQconsumeInput(c->pg) == 0)
+    while (PQisBusy(c->pg)) {
+        bool came = wait_for(c, POLLIN, deadline_us);
+        if (!came && c->patient) {
+            c->stalled = true;
+            return ERR_UNAVAILABLE;
+        }
+        c->late |= !came;
+        if (!came || PQconsumeInput(c->pg) == 0)
             return lost(c, "waiting");
+    }
     *out = PQgetResult(c->pg);
     return OK;
 }
@@ -169,6 +176,7 @@ static const struct {
     [PG_BACK] = { "back", "ROLLBACK TO job" },
     [PG_PING] = { "ping", "SELECT 1" },
     { "turn", "SELECT pg_advisory_xact_lock($1, $2)" },
+    { "tenant", "SELECT set_config('app.tenant', $1, true)" },
     { "scope", "SELECT set_config('app.tenant', $1, true), set_config('app.system', $2, true)" },
     { "notify", "SELECT pg_notify('" NEWS_CHANNEL "', $1)" },
 };
@@ -183,6 +191,7 @@ static err set_up(struct postgres *db, struct pg_conn *c, i64 deadline_us)
     i64 statement_ms = db->base.options.statement_us / 1000;
     snprintf(text, sizeof text,
              "SET search_path = public; SET client_encoding = 'UTF8'; SET timezone = 'UTC'; SET jit = off;"
+             "SET default_transaction_isolation = 'repeatable read';"
              "SET statement_timeout = %lld; SET idle_in_transaction_session_timeout = %lld;"
              "SELECT set_config('role', rolname, false) FROM pg_catalog.pg_roles WHERE rolname = '" APP_ROLE "'"
              " AND pg_has_role(session_user, oid, 'MEMBER')"
@@ -268,11 +277,13 @@ err pg_send_turn(struct pg_conn *c, u32 key)
                 (struct ask){ .kind = ASK_PLAIN, .name = "turn" });
 }
 
-err pg_send_scope(struct pg_conn *c, const char *tenant, bool system)
+err pg_send_scope(struct pg_conn *c, const char *tenant, bool system, bool first)
 {
     const char *values[] = { tenant, system ? "on" : "" };
-    return note(c, PQsendQueryPrepared(c->pg, "scope", COUNT(values), values, NULL, NULL, 0),
-                (struct ask){ .kind = ASK_PLAIN, .name = "scope" });
+    bool alone = first && !system; /* a transaction begins with neither */
+    const char *name = alone ? "tenant" : "scope";
+    return note(c, PQsendQueryPrepared(c->pg, name, alone ? 1 : 2, values, NULL, NULL, 0),
+                (struct ask){ .kind = ASK_PLAIN, .name = name });
 }
 
 err pg_send_notify(struct pg_conn *c, str text)
@@ -379,11 +390,10 @@ static err put_arg(struct wire *w, u32 i, struct arena *a, Oid type, const struc
 }
 
 err pg_send_stmt(struct pg_conn *c, struct arena *a, const struct stmt *s, const struct pg_meta *m, struct args args,
-                 err unless_one)
+                 struct ask ask)
 {
     struct wire w;
     char name[16];
-    struct ask ask = { .kind = unless_one == OK ? ASK_ROWS : ASK_PLAIN, .name = s->name, .unless_one = unless_one };
     if (args.n != m->parameters)
         return db_misused(s->name, "called with another number of arguments than it has parameters");
     for (u32 i = 0; i < args.n; i++) {
@@ -391,7 +401,7 @@ err pg_send_stmt(struct pg_conn *c, struct arena *a, const struct stmt *s, const
             return ERR_TOO_LARGE;
         TRY(put_arg(&w, i, a, m->parameter[i], &args.list[i]));
     }
-    name_of(s, unless_one != OK, name);
+    name_of(s, ask.unless_one != OK, name);
     return note(c, PQsendQueryPrepared(c->pg, name, (int)args.n, w.values, w.lengths, w.formats, 0), ask);
 }
 
@@ -436,6 +446,10 @@ static void take_result(struct pg_conn *c, const struct ask *ask, PGresult *r, s
     if (good && ask->kind == ASK_COMMIT && !ask->ignored && strcmp(PQcmdStatus(r), "ROLLBACK") == 0)
         out->undone = true;
     bool keep = good && ask->kind == ASK_ROWS && !ask->ignored;
+    if (good && ask->kind == ASK_AHEAD && !ask->ignored) {
+        ask->ahead->result = r;
+        return;
+    }
     PQclear(keep ? out->rows : r);
     if (keep)
         out->rows = r;
@@ -469,9 +483,11 @@ err pg_read(struct pg_conn *c, i64 deadline_us, struct answers *out)
     *out = (struct answers){ .failed = OK };
     while (c->asked > 0) {
         struct ask ask = c->asks[c->first];
-        c->first = (c->first + 1) % ASKS_MAX;
-        c->asked--;
         err e = c->broken ? ERR_UNAVAILABLE : read_ask(c, deadline_us, &ask, out);
+        if (!c->stalled) { /* else whoever looks next reads on here */
+            c->first = (c->first + 1) % ASKS_MAX;
+            c->asked--;
+        }
         if (e != OK) {
             PQclear(out->rows);
             *out = (struct answers){ .failed = OK };

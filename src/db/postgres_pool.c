@@ -36,6 +36,18 @@ static bool answers(struct pg_conn *c)
     return answers.failed == OK;
 }
 
+bool pg_recovered(struct pg_conn *c)
+{
+    struct answers answers;
+    struct pollfd fd = { .fd = PQsocket(c->pg), .events = POLLIN };
+    if (poll(&fd, 1, 0) <= 0)
+        return false;
+    c->stalled = false;
+    if (pg_read(c, clock_mono_us() + DRAIN_US, &answers) == OK)
+        PQclear(answers.rows);
+    return !c->stalled;
+}
+
 bool pg_usable(struct postgres *db, struct pg_conn *c)
 {
     i64 idle_us = clock_mono_us() - c->used_us;

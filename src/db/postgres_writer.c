@@ -39,7 +39,7 @@ static err run_alone(struct postgres *db, struct db_job *job, enum isolation iso
 }
 
 /* Again, when another transaction was in the way, or when the connection went before COMMIT was sent. After that nobody knows what happened, and the
- * caller is told so. */
+ * caller is told so; one that waited in vain as long as a statement may take does not wait again. */
 static err run_job(struct postgres *db, struct db_job *job, enum isolation isolation)
 {
     struct pg_tx tx;
@@ -49,7 +49,7 @@ static err run_job(struct postgres *db, struct db_job *job, enum isolation isola
         job->mark = arena_mark(job->arena);
     for (u32 attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
         e = run_alone(db, job, isolation, &tx);
-        bool again = e != OK && (tx.refused || (tx.lost && !tx.committing && ++lost < LOST_MAX));
+        bool again = e != OK && (tx.refused || (tx.lost && !tx.late && !tx.committing && ++lost < LOST_MAX));
         if (!again)
             break;
         if (tx.lost)

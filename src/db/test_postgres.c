@@ -44,6 +44,7 @@ static const struct table note_table = TABLE("Note", struct note, note_fields);
 STMT(good_insert, "INSERT INTO notes (id, tenant_id, body) VALUES ($1, $2, $3)");
 STMT(good_by_id, "SELECT id, body FROM notes WHERE tenant_id = $1 AND id = $2", .row = &note_table);
 STMT(good_system, "SELECT id, body FROM notes WHERE id = $1", .row = &note_table, .scope = SCOPE_SYSTEM);
+STMT(good_division, "SELECT id / (id - id) AS id, body FROM notes WHERE tenant_id = $1", .row = &note_table);
 STMT(good_steal, "UPDATE notes SET tenant_id = $3 WHERE tenant_id = $1 AND id = $2");
 STMT(bad_syntax, "SELEC 1");
 STMT(bad_type, "SELECT id FROM notes WHERE tenant_id = $1 AND ($2 IS NULL OR id = $2)", .row = &note_table);
@@ -194,6 +195,114 @@ static void test_giving_up_after_an_unseen_failure(void **state)
         assert_int_equal(db_write_wait(s->db, s->arena, insert_and_give_up, &id), ERR_INVALID);
         assert_int_equal(db_write_wait(s->db, s->arena, insert, &next), OK);
         assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(next)), NULL), OK);
+    }
+}
+
+/* ---- one look ---- */
+
+static err ask_note(struct tx *tx, struct ahead *out, i64 id)
+{
+    return db_ask(tx, &good_by_id, 1, out, ARGS(STR(S("acme")), I64(id)));
+}
+
+/* Two asked ahead and one waited for: all three come with one look, of one snapshot. A second look is refused, and says that it must be begun again. */
+static void test_one_look(void **state)
+{
+    struct store *s = *state;
+    struct tx *tx;
+    struct note row;
+    struct ahead first, none;
+    i64 id = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(ask_note(tx, &first, 1), OK);
+    assert_int_equal(ask_note(tx, &none, 99), OK);
+    assert_false(first.answered);
+    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(2))), OK);
+    assert_int_equal(row.id, 2);
+    assert_int_equal(db_answer_row(tx, &first, &row), OK);
+    assert_int_equal(row.id, 1);
+    assert_int_equal(db_answer_row(tx, &none, &row), ERR_NOT_FOUND);
+    assert_false(db_read_was_slow(tx));
+    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(1))), ERR_BUSY);
+    assert_true(db_read_was_slow(tx));
+    db_read_end(tx);
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), &row), OK);
+}
+
+/* Whether it is waited for or not, the next one on the connection finds neither its tenant nor its answers. */
+static void test_what_was_asked_and_never_heard(void **state)
+{
+    struct store *s = *state;
+    struct tx *tx;
+    struct note row;
+    i64 id = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (int once = 0; once < 2; once++) {
+        struct ahead *asked = malloc(sizeof *asked); /* so that a late answer would be seen */
+        assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+        if (once)
+            db_read_once(tx);
+        assert_int_equal(ask_note(tx, asked, 1), OK);
+        db_read_end(tx);
+        free(asked);
+        assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(2)), &row), OK);
+        assert_int_equal(row.id, 2);
+        assert_int_equal(find(s, &good_by_id, ARGS(NIL, I64(2)), &row), ERR_NOT_FOUND);
+    }
+}
+
+static void test_an_answer_waits_by_itself(void **state)
+{
+    struct store *s = *state;
+    struct tx *tx;
+    struct note row;
+    struct ahead asked, failed;
+    i64 id = 1;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    assert_int_equal(ask_note(tx, &asked, 1), OK);
+    assert_int_equal(db_answer_row(tx, &asked, &row), OK);
+    assert_int_equal(row.id, 1);
+    assert_int_equal(db_ask(tx, &good_division, 1, &failed, ARGS(STR(S("acme")))), OK);
+    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(1))), ERR_INTERNAL);
+    assert_int_equal(db_answer_row(tx, &failed, &row), ERR_INTERNAL);
+    db_read_end(tx);
+}
+
+static err look_once(struct store *s, bool *again)
+{
+    struct tx *tx;
+    struct note row;
+    struct ahead asked;
+    TRY(db_read_begin(s->db, s->arena, false, &tx));
+    db_read_once(tx);
+    err e = ask_note(tx, &asked, 1);
+    if (e == OK)
+        e = db_row(tx, &good_by_id, &row, ARGS(STR(S("acme")), I64(2)));
+    if (e == OK)
+        e = db_answer_row(tx, &asked, &row);
+    *again = db_read_was_slow(tx);
+    db_read_end(tx);
+    return e;
+}
+
+/* A connection that is lost takes with it what was asked ahead: whoever began begins again. */
+static void test_nth_failure_of_one_look(void **state)
+{
+    struct store *s = *state;
+    i64 id = 1;
+    bool fired = true, again;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &id), OK);
+    for (i64 n = 1; fired; n++) {
+        fault_arm(FAULT_STATEMENT, n);
+        err e = look_once(s, &again);
+        fired = fault_fired(FAULT_STATEMENT);
+        fault_arm(FAULT_STATEMENT, 0);
+        assert_true(e == OK || (e == ERR_UNAVAILABLE && again));
+        assert_int_equal(look_once(s, &again), OK);
+        assert_in_range(n, 1, 50);
     }
 }
 
@@ -655,6 +764,10 @@ int main(int argc, char **argv)
         WITH_STORE(test_nth_failure_of_a_read),
         WITH_STORE(test_nth_allocation),
         WITH_STORE(test_giving_up_after_an_unseen_failure),
+        WITH_STORE(test_one_look),
+        WITH_STORE(test_what_was_asked_and_never_heard),
+        WITH_STORE(test_an_answer_waits_by_itself),
+        WITH_STORE(test_nth_failure_of_one_look),
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
         WITH_STORE(test_jobs_of_a_tenant_share_a_commit),

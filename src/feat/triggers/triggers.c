@@ -476,16 +476,23 @@ err triggers_changed_view(struct req *rq, const struct trigger_changes *changes,
     return b.fail;
 }
 
-err triggers_view(struct tx *tx, str tenant_id, str workflow_id, str *json)
+err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *out)
 {
-    struct trigger_changes all = { 0 };
+    return db_ask(tx, &trigger_all, TRIGGERS_MAX, out, ARGS(STR(tenant_id), STR(workflow_id), I64(TRIGGERS_MAX)));
+}
+
+err triggers_view(struct tx *tx, struct ahead *asked, str *json)
+{
+    void *rows = NULL;
+    u32 n = 0;
     struct buf b = { .arena = db_arena(tx) };
     struct json_writer w = { .b = &b };
-    TRY(load_before(tx, tenant_id, workflow_id, &all));
+    TRY(db_answer_list(tx, asked, &rows, &n));
     buf_char(&b, '[');
-    for (u32 i = 0; i < all.before_n; i++) {
-        TRY(show(db_arena(tx), &all.before[i]));
-        put_entry(&w, &all.before[i]);
+    for (u32 i = 0; i < n; i++) {
+        struct trigger *t = (struct trigger *)rows + i;
+        TRY(show(db_arena(tx), t));
+        put_entry(&w, t);
     }
     buf_char(&b, ']');
     *json = buf_view(&b);

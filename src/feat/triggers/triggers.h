@@ -25,8 +25,9 @@ err triggers_prepare(struct req *rq, str workflow_id, const struct json *entries
 err triggers_apply(struct req *rq, const struct trigger_changes *changes) MUST;
 /* The masked view as it is after the changes: a JSON array. Off the writer. */
 err triggers_changed_view(struct req *rq, const struct trigger_changes *changes, str *json) MUST;
-/* The masked view as it is. */
-err triggers_view(struct tx *tx, str tenant_id, str workflow_id, str *json) MUST;
+/* The masked view as it is: asked ahead of the next statement, and what came of it. */
+err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *out) MUST;
+err triggers_view(struct tx *tx, struct ahead *asked, str *json) MUST;
 
 /* To be called in a transaction that changes whether or how a workflow answers its triggers (active, version, deleted): takes effect with the commit. */
 err triggers_forget(struct req *rq) MUST;

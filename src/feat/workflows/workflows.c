@@ -399,20 +399,22 @@ static err workflow_remove(struct req *rq)
 
 /* ---- reading ---- */
 
-static err show_stored(struct req *rq, struct workflow *w)
+static err show_stored(struct req *rq, struct workflow *w, struct ahead *triggers)
 {
     str view;
-    TRY(triggers_view(rq->tx, rq->who.tenant_id, w->id, &view));
+    TRY(triggers_view(rq->tx, triggers, &view));
     return workflow_show(rq->arena, w, view);
 }
 
 static err workflow_get(struct req *rq)
 {
     struct workflow *w = NEW(rq->arena, struct workflow);
+    struct ahead triggers;
     if (w == NULL)
         return ERR_MEMORY;
+    TRY(triggers_ask(rq->tx, rq->who.tenant_id, req_param(rq, "id"), &triggers));
     TRY(workflow_find(rq, w));
-    TRY(show_stored(rq, w));
+    TRY(show_stored(rq, w, &triggers));
     return reply(rq, 200, &workflow_table, w);
 }
 
@@ -438,7 +440,21 @@ static bool is_cut(const struct workflow *w)
     return str_starts(w->definition, S("{\"truncated\":"));
 }
 
-/* The triggers of each row are a look-up by index; a page has at most 100. */
+/* The triggers of each row are a look-up by index; a page has at most 100, which go out together. */
+static err show_page(struct req *rq, struct workflow *rows, u32 n)
+{
+    struct ahead *triggers = NEW_N(rq->arena, struct ahead, n);
+    if (triggers == NULL)
+        return ERR_MEMORY;
+    for (u32 i = 0; i < n; i++)
+        if (!is_cut(&rows[i]))
+            TRY(triggers_ask(rq->tx, rq->who.tenant_id, rows[i].id, &triggers[i]));
+    for (u32 i = 0; i < n; i++)
+        if (!is_cut(&rows[i]))
+            TRY(show_stored(rq, &rows[i], &triggers[i]));
+    return OK;
+}
+
 static err workflow_list(struct req *rq)
 {
     const struct list_query *q = rq->query;
@@ -450,9 +466,7 @@ static err workflow_list(struct req *rq)
     if (q->tag.p != NULL && pattern.p == NULL)
         return ERR_MEMORY;
     TRY(list_read(rq, page, ARGS(TENANT(rq), STR(pattern)), &rows, &n, &total));
-    for (u32 i = 0; i < MIN(n, (u32)page->limit); i++)
-        if (!is_cut((struct workflow *)rows + i))
-            TRY(show_stored(rq, (struct workflow *)rows + i));
+    TRY(show_page(rq, rows, MIN(n, (u32)page->limit)));
     return list_reply(rq, rows, n, page, total, LIST_CUT);
 }
 

@@ -144,9 +144,11 @@ err prepare_restore(struct req *rq)
     struct version version = { 0 };
     struct checked checked = { 0 };
     struct json *definition;
+    struct ahead triggers;
     str view;
     if (s == NULL)
         return ERR_MEMORY;
+    TRY(triggers_ask(rq->tx, rq->who.tenant_id, req_param(rq, "id"), &triggers));
     TRY(workflow_find(rq, &s->row));
     TRY(find(rq, &version));
     TRY(json_parse(rq->arena, version.definition, &definition, NULL));
@@ -157,7 +159,7 @@ err prepare_restore(struct req *rq)
     s->changed = version.version != s->row.version;
     s->names = S("definition");
     s->row.updated_at = req_now(rq);
-    TRY(triggers_view(rq->tx, rq->who.tenant_id, s->row.id, &view));
+    TRY(triggers_view(rq->tx, &triggers, &view));
     TRY(workflow_show(rq->arena, &s->row, view));
     rq->prepared = s;
     return OK;
