@@ -8,8 +8,9 @@ static err load(const struct cached_row *c, str key, i64 now_us, const void **ou
     struct arena *owner = arena_new(c->arena_bytes);
     void *made = owner == NULL ? NULL : arena_alloc(owner, c->size);
     struct tx *tx;
-    /* Without the budget of fast reads: a few look-ups by key pass it only where the machine itself stood still, and a 503 would help nobody then. */
-    err e = made == NULL ? ERR_MEMORY : db_read_begin(app.db, owner, false, &tx);
+    /* Without the budget of fast reads where those are ended early: a few look-ups by key pass it only when the machine itself stood still, and a 503 would help nobody then. Where
+     * a read waits for another machine the loop must not wait as long as that likes. */
+    err e = made == NULL ? ERR_MEMORY : db_read_begin(app.db, owner, db_reads_block(app.db), &tx);
     if (e == OK) {
         e = c->read(tx, owner, key, made);
         db_read_end(tx);

@@ -92,6 +92,38 @@ describe('a server that is gone', () => {
     });
 });
 
+describe('a server that stands still', () => {
+    const timed = async (what) => {
+        const began = performance.now();
+        const { status, body } = await what;
+        return { status, code: body?.code, ms: performance.now() - began };
+    };
+
+    test('what needs no database answers, the rest is a 503 within the time of a statement and the grace of the network', async () => {
+        await works();
+        const anyone = weir.anonymous();
+        postgres.pause();
+        let asked, live = [];
+        try {
+            asked = Promise.all(Array.from({ length: 30 }, (_, n) => timed(n % 3 === 0 ? editor.post('/api/v1/workflows', { name: 'still', definition: pure }, { expect: 503 }) : editor.get('/api/v1/workflows', { expect: 503 }))));
+            const until_ms = performance.now() + 5000;
+            while (performance.now() < until_ms) live.push(await timed(anyone.get('/livez', { expect: 200 })));
+            const late = await timed(editor.get('/api/v1/workflows', { expect: 503 }));
+            assert.ok(late.ms < 1500, `refused at the door, not after ${late.ms} ms`);
+            await anyone.get('/readyz', { expect: 503, raw: true });
+            await bounded('all are answered', 10_000, asked);
+        } finally {
+            postgres.resume();
+        }
+        for (const { code } of await asked) assert.ok(['server.unavailable', 'server.overloaded'].includes(code), code);
+        const slow = live.filter(({ ms }) => ms > 200);
+        assert.ok(live.every(({ ms }) => ms < 3000), `a loop stands still for its budget at most: ${slow.map(({ ms }) => Math.round(ms))}`);
+        assert.ok(slow.length <= 8, `and not for each request: ${slow.map(({ ms }) => Math.round(ms))} of ${live.length}`);
+        await works();
+        await anyone.get('/readyz', { expect: 200 });
+    });
+});
+
 describe('a database that is slow', () => {
     const locked = async (table, check) => {
         const holder = await postgres.hold(`BEGIN; LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE`, root());

@@ -92,6 +92,21 @@ export class Postgres {
         await this.exited;
     }
 
+    /** Stands still, connections and all, until resume(). */
+    pause() {
+        this.#signal('SIGSTOP');
+    }
+
+    resume() {
+        this.#signal('SIGCONT');
+    }
+
+    #signal(name) {
+        const { pid } = this.child;
+        const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean);
+        for (const one of [pid, ...children.map(Number)]) process.kill(one, name);
+    }
+
     async stop() {
         await this.halt();
         rmSync(this.folder, { recursive: true, force: true });
