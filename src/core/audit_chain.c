@@ -673,3 +673,21 @@ err audit_prune(struct db *db, struct arena *a, i64 before_us, i64 *pruned)
         TRY(prune_chain(db, a, h.chain, before_us, pruned));
     }
 }
+
+STMT(audit_head_end, "DELETE FROM audit_heads WHERE chain = $1 AND seq = anchor_seq", .scope = SCOPE_SYSTEM);
+
+static err end_head(void *ctx, struct tx *tx)
+{
+    const str *chain = ctx;
+    return db_exec(tx, &audit_head_end, NULL, ARGS(STR(*chain)));
+}
+
+err audit_forget(struct db *db, struct arena *a, str chain)
+{
+    i64 pruned = 0;
+    err e = prune_chain(db, a, chain, INT64_MAX, &pruned);
+    if (e == ERR_NOT_FOUND) /* nothing of it was sealed */
+        return OK;
+    TRY(e);
+    return db_write_wait(db, a, end_head, &chain);
+}

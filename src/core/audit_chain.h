@@ -16,6 +16,9 @@ err audit_seal_some(struct db *db, struct arena *a, bool *more) MUST;
 /* Deletes sealed rows older than that from the beginning of their chains, whose anchors then say where they begin. */
 err audit_prune(struct db *db, struct arena *a, i64 before_us, i64 *pruned) MUST;
 
+/* Deletes a whole chain from its beginning, and then its head: it is whole at every moment. For a tenant that is no more. */
+err audit_forget(struct db *db, struct arena *a, str chain) MUST;
+
 struct audit_verdict {
     i64 rows, chains, unsealed;
     bool broken;

@@ -128,6 +128,8 @@ static const struct setting settings[] = {
       "Threads for long queries and background jobs" },
     { "WEIR_AUDIT_DAYS", NULL, NUMBER, AT(audit_days), 0, "0", 0, 36500, NULL,
       "Days that audit entries are kept; 0 = for ever" },
+    { "WEIR_PURGE_DAYS", NULL, NUMBER, AT(purge_days), 0, "30", 0, 36500, NULL,
+      "Days after which what a deleted tenant owned is gone for good; 0 = never" },
     { "WEIR_HASH_THREADS", NULL, NUMBER, AT(hash_threads), 0, "2", 1, 64, NULL,
       "Threads for password hashing, 19 MiB each; 64 logins wait for them, further ones are answered 503" },
     { "WEIR_MEMORY_MAX", NULL, NUMBER, AT(memory_max), 0, "0", 0, (i64)1 << 50, NULL,

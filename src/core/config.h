@@ -46,6 +46,7 @@ struct config {
     i64 audit_days;      /* WEIR_AUDIT_DAYS, 0 = for ever */
     bool legacy_user_id; /* JWT_ACCEPT_LEGACY_USER_ID */
     bool debug;          /* WEIR_DEBUG */
+    i64 purge_days;      /* WEIR_PURGE_DAYS, 0 = never */
     str challenge_url, challenge_secret; /* WEIR_CHALLENGE_URL, WEIR_CHALLENGE_SECRET: both or none */
 };
 

@@ -154,6 +154,11 @@ struct arena *db_arena(const struct tx *tx);
  * is held to the tenant that it names: with PostgreSQL no other tenant's rows are there for it. */
 void db_act_for(struct tx *tx, str tenant_id);
 
+/* Names of the tables that have a tenant_id, as the database knows them. ERR_TOO_LARGE: more than max. */
+err db_tenant_tables(struct tx *tx, str *names, u32 max, u32 *n) MUST;
+/* Deletes up to max rows of a tenant from one of those; nothing else belongs into this transaction. ERR_CONFLICT: others still refer to one of them. */
+err db_purge(struct tx *tx, str table, str tenant_id, i64 max, i64 *n) MUST;
+
 /* A write: embed it. `run` executes statements only, on the writer; anything but OK rolls its own changes back. It may be run again after a failed
  * batch, so it starts from its inputs each time; `arena` is rewound to where it was before the first run. `done` follows on the writer after the commit
  * (or the failure) with the outcome and must only hand on: post a message. ERR_BUSY, ERR_STORAGE (disk full), ERR_INTERNAL (I/O error) come from the batch. */

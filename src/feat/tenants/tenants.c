@@ -2,7 +2,7 @@
  *
  * A slug is for people and for signing in; every reference between rows is by id. An operator reads and changes what stands here and sees nothing of what a
  * tenant owns; a tenant's own admins see only their own tenant, and change of it only what is theirs to decide. */
-#include "feat/tenants/tenants.h"
+#include "feat/tenants/tenants_parts.h"
 
 #include "base/clock.h"
 #include "base/code.h"
@@ -435,11 +435,19 @@ static const struct route routes[] = {
     { ROUTE(DELETE, TENANTS "/{id}", tenant_remove, W_WRITE), .need = &can_manage, .status = 204,
       .problems = end_problems, .doc = "Delete a suspended tenant",
       .more =
-          "It is gone for everybody at once; its rows are kept until they are purged, and its slug is not given again." },
+          "It is gone for everybody at once; its rows are kept for WEIR_PURGE_DAYS, and its slug is not given again." },
     { ROUTE(POST, TENANTS "/{id}/suspend", tenant_suspend, W_WRITE), .need = &can_manage, .out = &tenant_table,
       .status = 200, .problems = end_problems, .doc = "Suspend a tenant: its tokens, keys and webhooks stop at once" },
     { ROUTE(POST, TENANTS "/{id}/resume", tenant_resume, W_WRITE), .need = &can_manage, .out = &tenant_table,
       .status = 200, .problems = read_problems, .doc = "Let a suspended tenant go on" },
+};
+
+static const struct job_kind jobs[] = {
+    { .name = "tenants.purge",
+      .run = tenants_purge,
+      .every_us = HOUR_US,
+      .timeout_us = HOUR_US,
+      .doc = "Deletes what tenants owned that were deleted WEIR_PURGE_DAYS ago" },
 };
 
 const struct module tenants_module = {
@@ -447,4 +455,6 @@ const struct module tenants_module = {
     .doc = "Companies; each owns its rows",
     .routes = routes,
     .route_count = COUNT(routes),
+    .jobs = jobs,
+    .job_count = COUNT(jobs),
 };
