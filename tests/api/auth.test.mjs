@@ -1,7 +1,7 @@
 // Identity of an API client: one login, short access tokens, refresh tokens that rotate, and nothing that stands in for a signature.
 
 import assert from 'node:assert/strict';
-import { createHash, createHmac } from 'node:crypto';
+import { createHash, createHmac, generateKeyPairSync, sign as signWith } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -105,6 +105,20 @@ describe('tokens that are none', () => {
     before(async () => (good = (await token('admin@acme.test')).body));
     const header = () => decode(good.access_token.split('.')[0]);
     const claims = (more) => ({ ...decode(good.access_token.split('.')[1]), ...more });
+    const now = () => Math.floor(Date.now() / 1000);
+    const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
+    const pem = rsa.publicKey.export({ type: 'spki', format: 'pem' });
+    /** Signed as it stands, whatever stands there. */
+    const over = (head, body, secret = JWT_SECRET_KEY) => `${head}.${body}.${createHmac('sha256', secret).update(`${head}.${body}`).digest('base64url')}`;
+    /** The same bytes, if stray bits at the end do not count. */
+    const strayed = (text) => {
+        const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
+        return text.slice(0, -1) + alphabet[alphabet.indexOf(text.at(-1)) | 1];
+    };
+    /** Such that its base64 ends in stray bits. */
+    const odd = (value) => {
+        for (let text = JSON.stringify(value); ; text += ' ') if (Buffer.byteLength(text) % 3 !== 0) return encode(text);
+    };
     const forged = {
         'empty': () => '',
         'not a token': () => 'abc',
@@ -114,11 +128,46 @@ describe('tokens that are none', () => {
         'HS384 with the right key': () => sign({ ...header(), alg: 'HS384' }, claims(), JWT_SECRET_KEY, 'sha384'),
         'HS512 with the right key': () => sign({ ...header(), alg: 'HS512' }, claims(), JWT_SECRET_KEY, 'sha512'),
         'a key by certificate': () => sign({ ...header(), x5u: 'http://127.0.0.1/cert' }, claims()),
-        'base64 that is not canonical': () => {
+        'a signature in base64 that is not canonical': () => {
             const [head, body, signature] = good.access_token.split('.');
-            const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
-            return `${head}.${body}.${signature.slice(0, -1)}${alphabet[alphabet.indexOf(signature.at(-1)) | 1]}`; // stray bits: the same bytes in a lax decoder
+            return `${head}.${body}.${strayed(signature)}`;
         },
+        'a header in base64 that is not canonical': () => over(strayed(odd(header())), encode(claims())),
+        'claims in base64 that is not canonical': () => over(encode(header()), strayed(odd(claims()))),
+        'base64 with padding': () => over(encode(header()), `${odd(claims())}=`),
+        'base64 of the other alphabet': () => over(encode(header()), Buffer.from(JSON.stringify(claims({ x: '???>>>' }))).toString('base64').replace(/=+$/, '')),
+        'a line end within': () => over(`${encode(header()).slice(0, 8)}%0A${encode(header()).slice(8)}`, encode(claims())),
+        'RS256, signed by a key of somebody': () => {
+            const head = `${encode({ ...header(), alg: 'RS256' })}.${encode(claims())}`;
+            return `${head}.${signWith('sha256', Buffer.from(head), rsa.privateKey).toString('base64url')}`;
+        },
+        'RS256 with that key in the header': () => {
+            const head = `${encode({ ...header(), alg: 'RS256', jwk: rsa.publicKey.export({ format: 'jwk' }) })}.${encode(claims())}`;
+            return `${head}.${signWith('sha256', Buffer.from(head), rsa.privateKey).toString('base64url')}`;
+        },
+        'RS256 in name, with the public key as the secret': () => sign({ ...header(), alg: 'RS256' }, claims(), pem),
+        'HS256 with a public key as the secret': () => sign(header(), claims(), pem),
+        'an empty secret': () => sign(header(), claims(), ''),
+        'two algorithms': () => over(encode(`{"alg":"none",${JSON.stringify(header()).slice(1)}`), encode(claims())),
+        'no algorithm': () => sign({ ...header(), alg: undefined }, claims()),
+        'an algorithm in other letters': () => sign({ ...header(), alg: 'hs256' }, claims()),
+        'a list of algorithms': () => sign({ ...header(), alg: ['HS256'] }, claims()),
+        'a chain of certificates': () => sign({ ...header(), x5c: ['AA=='] }, claims()),
+        'no kid': () => sign({ ...header(), kid: undefined }, claims()),
+        'a kid that is a path, or SQL': () => sign({ ...header(), kid: "x' OR 1=1 --" }, claims()),
+        'b64 turned off': () => sign({ ...header(), b64: false, crit: ['b64'] }, claims()),
+        'two claims of one name': () => over(encode(header()), encode(`{"role":"viewer",${JSON.stringify(claims()).slice(1)}`)),
+        'expired a second ago': () => sign(header(), claims({ iat: now() - 901, nbf: now() - 901, exp: now() - 1 })),
+        'an end that is a text': () => sign(header(), claims({ exp: String(now() + 900) })),
+        'an end beyond all numbers': () => over(encode(header()), encode(JSON.stringify(claims()).replace(/"exp":\d+/, '"exp":1e300'))),
+        'no audience': () => sign(header(), claims({ aud: undefined })),
+        'a list of audiences': () => sign(header(), claims({ aud: ['weir-api'] })),
+        'no issuer': () => sign(header(), claims({ iss: undefined })),
+        'no type': () => sign(header(), claims({ type: undefined })),
+        'a type of no kind': () => sign(header(), claims({ type: 'Access' })),
+        'the user of somebody else': () => sign(header(), claims({ sub: 'user_01h455vb4pex5vsknk084sn02q' })),
+        'claims that are a list': () => over(encode(header()), encode([claims()])),
+        'a header that is none': () => over(encode('null'), encode(claims())),
         'RS256 in name': () => sign({ ...header(), alg: 'RS256' }, claims()),
         'another key': () => sign(header(), claims(), 'x'.repeat(16) + JWT_SECRET_KEY),
         'an embedded key': () => sign({ ...header(), jwk: { kty: 'oct', k: encode(JWT_SECRET_KEY) } }, claims()),
@@ -142,6 +191,12 @@ describe('tokens that are none', () => {
             const { status, body } = await me(make());
             assert.equal(status, 401, JSON.stringify(body));
         });
+
+    test('a role that was forged into it, with the right key, gives nothing: the row decides', async () => {
+        const { body } = await token('viewer@acme.test');
+        const forgery = sign(decode(body.access_token.split('.')[0]), { ...decode(body.access_token.split('.')[1]), role: 'owner' });
+        assert.equal((await anyone.bearer(forgery).get('/api/v1/users')).status, 403);
+    });
 
     test('the same signing by these tests is accepted when nothing is changed: the cases above fail for their reason', async () => {
         assert.equal((await me(sign(header(), claims()))).status, 200);

@@ -97,6 +97,9 @@ describe('a token of one kind is none of the other', () => {
         assert.equal((await weir.anonymous().with({ cookie: `__Host-weir=${tokens.access_token}` }).get('/api/v1/auth/me')).status, 401);
         const refresh = browser.jar.get('__Secure-weir-refresh').value;
         assert.equal((await weir.anonymous().post('/api/v1/auth/refresh', { refresh_token: refresh })).status, 401);
+        assert.equal((await weir.anonymous().with({ cookie: `__Host-weir=${refresh}` }).get('/api/v1/auth/me')).status, 401);
+        assert.equal((await weir.anonymous().with({ cookie: `__Secure-weir-refresh=${value}`, origin: weir.base }).post('/api/v1/auth/refresh')).status, 401);
+        assert.equal((await me(browser)).status, 200, 'and asking so ended nothing');
     });
 
     test('a cookie that is there twice is none; other cookies do not matter; a header goes first', async () => {

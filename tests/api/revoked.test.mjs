@@ -39,3 +39,26 @@ test('invitations end with the membership of whoever sent them', async () => {
     await owner.del(`/api/v1/users/${me.id ?? me.user.id}`, { expect: 204 });
     assert.ok(!(await offers()).includes(offer.id));
 });
+
+test('whoever is disabled everywhere has no token, no refresh token, no key and no link left', async () => {
+    const person = await weir.as('owner', 'globex');
+    const { body: tokens } = await weir.anonymous().post('/api/v1/auth/token', { email: 'owner@globex.test', password: PASSWORD }, { expect: 200 });
+    const { key } = (await person.post('/api/v1/api-keys', { name: 'x', scopes: ['workflows.read'] }, { expect: 201 })).body;
+    await weir.anonymous().post('/api/v1/auth/password/forgot', { email: 'owner@globex.test' }, { expect: 202 });
+    const [letter] = await weir.mail('owner@globex.test');
+    const state = async () => [
+        (await weir.anonymous().bearer(tokens.access_token).get('/api/v1/auth/me')).status,
+        (await weir.anonymous().with({ 'x-api-key': key }).get('/api/v1/workflows')).status,
+        (await weir.anonymous().post('/api/v1/auth/refresh', { refresh_token: tokens.refresh_token })).status,
+        (await weir.anonymous().post('/api/v1/auth/password/reset', { token: letter.token, new_password: 'Plover-4-granite-harbour' })).status,
+    ];
+    const set = async (status) => {
+        await weir.terminate();
+        weir.sql(`UPDATE users SET status = '${status}' WHERE email = 'owner@globex.test'`);
+        await weir.serve();
+    };
+    await set('disabled');
+    assert.deepEqual(await state(), [401, 401, 401, 404]);
+    await set('active');
+    assert.deepEqual(await state(), [200, 200, 200, 204], 'each failed for that reason');
+});
