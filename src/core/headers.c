@@ -243,6 +243,6 @@ bool origin_own(const struct http_request *http, str origin)
 bool headers_origin_may(const struct http_request *http)
 {
     str origin = http_header(http, S("origin"));
-    bool may = origin.p != NULL && (origin_own(http, origin) || origin_listed(origin));
-    return origin.p == NULL || (http_header_count(http, S("origin")) == 1 && may);
+    u32 given = http_header_count(http, S("origin"));
+    return given == 0 || (given == 1 && (origin_own(http, origin) || origin_listed(origin)));
 }

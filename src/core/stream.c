@@ -142,13 +142,21 @@ static void on_goodbye(void *ctx)
     close_because(ctx, WEBSOCKET_AWAY);
 }
 
+/* A browser says with every WebSocket which page asks, and sends its cookie with any: a cookie without that line comes from no page that can be told. Sec-Fetch-Site,
+ * which stands in for it elsewhere, is not sent here by all of them. */
+static bool origin_may(const struct req *rq)
+{
+    bool by_cookie = rq->who.csrf.p != NULL;
+    return headers_origin_may(rq->http) && (!by_cookie || http_header_count(rq->http, S("origin")) == 1);
+}
+
 static err begin_socket(struct stream *s)
 {
     struct req *rq = s->rq;
     const char *complaint;
     struct headers h;
     str accept;
-    if (!headers_origin_may(rq->http))
+    if (!origin_may(rq))
         return problem(rq, &problem_origin, "Add the origin of the page to ALLOWED_ORIGINS");
     err e = websocket_accept(rq->http, rq->arena, &accept, &complaint);
     if (e == ERR_DECODE) {

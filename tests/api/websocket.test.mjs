@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { chain, createWorkflow, http, runDefinition, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
+import { Browser } from '../lib/browser.mjs';
 import { exchange } from '../lib/raw.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
@@ -173,6 +174,61 @@ describe('the handshake', () => {
             assert.equal(ws.status, 101);
             assert.equal(await ws.code(), 1000);
         });
+
+    describe('a browser, which can send a cookie and no token', () => {
+        const home = () => `http://127.0.0.1:${weir.port}`;
+        const signedIn = async (tenant = 'acme') => {
+            const browser = new Browser(weir);
+            assert.equal((await browser.login(`editor@${tenant}.test`, PASSWORD)).status, 200);
+            const cookie = `__Host-weir=${browser.jar.get('__Host-weir').value}`;
+            return { browser, open: (headers, id = done) => open(events(id), { token: undefined, headers: { Cookie: cookie, ...headers } }) };
+        };
+        const refusal = async (ws) => {
+            await until('the problem', () => ws.bytes.includes('"code":'));
+            return [ws.status, JSON.parse(ws.bytes.toString()).code];
+        };
+
+        test('may from a page of this server, or of ALLOWED_ORIGINS', async () => {
+            const { open } = await signedIn();
+            for (const Origin of [home(), ORIGIN]) {
+                const ws = await open({ Origin });
+                assert.equal(ws.status, 101, ws.head);
+                assert.equal(await ws.code(), 1000);
+                assert.equal(ws.messages().at(-1).event, 'execution.completed');
+            }
+        });
+
+        for (const [what, headers] of Object.entries({
+            'of another origin': { Origin: 'https://evil.test' }, 'of another scheme and host': { Origin: 'null' }, 'that does not say which': {},
+            'that says two': { Origin: ORIGIN, origin: ORIGIN }, 'that only says its site': { 'Sec-Fetch-Site': 'same-origin' },
+        }))
+            test(`not from a page ${what}`, async () => {
+                const { open } = await signedIn();
+                assert.deepEqual(await refusal(await open(headers)), [403, 'request.origin']);
+            });
+
+        test('sees its own tenant only', async () => {
+            const { open } = await signedIn('globex');
+            assert.equal((await open({ Origin: home() })).status, 404);
+        });
+
+        test('without its cookie is nobody; a token in the URL is none', async () => {
+            assert.deepEqual(await refusal(await open(events(done), { token: undefined, headers: { Origin: home() } })), [401, 'auth.unauthorized']);
+            const ws = await open(events(done, `?access_token=${token}`), { token: undefined, headers: { Origin: home() } });
+            assert.equal(ws.status, 401);
+        });
+
+        test('is closed with 1008 when it signs out', async () => {
+            const path = `/hold/${++serial}`;
+            const { id } = await createWorkflow(editor, chain(http('h', upstream.base + path), transform('t')));
+            const { body } = await editor.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
+            const { browser, open } = await signedIn();
+            const ws = await open({ Origin: home() }, body.execution_id);
+            assert.equal(ws.status, 101, ws.head);
+            await browser.post('/api/v1/auth/logout', { scope: 'this' }, { expect: 204 });
+            assert.equal(await ws.code(25_000), 1008); // looked at each 15 s, with the ping
+        });
+    });
 
     test('an execution of another tenant, or none: 404', async () => {
         const other = await weir.as('editor', 'globex');

@@ -273,7 +273,7 @@ static const struct route routes[] = {
           "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
           "stream ends after the final event.\n\nWith Upgrade: websocket (RFC 6455, HTTP/1.1) the same events come as text messages {id, event, data}: closed with 1000 "
           "after the final one, 1008 when the session ends, 1001 when the server stops. A client sends control frames only; pages "
-          "need an origin of their own server or of ALLOWED_ORIGINS." },
+          "need an origin of their own server or of ALLOWED_ORIGINS, and are let in by their cookie: a browser sends no Authorization here." },
     { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_end,
       .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,
       .doc = "Cancel an execution",
