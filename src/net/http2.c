@@ -189,9 +189,11 @@ static bool tell(struct http2_session *h)
 static i64 due_of(const struct conn *c)
 {
     const struct http2_session *h = c->session;
-    i64 due = h->count == 0 ? h->idle_us + limits_of(c)->idle_us : INT64_MAX;
+    i64 due = h->count == 0 && h->warned_us == 0 ? h->idle_us + limits_of(c)->idle_us : INT64_MAX;
     for (const struct http_stream *x = h->first; x != NULL; x = x->h2.next)
         due = MIN(due, http2_due(x));
+    if (h->warned_us != 0 && !h->farewell)
+        due = MIN(due, h->warned_us);
     return c->writing ? MIN(due, c->stall_due_us) : due;
 }
 
@@ -272,6 +274,23 @@ static void say_goodbye(struct http2_session *h)
     h->farewell = true;
 }
 
+/* A GOAWAY that refuses nothing, and a PING (RFC 9113 6.8): whatever the client had sent before it knew has come when it answers, and is served. Only then the
+ * last GOAWAY says where we stopped. */
+static void warn(struct http2_session *h)
+{
+    if (h->farewell || h->warned_us != 0)
+        return;
+    h->warned_us = now_of(h->conn) + MIN(H2_WARNED_US, limits_of(h->conn)->idle_us);
+    if (nghttp2_submit_shutdown_notice(h->frames) != 0 || nghttp2_submit_ping(h->frames, NGHTTP2_FLAG_NONE, NULL) != 0)
+        say_goodbye(h);
+}
+
+void http2_answered(struct http2_session *h)
+{
+    if (h->warned_us != 0)
+        say_goodbye(h);
+}
+
 static void session_overdue(struct conn *c)
 {
     struct http2_session *h = c->session;
@@ -286,8 +305,10 @@ static void session_overdue(struct conn *c)
         if (http2_due(x) <= now)
             http2_overdue(x);
     }
-    if (h->count == 0 && h->idle_us + limits_of(c)->idle_us <= now)
+    if (h->warned_us != 0 && h->warned_us <= now)
         say_goodbye(h);
+    else if (h->count == 0 && h->idle_us + limits_of(c)->idle_us <= now)
+        warn(h);
     settle(c);
 }
 
@@ -295,7 +316,7 @@ static void http2_drain(struct conn *c)
 {
     struct http2_session *h = c->session;
     c->turning = true;
-    say_goodbye(h);
+    warn(h);
     for (struct http_stream *x = h->first, *next; x != NULL; x = next) {
         next = x->h2.next;
         if (x->streaming && !x->h2.answered)

@@ -31,7 +31,8 @@ struct http2_session {
     struct guard guard;
     bool calm;     /* a flood: GOAWAY is under way, nothing more is listened to */
     bool over;     /* GOAWAY has been said, and what is to be sent is the last */
-    bool farewell; /* GOAWAY has been said, exchanges end */
+    bool farewell; /* the last GOAWAY has been said, exchanges end */
+    i64 warned_us; /* when the last GOAWAY is due, after the first; 0: none has been said */
     bool to_tell;  /* an exchange has been cut, or has room again: its handler must hear of it */
 };
 
@@ -45,6 +46,8 @@ void http2_shared_free(struct http2_shared *s);
 
 #define H2_FORGET_US (2 * SECOND_US) /* likewise: then the stream is cut */
 
+#define H2_WARNED_US SECOND_US /* a client that is asked to leave has so long to answer the PING behind that */
+
 enum preface { PREFACE_NO, PREFACE_MAYBE, PREFACE_YES };
 /* Whether bytes begin a connection as clients with prior knowledge do (RFC 9113 3.4). */
 enum preface http2_preface(str bytes);
@@ -56,6 +59,8 @@ void http2_open(struct conn *c);
 void http2_charge(struct http2_session *h, enum guard_kind kind);
 /* GOAWAY(ENHANCE_YOUR_CALM): this client costs too much. `what` is for the log. */
 void http2_flood(struct http2_session *h, const char *what);
+/* The client has answered a PING. */
+void http2_answered(struct http2_session *h);
 /* There may be frames to send: now when a turn runs, else in the next one. */
 void http2_wake(struct conn *c);
 void http2_cut(struct http_stream *x, u32 error);

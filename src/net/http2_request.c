@@ -254,6 +254,8 @@ static int on_frame(nghttp2_session *frames, const nghttp2_frame *frame, void *u
     bool carries = frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA;
     struct http_stream *x = carries && !h->calm ? exchange_of(frames, frame->hd.stream_id) : NULL;
     bool last = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
+    if (frame->hd.type == NGHTTP2_PING && (frame->hd.flags & NGHTTP2_FLAG_ACK) != 0)
+        http2_answered(h);
     if (x == NULL)
         return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)

@@ -170,12 +170,12 @@ static void test_deadlines(void **state)
         u32 headers, resets, goaways, error; /* frames that answer */
     } cases[] = {
         { S_INIT("PRI * HT"), 0, 0, 0, 0 },              /* half a preface: HTTP/1 answers it */
-        { S_INIT(PREFACE), 0, 0, 1, 0 },                 /* nothing behind it */
-        { S_INIT(BEGIN), 0, 0, 1, 0 },                   /* never asks */
-        { S_INIT(BEGIN "\0\0\6\1"), 0, 0, 1, 0 },        /* half a frame */
+        { S_INIT(PREFACE), 0, 0, 2, 0 },                 /* nothing behind it: asked to leave, then told */
+        { S_INIT(BEGIN), 0, 0, 2, 0 },                   /* never asks */
+        { S_INIT(BEGIN "\0\0\6\1"), 0, 0, 2, 0 },        /* half a frame */
         { S_INIT(BEGIN HALF_1), 0, 0, 1, 11 },           /* half a header block: ENHANCE_YOUR_CALM */
-        { S_INIT(BEGIN POST_1), 1, 1, 1, 0 },            /* no body: 408, and it need not come any more */
-        { S_INIT(PREFACE NO_WINDOW GET_1), 1, 1, 1, 0 }, /* never takes the answer: cut, then idle */
+        { S_INIT(BEGIN POST_1), 1, 1, 2, 0 },            /* no body: 408, and it need not come any more */
+        { S_INIT(PREFACE NO_WINDOW GET_1), 1, 1, 2, 0 }, /* never takes the answer: cut, then idle */
     };
     struct http_limits limits = hasty();
     struct fixture f;

@@ -462,7 +462,29 @@ describe('HTTP/2', () => {
 });
 
 describe('the end of the server', () => {
-    test('GOAWAY, then what is under way finishes, then the connection closes', async () => {
+    const ACK = 1, LAST_STREAM = 2 ** 31 - 1;
+    const said = ({ payload }) => [payload.readUInt32BE(0), payload.readUInt32BE(4)];
+
+    test('a client that does not answer hears the last GOAWAY all the same', async () => {
+        const own = await Weir.start();
+        try {
+            const r = await RawHttp2.open(own);
+            r.request(1, get('/livez'));
+            assert.equal(await r.status(1), 200);
+            own.child.kill('SIGTERM');
+            const first = await r.find('GOAWAY', (f) => f.type === TYPE.GOAWAY);
+            const last = await r.find('the last GOAWAY', (f) => f.type === TYPE.GOAWAY && f !== first);
+            assert.deepEqual([said(first), said(last)], [[LAST_STREAM, ERROR.NO_ERROR], [1, ERROR.NO_ERROR]]);
+            r.socket.end();
+            await bounded('the connection closes', 10_000, r.closed);
+            assert.equal((await bounded('it ends', 35_000, own.exited)).code, 0);
+            own.child = null;
+        } finally {
+            await own.stop();
+        }
+    });
+
+    test('GOAWAY that refuses nothing, PING, GOAWAY; then what is under way finishes, then the connection closes', async () => {
         const own = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
         try {
             const user = await own.as('editor');
@@ -471,14 +493,20 @@ describe('the end of the server', () => {
             r.request(1, [...post(`/api/v1/workflows/${id}/execute`), ['authorization', `Bearer ${user.tokens.access_token}`]], { end: false }).data(1, '{"input_data":{}}');
             await upstream.called('/hold/end');
             own.child.kill('SIGTERM');
-            const goaway = await r.find('GOAWAY', (f) => f.type === TYPE.GOAWAY);
-            assert.deepEqual([goaway.payload.readUInt32BE(0), goaway.payload.readUInt32BE(4)], [1, ERROR.NO_ERROR]);
-            r.request(3, get());
+            const first = await r.find('GOAWAY', (f) => f.type === TYPE.GOAWAY);
+            assert.deepEqual(said(first), [LAST_STREAM, ERROR.NO_ERROR]);
+            r.request(3, get('/livez'));
+            assert.equal(await r.status(3), 200, 'what was on its way when the server spoke is served');
+            const ping = await r.find('PING', (f) => f.type === TYPE.PING && (f.flags & ACK) === 0);
+            r.send(frame(TYPE.PING, ACK, 0, ping.payload));
+            const last = await r.find('the last GOAWAY', (f) => f.type === TYPE.GOAWAY && f !== first);
+            assert.deepEqual(said(last), [3, ERROR.NO_ERROR]);
+            r.request(5, get('/livez'));
             upstream.release();
             assert.equal(await r.status(1), 200);
             r.socket.end();
             await bounded('the connection closes', 10_000, r.closed);
-            assert.ok(!r.frames.some(({ stream }) => stream === 3), 'what came behind GOAWAY is left to another server');
+            assert.ok(!r.frames.some(({ stream }) => stream === 5), 'what came behind the last GOAWAY is left to another server');
             const end = await bounded('it ends', 35_000, own.exited);
             assert.equal(end.code, 0);
             own.child = null;
