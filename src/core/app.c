@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "core/bus.h"
 #include "core/cache.h"
+#include "core/events.h"
 #include "core/forwarded.h"
 #include "core/harden.h"
 #include "core/jobs.h"
@@ -533,6 +534,7 @@ static void stop_everything(void)
     pool_free(app.reads);
     nodes_stop();
     bus_stop();
+    events_end();
     db_thread_end(app.db);
     db_close(app.db);
     app.db = NULL;

@@ -3,7 +3,9 @@
  * A subscription belongs to its loop: only the loop unsubscribes and only the loop delivers, so after
  * events_unsubscribe no call comes, although messages may still be under way. They find it `ended`, and the last of
  * them frees it. */
-#include "core/events.h"
+#include "core/events_parts.h"
+#include "core/bus.h"
+#include "core/nodes.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -22,7 +24,9 @@ struct subscription {
     void *ctx;
     _Atomic u32 pending; /* messages under way */
     atomic_bool behind;  /* `lost` is under way: until it arrives all is left out */
-    bool ended;          /* the loop's */
+    bool ended;          /* the loop's, with the next two */
+    u32 seconds;         /* since it looked again for no reason */
+    struct loop_timer timer;
     struct message lost;
 };
 struct shard {
@@ -105,6 +109,38 @@ static void deliver_lost(struct message *m)
     arrived(s);
 }
 
+static void tell_lost(struct subscription *s)
+{
+    if (atomic_exchange(&s->behind, true))
+        return;
+    atomic_fetch_add(&s->pending, 1);
+    loop_post(s->loop, &s->lost);
+}
+
+/* --- beside other nodes ------------------------------------------------------------------------------------------ */
+
+/* Each second: the wish is said again in time, and who hears nothing asks the database; now and then everybody does, whatever it is that went wrong. */
+static void look_again(struct loop_timer *t)
+{
+    struct subscription *s = CONTAINER(t, struct subscription, timer);
+    bool look = ++s->seconds % EVENTS_LOOK_S == 0 && nodes_alive() > 1;
+    if (s->seconds % EVENTS_RENEW_S == 0)
+        events_want(s->topic, s->key);
+    err e = loop_timer_start(s->loop, t, SECOND_US, look_again);
+    if (look || e != OK || !bus_hears())
+        tell_lost(s);
+}
+
+/* Without memory for a timer it hears what comes over the bus as long as somebody wants it. */
+static void want_elsewhere(struct subscription *s)
+{
+    if (!nodes_possible())
+        return;
+    events_want(s->topic, s->key);
+    err e = loop_timer_start(s->loop, &s->timer, SECOND_US, look_again);
+    (void)e;
+}
+
 struct subscription *events_subscribe(const char *topic, str key, void (*on)(void *ctx, const struct event *event),
                                       void *ctx)
 {
@@ -130,6 +166,7 @@ struct subscription *events_subscribe(const char *topic, str key, void (*on)(voi
     *head = s;
     pthread_mutex_unlock(&shard->lock);
     atomic_fetch_add(listeners_of(topic), 1);
+    want_elsewhere(s);
     return s;
 }
 
@@ -144,6 +181,7 @@ void events_unsubscribe(struct subscription *s)
     pthread_mutex_unlock(&shard->lock);
     atomic_fetch_sub(listeners_of(s->topic), 1);
     s->ended = true;
+    loop_timer_stop(&s->timer);
     if (atomic_load(&s->pending) == 0) /* no publisher finds it any more, and only this loop counts down */
         arena_free(s->arena);
 }
@@ -174,14 +212,6 @@ static struct parcel *parcel_new(const struct event *e)
     return NULL;
 }
 
-static void tell_lost(struct subscription *s)
-{
-    if (atomic_exchange(&s->behind, true))
-        return;
-    atomic_fetch_add(&s->pending, 1);
-    loop_post(s->loop, &s->lost);
-}
-
 static void tell(struct subscription *s, struct parcel *p)
 {
     if (atomic_load(&s->behind))
@@ -197,7 +227,7 @@ static void tell(struct subscription *s, struct parcel *p)
     loop_post(s->loop, &d->message);
 }
 
-void events_publish(const struct event *e)
+void events_deliver(const struct event *e)
 {
     if (atomic_load(listeners_of(e->topic)) == 0)
         return;
@@ -220,7 +250,35 @@ void events_publish(const struct event *e)
         release(p);
 }
 
-bool events_wanted(const char *topic, str key)
+void events_publish(const struct event *e)
+{
+    events_deliver(e);
+    events_tell_elsewhere(e);
+}
+
+void events_lose(const char *topic, str key)
+{
+    u64 hash = hash_of(topic, key);
+    struct shard *shard = shard_of(hash);
+    pthread_mutex_lock(&shard->lock);
+    for (struct subscription *s = *head_of(shard, hash); s != NULL; s = s->next)
+        if (matches(s, hash, topic, key))
+            tell_lost(s);
+    pthread_mutex_unlock(&shard->lock);
+}
+
+void events_lose_all(void)
+{
+    for (u64 hash = 0; hash < (u64)SHARDS * HEADS; hash++) {
+        struct shard *shard = shard_of(hash);
+        pthread_mutex_lock(&shard->lock);
+        for (struct subscription *s = *head_of(shard, hash); s != NULL; s = s->next)
+            tell_lost(s);
+        pthread_mutex_unlock(&shard->lock);
+    }
+}
+
+static bool wanted_here(const char *topic, str key)
 {
     if (atomic_load(listeners_of(topic)) == 0)
         return false;
@@ -232,4 +290,9 @@ bool events_wanted(const char *topic, str key)
         s = s->next;
     pthread_mutex_unlock(&shard->lock);
     return s != NULL;
+}
+
+bool events_wanted(const char *topic, str key)
+{
+    return wanted_here(topic, key) || events_wanted_elsewhere(topic, key);
 }

@@ -13,7 +13,7 @@
 #include "core/app.h"
 #include "core/bus.h"
 #include "core/cache.h"
-#include "core/events.h"
+#include "core/events_parts.h"
 #include "core/jobs.h"
 #include "core/sinks.h"
 #include "core/limit.h"
@@ -806,6 +806,134 @@ static void test_other_nodes_make_forget(void **state)
     bus_stop();
 }
 
+/* ---- events, where there are other nodes ---- */
+
+/* What this node says, as another one hears it. */
+static struct {
+    char text[16 << 10];
+    size_t n;
+} said;
+
+static void on_said(str text)
+{
+    pthread_mutex_lock(&lock);
+    if (said.n + text.n < sizeof said.text && text.n > 0)
+        memcpy(said.text + said.n, text.p, text.n);
+    said.n = MIN(said.n + text.n, sizeof said.text - 1);
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+static void wait_until_said(const char *part)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 30;
+    pthread_mutex_lock(&lock);
+    for (int rc = 0; rc == 0 && strstr(said.text, part) == NULL;)
+        rc = pthread_cond_timedwait(&changed, &lock, &until);
+    if (strstr(said.text, part) == NULL)
+        fail_msg("%s was not said, but\n%s", part, said.text);
+    pthread_mutex_unlock(&lock);
+}
+
+static void notify(int number, const char *body)
+{
+    char sql[512], text[300];
+    int n = snprintf(text, sizeof text, "%s", body);
+    for (char *p = text; (p = strstr(p, "\\n")) != NULL; p++) /* each is one byte there */
+        n--;
+    snprintf(sql, sizeof sql, "SELECT pg_notify('weir', E'999 %d\\nevents %d %s\\n')", number, n, body);
+    admin(sql);
+}
+
+static struct {
+    struct loop *loop;
+    struct message go;
+    struct subscription *sub;
+    char got[200];
+    int lost;
+} far;
+
+static void on_far(void *ctx, const struct event *e)
+{
+    if (e == NULL) {
+        far.lost++;
+        return;
+    }
+    snprintf(far.got, sizeof far.got, "%s %.*s %.*s %.*s %.*s %.*s", e->topic, STR_FMT(e->key), STR_FMT(e->tenant_id),
+             STR_FMT(e->name), STR_FMT(e->id), STR_FMT(e->data));
+    events_unsubscribe(far.sub);
+    loop_stop(far.loop);
+}
+
+static void subscribe_far(struct message *m)
+{
+    far.sub = events_subscribe("test", S("far"), on_far, NULL);
+    assert_non_null(far.sub);
+}
+
+static void *far_loop(void *ctx)
+{
+    loop_run(far.loop);
+    return NULL;
+}
+
+static void test_events_between_nodes(void **state)
+{
+    struct db *other;
+    struct db_options options = test_store_options(&place);
+    pthread_t thread;
+    static char large[BUS_TEXT_MAX];
+    memset(&said, 0, sizeof said);
+    memset(&far, 0, sizeof far);
+    memset(large, 'x', sizeof large);
+    admin(OTHER_NODE);
+    nodes_stop();
+    struct buf none = { 0 };
+    assert_int_equal(nodes_start(&none), OK); /* which sees the other one */
+    assert_int_equal(db_open(&options, &other), OK);
+    assert_int_equal(db_listen(other, on_said), OK);
+    while (!db_listening(other))
+        ;
+    u64 before = cache_epoch(&shared_cache);
+    assert_int_equal(bus_start(), OK);
+    wait_for_epoch_after(before);
+    far.loop = loop_new(0);
+    far.go.run = subscribe_far;
+    loop_post(far.loop, &far.go);
+    assert_int_equal(pthread_create(&thread, NULL, far_loop, NULL), 0);
+    wait_until_said("want\ntest\nfar\n");
+    notify(1, "got\\ntest\\nfar");
+    notify(2, "event\\ntest\\nother\\nt\\nname\\n6\\n{}");
+    notify(3, "event\\ntest\\nfar\\nt\\nname\\n7\\n{\"a\":\\n1}");
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_string_equal(far.got, "test far t name 7 {\"a\":\n1}");
+    assert_int_equal(far.lost, 1);
+    loop_free(far.loop);
+    assert_false(events_wanted("test", S("near")));
+    notify(4, "want\\ntest\\nnear");
+    wait_until_said("got\ntest\nnear\n");
+    assert_true(events_wanted("test", S("near")));
+    publish("unwanted", "x");
+    publish("near", "first");
+    events_publish(&(struct event){ .topic = "test", .key = S("near"), .data = { large, sizeof large } });
+    publish("near", "second");
+    wait_until_said("event\ntest\nnear\n\nsecond\n\n{}");
+    assert_non_null(strstr(said.text, "event\ntest\nnear\n\nfirst\n\n{}"));
+    assert_non_null(strstr(said.text, "lost\ntest\nnear"));
+    assert_null(strstr(said.text, "unwanted"));
+    notify(5, "want\\ntest\\nnear");
+    notify(6, "want\\ntest\\nlast");
+    wait_until_said("got\ntest\nlast\n");
+    assert_null(strstr(strstr(said.text, "got\ntest\nnear") + 1, "got\ntest\nnear")); /* it was known */
+    bus_deafen();
+    bus_stop();
+    db_close(other);
+    events_end();
+    assert_false(events_wanted("test", S("near")));
+}
+
 /* ---- sinks ---- */
 
 static struct {
@@ -1174,6 +1302,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_who_may_not_claim_does_not),
         WITH_STORE(test_shared_caches_live_short),
         WITH_STORE(test_other_nodes_make_forget),
+        WITH_STORE(test_events_between_nodes),
     };
     return on_postgres ? cmocka_run_group_tests(shared, NULL, NULL) : cmocka_run_group_tests(tests, build_routes, end);
 }

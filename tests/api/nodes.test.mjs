@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
+import { chain, createWorkflow, transform } from '../lib/flows.mjs';
 import { PASSWORD, Weir, runWeir } from '../lib/server.mjs';
 import { bounded, until } from '../lib/wait.mjs';
 
@@ -92,6 +93,26 @@ describe('nodes', { skip }, () => {
         await owner.del(`/api/v1/api-keys/${key.id}`, { expect: 204 });
         await until('it is refused', async () => (await list()).status === 401, { within_ms: SECOND });
     });
+
+    for (const how of ['the bus', 'no bus: every listener is cut'])
+        test(`an execution on one node is watched on another: every event, once, in order, with ${how}`, async () => {
+            const [here, there] = [await one.as('editor'), await two.as('editor')];
+            const steps = ['a', 'b', 'c', 'd'].flatMap((id) => [transform(id), { id: `${id}_pause`, type: 'delay', with: { ms: 100 } }]);
+            const { id: workflow } = await createWorkflow(here, chain(...steps));
+            const cut = how === 'the bus' ? null : cutListeners(one);
+            const watched = await Promise.all(Array.from({ length: 10 }, async () => {
+                const { body } = await here.post(`/api/v1/workflows/${workflow}/execute?wait=0`, {}, { expect: 202 });
+                const path = `/api/v1/executions/${body.execution_id}/events`;
+                const live = await there.get(path, { raw: true, expect: 200, within_ms: 15 * SECOND });
+                return { live: live.text, path };
+            }));
+            await cut?.release();
+            for (const { live, path } of watched) {
+                const { text: kept } = await here.get(path, { raw: true, expect: 200 });
+                assert.equal(live.replaceAll(':\n\n', ''), kept);
+                assert.equal(kept.match(/^event: step\.completed$/gm).length, steps.length);
+            }
+        });
 
     test('what an API node enqueues runs on a node that works', async () => {
         await two.anonymous().post('/api/v1/auth/password/forgot', { email: 'viewer@acme.test' }, { expect: 202 });
