@@ -31,6 +31,9 @@ enum {
 #define RETRY_US (SECOND_US / 2) /* after a heartbeat that failed */
 #define APART_US (SECOND_US / 5) /* between two heartbeats, however often somebody asks for one */
 
+#define SECRET_MARK "mark" /* what the marks of the keys are derived by */
+#define JWT_MARK    "mark of jwt"
+
 #define SQLITE_NOW_US "CAST((julianday('now') - 2440587.5) * 86400000000 AS BIGINT)"
 
 /* ---- statements ---- */
@@ -97,7 +100,7 @@ STMT(cluster_get, ON_BOTH(CLUSTER_GET), .row = &cluster_table, .scope = SCOPE_SY
 STMT(cluster_make,
      "INSERT INTO cluster (one, id, secret_mark, jwt_mark) VALUES (1, $1, $2, $3) ON CONFLICT (one) DO NOTHING",
      .scope = SCOPE_SYSTEM);
-STMT(cluster_sign, "UPDATE cluster SET jwt_mark = $1 WHERE one = 1", .scope = SCOPE_SYSTEM);
+STMT(cluster_sign, "UPDATE cluster SET secret_mark = $1, jwt_mark = $2 WHERE one = 1", .scope = SCOPE_SYSTEM);
 
 /* ---- state ---- */
 
@@ -454,27 +457,36 @@ struct start {
     struct beat seen;
 };
 
+/* Whether the mark is that of the key or of the one before it. */
+static bool marks(str mark, str key, str previous, const char *what)
+{
+    char own[2 * MARK_BYTES + 1], before[2 * MARK_BYTES + 1];
+    mark_of(key, what, own);
+    mark_of(previous, what, before);
+    return str_eq(mark, str_of(own)) || (previous.n > 0 && str_eq(mark, str_of(before)));
+}
+
 /* The secret key opens what is sealed in this database: with another one nothing of it can be read, ever. The other key signs tokens that live for minutes, and may be
- * changed, but by all nodes at once. */
+ * changed at once where nobody serves. */
 static err same_keys(struct start *s, struct tx *tx)
 {
+    const struct config *k = &app.config;
     struct cluster c;
     TRY(db_exec(tx, &cluster_make, NULL,
                 ARGS(STR(str_of(s->cluster)), STR(str_of(s->secret_mark)), STR(str_of(s->jwt_mark)))));
     TRY(db_row(tx, &cluster_get, &c, ARGS(STR(node_id()))));
-    if (!str_eq(c.secret_mark, str_of(s->secret_mark))) {
-        s->refused = "SECRET_KEY is not the one that this database was made with; give all nodes of a database the"
-                     " same SECRET_KEY (unset, each makes a key of its own in its data folder)";
+    if (!marks(c.secret_mark, k->secret_key, k->secret_key_previous, SECRET_MARK))
+        s->refused =
+            "SECRET_KEY is not the one of this database, nor is SECRET_KEY_PREVIOUS; give all nodes of a database"
+            " the same SECRET_KEY (unset, each makes a key of its own in its data folder)";
+    else if (c.others > 0 && !marks(c.jwt_mark, k->jwt_secret, k->jwt_secret_previous, JWT_MARK))
+        s->refused =
+            "JWT_SECRET_KEY is not the one of the nodes that serve this database, nor is JWT_SECRET_KEY_PREVIOUS;"
+            " their tokens would not be accepted here";
+    if (s->refused != NULL)
         return ERR_CONFLICT;
-    }
-    bool same = str_eq(c.jwt_mark, str_of(s->jwt_mark));
-    if (!same && c.others > 0) {
-        s->refused = "JWT_SECRET_KEY is not the one of the nodes that serve this database; to change it, stop them all"
-                     " first";
-        return ERR_CONFLICT;
-    }
     snprintf(s->cluster, sizeof s->cluster, "%.*s", STR_FMT(c.id));
-    return same ? OK : db_exec(tx, &cluster_sign, NULL, ARGS(STR(str_of(s->jwt_mark))));
+    return db_exec(tx, &cluster_sign, NULL, ARGS(STR(str_of(s->secret_mark)), STR(str_of(s->jwt_mark))));
 }
 
 static err start_in(void *ctx, struct tx *tx)
@@ -550,8 +562,8 @@ static err join(struct buf *complaint, struct arena *a)
     rng_bytes(random, sizeof random);
     for (size_t i = 0; i < sizeof random; i++)
         snprintf(s.cluster + 2 * i, 3, "%02x", random[i]);
-    mark_of(app.config.secret_key, "mark", s.secret_mark);
-    mark_of(app.config.jwt_secret, "mark of jwt", s.jwt_mark);
+    mark_of(app.config.secret_key, SECRET_MARK, s.secret_mark);
+    mark_of(app.config.jwt_secret, JWT_MARK, s.jwt_mark);
     err e = db_write_own(app.db, a, start_in, &s);
     if (s.refused != NULL)
         buf_f(complaint, "%s\n", s.refused);

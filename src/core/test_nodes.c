@@ -464,9 +464,19 @@ static void test_keys_must_agree(void **state)
     app.config.jwt_secret = S("0123456789abcdef0123456789abcde9");
     admin(ADD_NODE("n2", 1000));
     start(ERR_CONFLICT, "JWT_SECRET_KEY");
-    admin("DELETE FROM nodes");
+    app.config.jwt_secret_previous = S("0123456789abcdef0123456789abcde2");
     start(OK, "");
     nodes_stop();
+    app.config.jwt_secret_previous = STR_NONE;
+    admin("DELETE FROM nodes");
+    app.config.jwt_secret = S("0123456789abcdef0123456789abcde8");
+    start(OK, "");
+    nodes_stop();
+    app.config.secret_key_previous = app.config.secret_key;
+    app.config.secret_key = S("0123456789abcdef0123456789abcde7");
+    start(OK, "");
+    nodes_stop();
+    app.config.secret_key_previous = STR_NONE;
 }
 
 /* Waits for it in the database. */

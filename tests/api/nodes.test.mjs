@@ -172,6 +172,12 @@ describe('nodes', { skip }, () => {
         assert.ok(!stderr.includes('another-key'));
     });
 
+    test('a node with another JWT_SECRET_KEY is refused while others serve', () => {
+        const { status, stderr } = runWeir(['serve'], { ...two.env, JWT_SECRET_KEY: 'another-key-of-thirty-two-bytes-or-so', WEIR_NODE_ID: 'four', WEIR_LISTEN: '127.0.0.1:0' });
+        assert.equal(status, 1);
+        assert.match(stderr, /JWT_SECRET_KEY is not the one of the nodes that serve/);
+    });
+
     test('two nodes that start at once on a new database both serve', async () => {
         const first = await Weir.start({ users: false, serve: false, env: { WEIR_ADMIN_EMAIL: 'root@example.test', WEIR_ADMIN_PASSWORD: PASSWORD } });
         first.tool('migrate', 'status'); // makes its key
