@@ -3,6 +3,7 @@
  * Exit codes are part of the interface: 0 done, 1 failed, 2 a setting is wrong, 64 the command line is wrong. */
 #include "core/app.h"
 #include "core/audit_chain.h"
+#include "core/backup.h"
 #include "core/doctor.h"
 #include "core/keys.h"
 #include "feat/tenants/tenants.h"
@@ -19,6 +20,7 @@ enum {
     EXIT_CONFIG = 2,
     EXIT_USAGE = 64,
     OPTIONS_MAX = 4,
+    FLAGS_MAX = 2,
     WORDS_MAX = 2,
     PASSWORD_FILE_MAX = 4096
 };
@@ -27,14 +29,14 @@ struct command { /* what the command line said */
     const char *words[WORDS_MAX];
     const char *options[OPTIONS_MAX]; /* in the order of the verb's list */
     u32 word_count;
-    bool json, dry_run;
+    bool json, flags[FLAGS_MAX]; /* flags: in the order of the verb's list */
 };
 struct verb {
     const char *name; /* one or two words */
     int (*run)(const struct command *c);
     err (*show)(struct buf *b, bool json); /* in place of run; takes --json */
     const char *options[OPTIONS_MAX];      /* each takes a value */
-    bool dry_run;                          /* takes --dry-run */
+    const char *flags[FLAGS_MAX];          /* each is there or not */
     u32 words;                             /* how many words follow the name */
     const char *usage;                     /* behind the name */
     const char *help;
@@ -187,41 +189,63 @@ static int migrate_status(void)
     return print(&b);
 }
 
+/* How many of the list remain: down without --to takes the newest of those that ran. */
+static u32 keep_after(const struct command *c, const struct migration_state *list, u32 n)
+{
+    i64 keep = 0;
+    u32 newest = 0;
+    for (u32 i = 0; i < n; i++)
+        newest = list[i].applied_at != 0 ? list[i].number : newest;
+    if (c->options[0] != NULL && str_i64(str_of(c->options[0]), 0, UINT32_MAX, &keep))
+        return (u32)keep;
+    return newest > 0 ? newest - 1 : 0;
+}
+
+static void put_migration(struct buf *b, const struct migration_state *m, bool up)
+{
+    buf_f(b, "-- %04u %.*s\n%s\n", m->number, STR_FMT(m->name), db_migration_text(app.db, m->number, up));
+}
+
 /* The SQL that would run, in order; refused where the real one would be. */
-static int migrate_dry(bool up)
+static int migrate_dry(const struct command *c, bool up)
 {
     struct migration_state *list;
-    u32 n, newest = 0;
+    u32 n;
     struct buf b = { .arena = app.arena }, none = { 0 };
     err e = db_migrate_status(app.db, app.arena, &list, &n);
-    for (u32 i = 0; e == OK && i < n; i++) {
+    for (u32 i = 0; e == OK && i < n; i++)
         e = list[i].changed ? ERR_CONFLICT : OK;
-        newest = list[i].applied_at != 0 ? i + 1 : newest;
-        if (up && list[i].applied_at == 0)
-            buf_f(&b, "-- %04u %.*s\n%s\n", list[i].number, STR_FMT(list[i].name),
-                  db_migration_text(app.db, list[i].number, true));
-    }
     if (e != OK)
         return fail(&none, err_text(e));
-    if (!up && newest == 0)
-        return fail(&none, "there is no migration to take back");
-    if (!up)
-        buf_f(&b, "-- %04u %.*s\n%s\n", list[newest - 1].number, STR_FMT(list[newest - 1].name),
-              db_migration_text(app.db, list[newest - 1].number, false));
-    return print(&b);
+    for (u32 i = 0; up && i < n; i++)
+        if (list[i].applied_at == 0)
+            put_migration(&b, &list[i], true);
+    u32 keep = keep_after(c, list, n);
+    for (u32 i = n; !up && i > 0; i--)
+        if (list[i - 1].applied_at != 0 && list[i - 1].number > keep)
+            put_migration(&b, &list[i - 1], false);
+    return !up && b.n == 0 ? fail(&none, "there is no migration to take back") : print(&b);
 }
 
 static int migrate(const struct command *c)
 {
     struct buf none = { 0 };
+    i64 keep = 0;
+    bool up = strcmp(c->words[0], "up") == 0,
+         to = c->options[0] != NULL && str_i64(str_of(c->options[0]), 0, UINT32_MAX, &keep);
     if (strcmp(c->words[0], "status") == 0)
         return migrate_status();
-    if (c->dry_run)
-        return migrate_dry(strcmp(c->words[0], "up") == 0);
-    err e = strcmp(c->words[0], "up") == 0 ? db_migrate_up(app.db) : db_migrate_down(app.db);
+    if (c->flags[0])
+        return migrate_dry(c, up);
+    err e = up ? db_migrate_up(app.db) : to ? db_migrate_down_to(app.db, (u32)keep) : db_migrate_down(app.db);
     if (e == OK)
         return migrate_status();
-    return fail(&none, e == ERR_NOT_FOUND ? "there is no migration to take back" : err_text(e));
+    return fail(
+        &none,
+        e == ERR_NOT_FOUND ? "there is no migration to take back"
+        : e == ERR_CONFLICT
+            ? "the database was made by a newer weir, or a migration was changed or cannot be taken back (the log says which)"
+            : err_text(e));
 }
 
 static int verb_migrate(const struct command *c)
@@ -232,6 +256,12 @@ static int verb_migrate(const struct command *c)
         known |= strcmp(c->words[0], words[i]) == 0;
     if (!known) {
         fprintf(stderr, "weir migrate: %s is none of up, down, status\n", c->words[0]);
+        return EXIT_USAGE;
+    }
+    i64 to;
+    if (c->options[0] != NULL &&
+        (strcmp(c->words[0], "down") != 0 || !str_i64(str_of(c->options[0]), 0, UINT32_MAX, &to))) {
+        fprintf(stderr, "weir migrate: --to takes the number of a migration, and goes with down\n");
         return EXIT_USAGE;
     }
     int code = app_open_unmigrated();
@@ -313,6 +343,21 @@ static int verb_keys(const struct command *c)
     return EXIT_USAGE;
 }
 
+static int verb_backup(const struct command *c)
+{
+    return backup_make(c->words[0], c->flags[0], c->flags[1]);
+}
+
+static int verb_restore(const struct command *c)
+{
+    return backup_restore(c->words[0], c->flags[0], c->flags[1]);
+}
+
+static int verb_verify(const struct command *c)
+{
+    return backup_verify();
+}
+
 static int verb_help(const struct command *c);
 
 static const struct verb verbs[] = {
@@ -328,10 +373,29 @@ static const struct verb verbs[] = {
           "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
           "        ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not\n"
           "        be running." },
-    { "migrate", .run = verb_migrate, .dry_run = true, .words = 1, .usage = " up|down|status [--dry-run]",
+    { "migrate", .run = verb_migrate, .flags = { "--dry-run" }, .options = { "--to" }, .words = 1,
+      .usage = " up|down|status [--to NUMBER] [--dry-run]",
       .help =
-          "Bring the schema up to date, take the newest migration back, or list them. With --dry-run print the SQL that\n"
-          "        would run and change nothing. With SQLite the server must not be running." },
+          "Bring the schema up to date, take the newest migration back (or all that are newer than NUMBER), or list them. With\n"
+          "        --dry-run print the SQL that would run on this database and change nothing. With SQLite the server must not be\n"
+          "        running; with PostgreSQL one migrates at a time, and others wait. Exit code 1 also when the schema is newer\n"
+          "        than this program, or a migration's text was changed after it ran." },
+    { "backup", .run = verb_backup, .flags = { "--force", "--with-keys" }, .words = 1,
+      .usage = " FILE|FOLDER [--force] [--with-keys]",
+      .help =
+          "Write all of the database into one file, beside a running server or without one; into a folder under a name with\n"
+          "        the time. A file that is there is kept without --force. The key file is not in it without --with-keys:\n"
+          "        whoever has both has everything, and a backup without SECRET_KEY or secret.key cannot be used." },
+    { "restore", .run = verb_restore, .flags = { "--check", "--force" }, .words = 1,
+      .usage = " FILE [--check] [--force]",
+      .help =
+          "Put a backup in place of the database: of an empty one, or with --force of what is there. The server must not be\n"
+          "        running. With --check restore it into a temporary place instead, verify it there and print its counts." },
+    { "verify", .run = verb_verify,
+      .help =
+          "Look at everything in the database, beside a running server or without one; changes nothing: its integrity,\n"
+          "        references, migrations, what executions promise, JSON, the audit log. Exit codes: 0 good, 1 broken (it names\n"
+          "        what), 2 it cannot be read." },
     { "audit verify", .run = verb_audit_verify, .options = { "--tenant" }, .usage = " [--tenant SLUG]",
       .help =
           "Walk the chains of the audit log, beside a running server or without one; changes nothing. Exit codes: 0 good,\n"
@@ -408,8 +472,9 @@ static bool take_option(const struct verb *v, char **argv, int argc, int *i, str
 {
     if (v->show != NULL && strcmp(argv[*i], "--json") == 0)
         return c->json = true;
-    if (v->dry_run && strcmp(argv[*i], "--dry-run") == 0)
-        return c->dry_run = true;
+    for (u32 k = 0; k < FLAGS_MAX && v->flags[k] != NULL; k++)
+        if (strcmp(argv[*i], v->flags[k]) == 0)
+            return c->flags[k] = true;
     for (u32 k = 0; k < OPTIONS_MAX && v->options[k] != NULL; k++) {
         size_t n = strlen(v->options[k]);
         if (strncmp(argv[*i], v->options[k], n) != 0)

@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-openssl-dev libnghttp2-dev libwslay-dev libsqlite3-dev libpq-dev libsodium-dev
        liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev
-       libqrencode-dev libcrypt-dev libhiredis-dev)
+       libqrencode-dev libcrypt-dev libhiredis-dev libarchive-dev)
 test=(libcmocka-dev libjansson-dev openssl oathtool sqlite3 chromium)
 postgres=(postgresql redis-server)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)

@@ -128,7 +128,8 @@ static struct db_options store_options(const struct config *c)
                                 .pool_overflow = (u32)c->db_pool_overflow,
                                 .pool_wait_us = c->db_pool_wait_s * SECOND_US,
                                 .pool_recycle_us = c->db_pool_recycle_s * SECOND_US,
-                                .statement_us = c->db_statement_s * SECOND_US };
+                                .statement_us = c->db_statement_s * SECOND_US,
+                                .programs = c->pg_bin };
 }
 
 /* The URL itself is never shown: it holds a password. */
@@ -177,6 +178,15 @@ static int open_schema(void)
         return say(EXIT_FAILED,
                    S("the database was made by a newer weir, or a migration was changed (weir migrate status)"));
     return e == OK ? open_keys(false) : say(EXIT_FAILED, S("the database cannot be migrated"));
+}
+
+int app_open_settings(struct db_options *store)
+{
+    harden_process();
+    int code = open_config(LOG_WARN);
+    if (code == 0)
+        *store = store_options(&app.config);
+    return code;
 }
 
 int app_open_unmigrated(void)

@@ -36,6 +36,8 @@ void app_end(void);
 int app_open(void);
 /* For tools that only read, beside a running server too; there must be a database. */
 int app_open_reading(void);
+/* For tools that open the database themselves, or another one: settings only. */
+int app_open_settings(struct db_options *store);
 /* The same without migrating: for `weir migrate`. */
 int app_open_unmigrated(void);
 void app_close(void);

@@ -82,6 +82,8 @@ static const struct setting settings[] = {
       " back at once; unset: made up at each start" },
     { "WEIR_LEASE_SECONDS", NULL, NUMBER, AT(lease_s), 0, "30", 3, 300, NULL,
       "PostgreSQL: how long a node that is not heard of keeps its work; it is heard of three times in that time" },
+    { "WEIR_PG_BIN", NULL, TEXT, AT(pg_bin), 0, "", 1, 4000, NULL,
+      "PostgreSQL: folder of pg_dump and pg_restore, for weir backup and restore; unset: PATH" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },

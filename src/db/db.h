@@ -74,6 +74,7 @@ struct db_options {
     i64 pool_wait_us;    /* for a free one, then ERR_BUSY; 0 = 30 s */
     i64 pool_recycle_us; /* age at which one is replaced; 0 = an hour */
     i64 statement_us;    /* a statement is stopped after that; 0 = 30 s */
+    str programs;        /* folder of pg_dump and pg_restore; n == 0: PATH */
 };
 enum { DB_POOL_MAX = 256 };
 /* Whether reading blocks: such reads do not belong on a loop. */
@@ -103,6 +104,8 @@ struct migration_state {
 err db_migrate_up(struct db *db) MUST;
 /* Takes the newest one back. ERR_NOT_FOUND when there is none. */
 err db_migrate_down(struct db *db) MUST;
+/* All that are newer than `number`. */
+err db_migrate_down_to(struct db *db, u32 number) MUST;
 err db_migrate_status(struct db *db, struct arena *a, struct migration_state **list, u32 *n) MUST;
 /* What a migration's text is on this database, up or down; NULL: there is no such migration. */
 const char *db_migration_text(const struct db *db, u32 number, bool up);

@@ -83,11 +83,11 @@ static const char *uri_of(struct arena *a, const char *file, bool alone)
     return b.fail == OK ? str_z(a, buf_view(&b)) : NULL;
 }
 
-err db_inspect(struct arena *a, str folder, struct db_inspection *out)
+err inspect_open(struct arena *a, str folder, sqlite3 **out, struct buf *complaint)
 {
-    struct inspecting i = { .arena = a };
     const char *file = str_z(a, strf(a, "%.*s/weir.db", STR_FMT(folder)));
     const char *wal = str_z(a, strf(a, "%.*s/weir.db-wal", STR_FMT(folder)));
+    sqlite3 *made = NULL;
     if (file == NULL || wal == NULL)
         return ERR_MEMORY;
     if (access(file, F_OK) != 0)
@@ -95,12 +95,27 @@ err db_inspect(struct arena *a, str folder, struct db_inspection *out)
     const char *uri = uri_of(a, file, access(wal, F_OK) != 0);
     if (uri == NULL)
         return ERR_MEMORY;
-    int rc = sqlite3_open_v2(uri, &i.sqlite, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, NULL);
-    err e = ERR_INTERNAL;
-    if (rc == SQLITE_OK && sqlite3_busy_timeout(i.sqlite, BUSY_MS) == SQLITE_OK)
+    int rc = sqlite3_open_v2(uri, &made, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK && sqlite3_busy_timeout(made, BUSY_MS) == SQLITE_OK) {
+        *out = made;
+        return OK;
+    }
+    buf_f(complaint, "%s", made != NULL ? sqlite3_errmsg(made) : "out of memory");
+    sqlite3_close(made);
+    return ERR_INTERNAL;
+}
+
+err db_inspect(struct arena *a, str folder, struct db_inspection *out)
+{
+    struct inspecting i = { .arena = a };
+    struct buf complaint = { .arena = a };
+    err e = inspect_open(a, folder, &i.sqlite, &complaint);
+    if (e == ERR_NOT_FOUND || e == ERR_MEMORY)
+        return e;
+    if (e == OK)
         e = look(&i);
     else
-        i.found.broken = str_dup(a, str_of(i.sqlite != NULL ? sqlite3_errmsg(i.sqlite) : "out of memory"));
+        i.found.broken = buf_view(&complaint);
     sqlite3_close(i.sqlite);
     *out = i.found; /* on failure too: `broken` says why */
     return e;

@@ -115,6 +115,7 @@ const char *db_migration_text(const struct db *db, u32 number, bool up)
 
 /* The one that this step is about; NULL when there was nothing to do. */
 struct migrate_step {
+    u32 keep; /* up to this one nothing is taken back */
     const struct migration *ran;
 };
 
@@ -144,6 +145,8 @@ static err step_down(void *ctx, struct tx *tx)
     if (n == 0)
         return ERR_NOT_FOUND;
     TRY(check_applied(tx->db->driver, list, n));
+    if ((u32)list[n - 1].number <= step->keep)
+        return ERR_NOT_FOUND;
     const struct migration *m = &db_migrations[n - 1];
     const char *down = down_of(tx->db->driver, m);
     if (down == NULL || down[0] == '\0')
@@ -156,13 +159,13 @@ static err step_down(void *ctx, struct tx *tx)
 
 enum { STEP_ARENA_MAX = 4 << 20 };
 
-static err run_step(struct db *db, err (*run)(void *ctx, struct tx *tx), const char *event,
+static err run_step(struct db *db, err (*run)(void *ctx, struct tx *tx), u32 keep, const char *event,
                     const struct migration **ran)
 {
     struct arena *a = arena_new(STEP_ARENA_MAX);
     if (a == NULL)
         return ERR_MEMORY;
-    struct migrate_step step = { 0 };
+    struct migrate_step step = { .keep = keep };
     err e = db_write_wait(db, a, run, &step);
     arena_free(a);
     TRY(e);
@@ -176,7 +179,7 @@ err db_migrate_up(struct db *db)
 {
     const struct migration *ran;
     do
-        TRY(run_step(db, step_up, "db.migrated_up", &ran));
+        TRY(run_step(db, step_up, 0, "db.migrated_up", &ran));
     while (ran != NULL);
     return OK;
 }
@@ -184,7 +187,17 @@ err db_migrate_up(struct db *db)
 err db_migrate_down(struct db *db)
 {
     const struct migration *ran;
-    return run_step(db, step_down, "db.migrated_down", &ran);
+    return run_step(db, step_down, 0, "db.migrated_down", &ran);
+}
+
+err db_migrate_down_to(struct db *db, u32 number)
+{
+    const struct migration *ran;
+    err e;
+    do
+        e = run_step(db, step_down, number, "db.migrated_down", &ran);
+    while (e == OK);
+    return e == ERR_NOT_FOUND ? OK : e;
 }
 
 struct status {

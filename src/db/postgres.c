@@ -626,25 +626,26 @@ static err postgres_migrate_lock(struct tx *base)
 }
 
 /* The role that the pool uses owns nothing and may do no more than change rows. Without the right to make roles the login itself serves. */
+const char postgres_role_sql[] =
+    "DO $$ BEGIN"
+    " IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '" APP_ROLE "')"
+    "  AND (SELECT rolcreaterole FROM pg_roles WHERE rolname = session_user) THEN"
+    "  BEGIN CREATE ROLE " APP_ROLE " NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;"
+    " END IF;"
+    " IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '" APP_ROLE "') THEN"
+    "  BEGIN"
+    "   IF NOT pg_has_role(session_user, '" APP_ROLE "', 'MEMBER') THEN EXECUTE 'GRANT " APP_ROLE
+    " TO ' || quote_ident(session_user); END IF;"
+    "   GRANT USAGE ON SCHEMA public TO " APP_ROLE ";"
+    "   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO " APP_ROLE ";"
+    "   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO " APP_ROLE ";"
+    "  EXCEPTION WHEN insufficient_privilege THEN NULL; END;"
+    " END IF; END $$";
+
 static err postgres_migrated(struct tx *base)
 {
-    static const char sql[] =
-        "DO $$ BEGIN"
-        " IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '" APP_ROLE "')"
-        "  AND (SELECT rolcreaterole FROM pg_roles WHERE rolname = session_user) THEN"
-        "  BEGIN CREATE ROLE " APP_ROLE " NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;"
-        " END IF;"
-        " IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '" APP_ROLE "') THEN"
-        "  BEGIN"
-        "   IF NOT pg_has_role(session_user, '" APP_ROLE "', 'MEMBER') THEN EXECUTE 'GRANT " APP_ROLE
-        " TO ' || quote_ident(session_user); END IF;"
-        "   GRANT USAGE ON SCHEMA public TO " APP_ROLE ";"
-        "   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO " APP_ROLE ";"
-        "   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO " APP_ROLE ";"
-        "  EXCEPTION WHEN insufficient_privilege THEN NULL; END;"
-        " END IF; END $$";
     atomic_fetch_add(&postgres_of(base->db)->generation, 1);
-    return run_script(of_base(base), "role", sql);
+    return run_script(of_base(base), "role", postgres_role_sql);
 }
 
 /* ---- opening and closing ---- */

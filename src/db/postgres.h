@@ -201,6 +201,9 @@ bool pg_recovered(struct pg_conn *c);
 
 /* -- postgres.c -- */
 
+/* Makes the role that serves, where that is allowed, and lets it do what it must: after each change of the schema. */
+extern const char postgres_role_sql[];
+
 void pg_begin(struct pg_tx *tx, struct postgres *db, struct arena *a, enum isolation isolation);
 /* Around a job that shares its transaction with others: what it did can be taken back alone. */
 void pg_point(struct pg_tx *tx);

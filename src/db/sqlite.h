@@ -108,5 +108,8 @@ err writer_start(struct sqlite *db) MUST;
 /* Drains the queues and ends both threads. */
 void writer_stop(struct sqlite *db);
 
+/* inspect.c: a connection that changes nothing, beside a running server too. ERR_NOT_FOUND, ERR_MEMORY; ERR_INTERNAL writes why. */
+err inspect_open(struct arena *a, str folder, sqlite3 **out, struct buf *complaint) MUST;
+
 /* sqlite_check.c */
 err sqlite_check(struct db *base, struct buf *complaint) MUST;

@@ -2,6 +2,7 @@
  *
  * A run of pure steps has exactly one write, the INSERT of its whole history. Every other write of a run carries its fence: when the row has another one, somebody
  * else has taken the execution over, and nothing is changed. */
+#include "db/copy.h"
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "codec/time.h"
@@ -758,3 +759,33 @@ err journal_given(struct tx *tx, struct run *r)
     r->killing |= row.kill_at != 0;
     return OK;
 }
+
+/* --- what holds at every time, whichever node wrote last: `weir verify` looks for rows that break it ----------------- */
+
+#define FINAL "('completed', 'failed', 'cancelled', 'timed_out')"
+
+INVARIANT(
+    final_without_journal, "an execution that has ended has no journal",
+    "SELECT e.id AS what FROM executions e JOIN execution_journal j ON j.execution_id = e.id WHERE e.status IN " FINAL);
+INVARIANT(final_is_nobodys, "nobody holds an execution that has ended, and nothing wakes it",
+          "SELECT id AS what FROM executions WHERE status IN " FINAL
+          " AND (due_at IS NOT NULL OR owner IS NOT NULL OR slot_key IS NOT NULL)");
+INVARIANT(final_has_its_end, "an execution has an end when it has ended, and only then",
+          "SELECT id AS what FROM executions WHERE (status IN " FINAL ") <> (completed_at IS NOT NULL)");
+INVARIANT(execution_has_its_version, "the version that an execution runs is there",
+          "SELECT e.id AS what FROM executions e WHERE NOT EXISTS (SELECT 1 FROM workflow_versions v"
+          " WHERE v.tenant_id = e.tenant_id AND v.workflow_id = e.workflow_id AND v.version = e.version)");
+INVARIANT(
+    journal_in_its_tenant, "a journal is its execution's tenant's",
+    "SELECT e.id AS what FROM executions e JOIN execution_journal j ON j.execution_id = e.id WHERE e.tenant_id <> j.tenant_id");
+
+INVARIANT_JSON(executions_trigger_data, executions, trigger_data, id);
+INVARIANT_JSON(executions_input_data, executions, input_data, id);
+INVARIANT_JSON(executions_output_data, executions, output_data, id);
+INVARIANT_JSON(executions_history, executions, step_executions, id);
+INVARIANT_JSON(journal_attempts, execution_journal, attempts, execution_id);
+INVARIANT_JSON(journal_input_data, execution_journal, input_data, execution_id);
+INVARIANT_JSON(journal_output_data, execution_journal, output_data, execution_id);
+INVARIANT_JSON(journal_error, execution_journal, error, execution_id);
+INVARIANT_JSON(journal_resume, execution_journal, resume, execution_id);
+INVARIANT_JSON(versions_definition, workflow_versions, definition, workflow_id);
