@@ -207,6 +207,12 @@ err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args)
     return tx->db->driver->exec(tx, s, changed, args);
 }
 
+err db_try(struct tx *tx, const struct stmt *s, struct args args)
+{
+    i64 changed;
+    return db_exec(tx, s, &changed, args);
+}
+
 err db_send(struct tx *tx, const struct stmt *s, err unless_one, struct args args)
 {
     TRY(held(tx, s, args));

@@ -149,6 +149,8 @@ err db_answer_row(struct tx *tx, struct ahead *ahead, void *row) MUST;
 /* No rows; *changed is how many rows the statement changed. A broken UNIQUE, CHECK or foreign key is ERR_CONFLICT. Without `changed` it is as db_send: with
  * PostgreSQL such a failure may be that of a later call or of the transaction. */
 err db_exec(struct tx *tx, const struct stmt *s, i64 *changed, struct args args) MUST;
+/* db_exec for whoever answers its failure: that is known when it returns. */
+err db_try(struct tx *tx, const struct stmt *s, struct args args) MUST;
 /* db_exec whose outcome is the transaction's: with PostgreSQL it is not waited for but rides with the next statement that is, or with the commit.
  * unless_one: how the transaction ends when the statement changes another number of rows than one; OK = any number will do. */
 err db_send(struct tx *tx, const struct stmt *s, err unless_one, struct args args) MUST;

@@ -96,6 +96,8 @@ static err refused(struct req *rq, const struct accepting *c)
 static err join(struct req *rq, const struct accepting *c, str user_id)
 {
     err e = users_invitation_accept(rq->tx, req_now(rq), &c->invitation, user_id);
+    if (e == ERR_NOT_FOUND)
+        return problem(rq, &invite_invalid, "It was taken back: ask for another one");
     if (e == ERR_CONFLICT)
         return problem(rq, &invite_invalid, "You are in this tenant already: sign in");
     if (e == ERR_LIMIT)

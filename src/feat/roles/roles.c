@@ -216,9 +216,9 @@ static err role_create(struct req *rq)
     TRY(db_list(rq->tx, &role_all, ROLES_PER_TENANT, &rows, &n, ARGS(TENANT(rq), I64(ROLES_PER_TENANT))));
     if (n == ROLES_PER_TENANT)
         return problem(rq, &too_many, "A tenant has at most %d roles of its own", ROLES_PER_TENANT);
-    err e = db_exec(rq->tx, &role_insert, NULL,
-                    ARGS(TENANT(rq), STR(r->id), STR(r->name), STR(r->description), STR(r->permissions),
-                         STR(r->created_by), I64(r->created_at)));
+    err e = db_try(rq->tx, &role_insert,
+                   ARGS(TENANT(rq), STR(r->id), STR(r->name), STR(r->description), STR(r->permissions),
+                        STR(r->created_by), I64(r->created_at)));
     TRY(taken(rq, e, r->name));
     TRY(audit(rq, "roles.create", r->id, STR_NONE));
     reply_location(rq, "/api/v1/roles/%.*s", STR_FMT(r->id));
@@ -256,8 +256,8 @@ static err role_change(struct req *rq)
     if (changed.n == 0)
         return reply(rq, 200, &role_table, r);
     r->updated_at = MAX(req_now(rq), r->updated_at + 1);
-    err e = db_exec(
-        rq->tx, &role_update, NULL,
+    err e = db_try(
+        rq->tx, &role_update,
         ARGS(TENANT(rq), STR(r->id), STR(r->name), STR(r->description), STR(r->permissions), I64(r->updated_at)));
     TRY(taken(rq, e, r->name));
     TRY(audit(rq, "roles.update", r->id, buf_view(&changed)));

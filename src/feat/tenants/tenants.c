@@ -303,10 +303,10 @@ static err tenant_create(struct req *rq)
     str id = typeid_new(rq->arena, "tenant", req_now(rq));
     if (t == NULL || id.p == NULL)
         return ERR_MEMORY;
-    err e = db_exec(rq->tx, &tenant_insert, NULL,
-                    ARGS(STR(id), STR(in->slug), STR(in->name), I64(req_now(rq)), STR(in->plan),
-                         AMOUNT(new_table, in, quota_users), AMOUNT(new_table, in, quota_executions),
-                         AMOUNT(new_table, in, quota_storage_bytes), AMOUNT(new_table, in, quota_credits)));
+    err e = db_try(rq->tx, &tenant_insert,
+                   ARGS(STR(id), STR(in->slug), STR(in->name), I64(req_now(rq)), STR(in->plan),
+                        AMOUNT(new_table, in, quota_users), AMOUNT(new_table, in, quota_executions),
+                        AMOUNT(new_table, in, quota_storage_bytes), AMOUNT(new_table, in, quota_credits)));
     if (e == ERR_CONFLICT)
         return problem(rq, &slug_taken, "There is, or was, a tenant %.*s", STR_FMT(in->slug));
     TRY(e);
@@ -337,12 +337,12 @@ static err prepare_change(struct req *rq)
 
 static err update(struct req *rq, const struct tenant *t)
 {
-    err e = db_exec(rq->tx, &tenant_update, NULL,
-                    ARGS(STR(t->id), STR(t->slug), STR(t->name), STR(t->plan), I64(t->session_idle_minutes),
-                         I64(t->session_absolute_minutes), I64(t->password_min), BOOL(t->require_2fa),
-                         STR(t->email_domains), AMOUNT(tenant_table, t, quota_users), I64(t->updated_at),
-                         AMOUNT(tenant_table, t, quota_executions), AMOUNT(tenant_table, t, quota_storage_bytes),
-                         AMOUNT(tenant_table, t, quota_credits)));
+    err e =
+        db_try(rq->tx, &tenant_update,
+               ARGS(STR(t->id), STR(t->slug), STR(t->name), STR(t->plan), I64(t->session_idle_minutes),
+                    I64(t->session_absolute_minutes), I64(t->password_min), BOOL(t->require_2fa), STR(t->email_domains),
+                    AMOUNT(tenant_table, t, quota_users), I64(t->updated_at), AMOUNT(tenant_table, t, quota_executions),
+                    AMOUNT(tenant_table, t, quota_storage_bytes), AMOUNT(tenant_table, t, quota_credits)));
     return e == ERR_CONFLICT ? problem(rq, &slug_taken, "There is, or was, a tenant %.*s", STR_FMT(t->slug)) : e;
 }
 

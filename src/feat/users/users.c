@@ -69,7 +69,7 @@ err users_insert(struct tx *tx, struct arena *a, i64 now_us, str email, str name
 
 err users_join(struct tx *tx, i64 now_us, str tenant_id, str user_id, u32 role)
 {
-    return db_exec(tx, &membership_insert, NULL, ARGS(STR(tenant_id), STR(user_id), STR(role_name(role)), I64(now_us)));
+    return db_try(tx, &membership_insert, ARGS(STR(tenant_id), STR(user_id), STR(role_name(role)), I64(now_us)));
 }
 
 err users_any(struct tx *tx, bool *any)

@@ -302,11 +302,14 @@ err users_invitation(struct tx *tx, i64 now_us, str hash, struct invitation *out
 err users_invitation_accept(struct tx *tx, i64 now_us, const struct invitation *i, str user_id)
 {
     struct tenant_facts t;
+    i64 changed;
     TRY(tenants_facts(tx, i->tenant_id, &t));
     TRY(has_room(tx, now_us, i->tenant_id, t.quota_users, false));
-    TRY(db_exec(tx, &invitation_delete, NULL, ARGS(STR(i->tenant_id), STR(i->id))));
-    return db_exec(tx, &membership_accept, NULL,
-                   ARGS(STR(i->tenant_id), STR(user_id), STR(i->role), STR(i->role_id), I64(now_us)));
+    TRY(db_exec(tx, &invitation_delete, &changed, ARGS(STR(i->tenant_id), STR(i->id))));
+    if (changed == 0) /* it was taken back while this waited for the tenant's turn */
+        return ERR_NOT_FOUND;
+    return db_try(tx, &membership_accept,
+                  ARGS(STR(i->tenant_id), STR(user_id), STR(i->role), STR(i->role_id), I64(now_us)));
 }
 
 struct cleaning {
