@@ -153,6 +153,9 @@ static int by_scope(const void *a, const void *b)
 err show_statements(struct buf *b, bool json)
 {
     static const struct column columns[] = { { "scope", 6 }, { "name", 28 }, { "sql", 0 }, { NULL } };
+    /* what PostgreSQL is given, and whether a scan is accepted: for programs that look at plans */
+    static const struct column all_columns[] = { { "scope", 6 }, { "name", 28 },    { "sql", 0 },
+                                                 { "scans", 5 }, { "postgres", 0 }, { NULL } };
     static const char *const scopes[] = { [SCOPE_TENANT] = "tenant", [SCOPE_SYSTEM] = "system" };
     size_t n;
     const struct stmt *const *all = db_statements(&n);
@@ -161,9 +164,12 @@ err show_statements(struct buf *b, bool json)
         return ERR_MEMORY;
     memcpy(sorted, all, n * sizeof(struct stmt *));
     qsort(sorted, n, sizeof(struct stmt *), by_scope);
-    struct sheet s = sheet_begin(b, columns, json);
-    for (size_t i = 0; i < n; i++)
-        row(&s, (str[]){ str_of(scopes[sorted[i]->scope]), str_of(sorted[i]->name), str_of(sorted[i]->sql) });
+    struct sheet s = sheet_begin(b, json ? all_columns : columns, json);
+    for (size_t i = 0; i < n; i++) {
+        const struct stmt *t = sorted[i];
+        row(&s, (str[]){ str_of(scopes[t->scope]), str_of(t->name), str_of(t->sql), t->scan_ok ? S("yes") : S("no"),
+                         str_of(t->postgres != NULL ? t->postgres : t->sql) });
+    }
     return sheet_end(&s);
 }
 
