@@ -105,6 +105,11 @@ static err find(struct store *s, const struct stmt *stmt, struct args args, stru
     return e;
 }
 
+static void assert_row(struct store *s, i64 id, bool there)
+{
+    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(id)), NULL), there ? OK : ERR_NOT_FOUND);
+}
+
 /* ---- the network ---- */
 
 /* Both rows or none; both when it was said so. It is said to have failed only when COMMIT was under way. */
@@ -358,6 +363,60 @@ static void test_the_pool_is_bounded(void **state)
     pthread_barrier_destroy(&over);
 }
 
+/* What the pool is tested with stands in its one idle connection. */
+static struct pg_conn *idle_of(struct store *s)
+{
+    struct pg_conn *c = postgres_of(s->db)->idle;
+    assert_non_null(c);
+    assert_null(c->next);
+    return c;
+}
+
+static int backend_of(struct store *s)
+{
+    assert_row(s, 1, false);
+    return PQbackendPID(idle_of(s)->pg);
+}
+
+/* One older than pool_recycle_us is replaced, one of that age less a moment is not. */
+static void test_an_old_connection_is_replaced(void **state)
+{
+    struct store *s = *state;
+    int pid = backend_of(s);
+    i64 age_us = postgres_of(s->db)->base.options.pool_recycle_us;
+    assert_int_equal(age_us, HOUR_US);
+    idle_of(s)->born_us = clock_mono_us() - age_us + MINUTE_US;
+    assert_int_equal(backend_of(s), pid);
+    idle_of(s)->born_us = clock_mono_us() - age_us;
+    assert_int_not_equal(backend_of(s), pid);
+    assert_int_equal(db_stats(s->db).connections, 1);
+}
+
+/* After half a second without use it is looked at, which sees that the server has closed it; after half a minute it has to answer, which also sees one that the
+ * network forgot. What was just used is taken as it is, and the read begins again when it was lost. */
+static void test_an_idle_connection_is_looked_at(void **state)
+{
+    struct store *s = *state;
+    static const i64 idle_us[] = { 0, LOOK_IDLE_US, PING_IDLE_US };
+    for (size_t i = 0; i < COUNT(idle_us); i++) {
+        int pid = backend_of(s);
+        char sql[80];
+        snprintf(sql, sizeof sql, "SELECT pg_terminate_backend(%d, 5000)", pid);
+        assert_int_equal(test_store_admin(s->place.database, sql), 0);
+        idle_of(s)->used_us = clock_mono_us() - idle_us[i];
+        assert_int_not_equal(backend_of(s), pid);
+    }
+    int pid = backend_of(s);
+    idle_of(s)->used_us = clock_mono_us() - PING_IDLE_US;
+    fault_arm(FAULT_STATEMENT, 1); /* the ping goes nowhere */
+    assert_int_not_equal(backend_of(s), pid);
+    assert_true(fault_fired(FAULT_STATEMENT));
+    fault_arm(FAULT_STATEMENT, 0);
+    pid = backend_of(s);
+    idle_of(s)->used_us = clock_mono_us() - PING_IDLE_US;
+    assert_int_equal(backend_of(s), pid);
+}
+
 /* ---- tenants ---- */
 
 struct stealing {
@@ -465,11 +524,6 @@ static void run_turns(struct store *s, struct turn_case *c)
     sem_destroy(&c->begun);
     sem_destroy(&c->go);
     sem_destroy(&c->over);
-}
-
-static void assert_row(struct store *s, i64 id, bool there)
-{
-    assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(id)), NULL), there ? OK : ERR_NOT_FOUND);
 }
 
 /* The first alone, as many as a batch holds, and the one that is left. */
@@ -769,6 +823,8 @@ int main(int argc, char **argv)
         WITH_STORE(test_an_answer_waits_by_itself),
         WITH_STORE(test_nth_failure_of_one_look),
         WITH_STORE(test_the_pool_is_bounded),
+        WITH_STORE(test_an_old_connection_is_replaced),
+        WITH_STORE(test_an_idle_connection_is_looked_at),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
         WITH_STORE(test_jobs_of_a_tenant_share_a_commit),
         WITH_STORE(test_a_statement_that_fails_spoils_no_other_job),
