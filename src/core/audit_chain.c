@@ -674,20 +674,63 @@ err audit_prune(struct db *db, struct arena *a, i64 before_us, i64 *pruned)
     }
 }
 
+/* ---- forgetting a chain ---- */
+
 STMT(audit_head_end, "DELETE FROM audit_heads WHERE chain = $1 AND seq = anchor_seq", .scope = SCOPE_SYSTEM);
+
+enum { FORGET_TRIES = 10 };
+
+struct forgetting {
+    str chain;
+    struct chain roll;
+};
+
+/* A sum of XORs forgets a name as it learnt it. A roll that is still to be made is made of the heads that are there then. */
+static err leave_roll(struct tx *tx, struct arena *a, struct forgetting *f)
+{
+    struct chain *c = &f->roll;
+    struct roll roll;
+    TRY(chain_read(tx, a, S(ROLL), c));
+    if (c->before.p == NULL || c->head.seq < 0)
+        return OK;
+    roll_parse(a, &c->head, &roll);
+    roll_add(&roll, f->chain);
+    c->head.seq = roll.chains - 2;
+    TRY(roll_text(a, &roll, &c->head.seal));
+    return head_close(a, &c->head, c->sound);
+}
 
 static err end_head(void *ctx, struct tx *tx)
 {
-    const str *chain = ctx;
-    return db_exec(tx, &audit_head_end, NULL, ARGS(STR(*chain)));
+    const struct forgetting *f = ctx;
+    i64 changed;
+    TRY(db_exec(tx, &audit_head_end, &changed, ARGS(STR(f->chain))));
+    bool enrolled = f->roll.before.p != NULL && f->roll.head.seq >= 0;
+    if (changed == 0)
+        return ERR_CONFLICT; /* more was sealed meanwhile */
+    return enrolled ? head_store(tx, &f->roll.head, f->roll.before) : OK;
+}
+
+static err forget_head(struct db *db, struct arena *a, str chain)
+{
+    struct forgetting f = { .chain = chain };
+    struct tx *tx;
+    TRY(db_read_begin(db, a, false, &tx));
+    err e = leave_roll(tx, a, &f);
+    db_read_end(tx);
+    return e == OK ? db_write_wait(db, a, end_head, &f) : e;
 }
 
 err audit_forget(struct db *db, struct arena *a, str chain)
 {
     i64 pruned = 0;
-    err e = prune_chain(db, a, chain, INT64_MAX, &pruned);
-    if (e == ERR_NOT_FOUND) /* nothing of it was sealed */
-        return OK;
-    TRY(e);
-    return db_write_wait(db, a, end_head, &chain);
+    err e = ERR_CONFLICT; /* it grew, or the roll moved with a chain that began: once more */
+    for (u32 i = 0; i < FORGET_TRIES && e == ERR_CONFLICT; i++) {
+        e = prune_chain(db, a, chain, INT64_MAX, &pruned);
+        if (e == ERR_NOT_FOUND) /* nothing of it was sealed, or another node was faster */
+            return OK;
+        if (e == OK)
+            e = forget_head(db, a, chain);
+    }
+    return e;
 }
