@@ -252,7 +252,9 @@ describe('roles', () => {
         errorAt(await admin.post('/api/v1/roles', { name: 'owner', permissions: [] }), '/name');
         errorAt(await admin.post('/api/v1/roles', { name: 'operator', permissions: [] }), '/name');
         await admin.post('/api/v1/roles', { name: 'once', permissions: [] }, { expect: 201 });
-        assert.equal((await admin.post('/api/v1/roles', { name: 'once', permissions: [] })).status, 409);
+        assert.equal((await admin.post('/api/v1/roles', { name: 'once', permissions: [] })).body.code, 'roles.name_taken');
+        const { body: other } = await admin.post('/api/v1/roles', { name: 'twice', permissions: [] }, { expect: 201 });
+        assert.equal((await admin.patch(`/api/v1/roles/${other.id}`, { name: 'once' })).body.code, 'roles.name_taken');
     });
 
     test('an admin neither changes nor gives a role of an owner\'s making that allows more', async () => {
@@ -332,7 +334,9 @@ describe('tenants', () => {
         await operator.del(`/api/v1/tenants/${id}`, { expect: 204 });
         await operator.get(`/api/v1/tenants/${id}`, { expect: 404 });
         await operator.post(`/api/v1/tenants/${id}/resume`, undefined, { expect: 404 });
-        assert.equal((await operator.post('/api/v1/tenants', { slug: 'doomed', name: 'x' })).status, 409);
+        assert.equal((await operator.post('/api/v1/tenants', { slug: 'doomed', name: 'x' })).body.code, 'tenants.slug_taken');
+        const other = await make('undoomed');
+        assert.equal((await operator.patch(`/api/v1/tenants/${other.id}`, { slug: 'doomed' })).body.code, 'tenants.slug_taken');
         const { tenant } = await me(operator);
         for (const call of [operator.post(`/api/v1/tenants/${tenant.id}/suspend`), operator.del(`/api/v1/tenants/${tenant.id}`)]) assert.equal((await call).status, 409);
     });
