@@ -79,7 +79,7 @@ static void sweep(void)
 {
     for (u64 hash = 0; hash < (u64)SHARDS * HEADS; hash++) {
         pthread_mutex_lock(&shard_of(hash)->lock);
-        (void)find(hash, STR_NONE, clock_mono_us());
+        (void)find(hash, S(""), clock_mono_us()); /* no want has that name */
         pthread_mutex_unlock(&shard_of(hash)->lock);
     }
 }
