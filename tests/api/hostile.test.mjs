@@ -75,6 +75,17 @@ describe('the time of an answer does not tell whether there is such an account, 
         }));
 });
 
+test('a link in a letter leads here, whatever host the one who asked for it named', async () => {
+    const before = Number(weir.sql('SELECT count(*) FROM password_resets'));
+    for (const headers of [{ host: 'evil.test' }, { host: `127.0.0.1:${weir.port}`, 'x-forwarded-host': 'evil.test', 'x-forwarded-proto': 'https', forwarded: 'host=evil.test;proto=https', origin: 'https://evil.test' }])
+        await postFrom(elsewhere(), weir.base, '/api/v1/auth/password/forgot', { email: 'admin@acme.test' }, headers);
+    await until('both asked', () => Number(weir.sql('SELECT count(*) FROM password_resets')) === before + 2);
+    for (const { source, text, html, link } of await weir.mail('admin@acme.test', 2)) {
+        assert.equal(new URL(link).host, `127.0.0.1:${weir.port}`);
+        assert.doesNotMatch(source + text + html, /evil/);
+    }
+});
+
 test('500 logins at once from 500 addresses: some are answered, the others 503 at once; memory stays flat and nobody else waits', async () => {
     const rss = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${weir.child.pid}/status`, 'utf8'))[1]) / 1024;
     await login('viewer@acme.test', PASSWORD, elsewhere());

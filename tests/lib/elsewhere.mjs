@@ -7,10 +7,10 @@ let hosts = 0;
 export const elsewhere = () => `127.1.${Math.floor(++hosts / 250)}.${(hosts % 250) + 1}`;
 
 /** A POST from that address, on a connection of its own: {status, headers, text, body, took_ms}. */
-export function postFrom(address, base, path, content) {
+export function postFrom(address, base, path, content, headers = {}) {
     const sent = JSON.stringify(content);
     const began = performance.now();
-    const options = { method: 'POST', localAddress: address, agent: false, headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(sent) } };
+    const options = { method: 'POST', localAddress: address, agent: false, headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(sent), ...headers } };
     return new Promise((done, fail) => {
         const request = http.request(base + path, options, (answer) => {
             let text = '';
