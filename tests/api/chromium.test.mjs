@@ -183,6 +183,20 @@ describe('in Chromium', { skip: MISSING }, () => {
             });
         });
 
+    test('a neighbour cannot sign a visitor in by a cookie for the whole domain', async () => {
+        const attacker = await signedIn();
+        const { value } = (await attacker.person.cookies(`${ours}/api/v1/auth/refresh`)).find(({ name }) => name === '__Secure-weir-refresh');
+        const cookie = (name) => `${name}=${value}; Domain=weir.test; Path=${name.startsWith('__Host') ? '/' : '/api/v1/auth/refresh'}; Secure; HttpOnly`;
+        stranger.pages['/toss'] = { html: '<h1>Hello</h1>', headers: { 'set-cookie': [cookie('__Secure-weir-refresh'), cookie('__Host-weir')] } };
+        const person = await chromium.person();
+        await (await person.newPage()).goto(`https://www.weir.test:${stranger.port}/toss`);
+        assert.deepEqual((await person.cookies(`${ours}/api/v1/auth/refresh`)).map(({ name }) => name), ['__Secure-weir-refresh'], 'the browser refuses the other');
+        const page = await here(person);
+        assert.equal((await call(page, 'POST', '/api/v1/auth/refresh')).status, 401);
+        assert.equal(await alive(page), false);
+        assert.equal(await alive(attacker.page), true);
+    });
+
     test('an invitation: its page asks for a password, once', async () => {
         const { page: owner, csrf } = await signedIn();
         const invited = await call(owner, 'POST', '/api/v1/users/invite', { body: { email: 'grace@example.test', role: 'editor' }, headers: { 'x-csrf-token': csrf } });

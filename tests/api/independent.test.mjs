@@ -63,6 +63,37 @@ describe('tokens, by jose', () => {
     });
 });
 
+describe('refreshing by cookie', () => {
+    const key = () => new Uint8Array(hkdfSync('sha256', SECRET_KEY, '', 'jwt', 32));
+    /** A browser whose access cookie is another: the claims of its own, changed. */
+    async function withAccess(more, secret = key()) {
+        const browser = new Browser(weir);
+        await browser.login('owner@acme.test', PASSWORD);
+        const cookie = browser.jar.get('__Host-weir');
+        const claims = JSON.parse(Buffer.from(cookie.value.split('.')[1], 'base64url'));
+        cookie.value = await new SignJWT({ ...claims, ...more }).setProtectedHeader(decodeProtectedHeader(cookie.value)).sign(secret);
+        return browser;
+    }
+    const refreshed = async (browser) => (await browser.post('/api/v1/auth/refresh')).status;
+
+    test('works when the access token has ended, which is what it is for', async () => {
+        const browser = await withAccess({ iat: 1_600_000_000, nbf: 1_600_000_000, exp: 1_600_000_900 });
+        assert.equal((await browser.get('/api/v1/auth/me')).status, 401);
+        assert.equal(await refreshed(browser), 200);
+        assert.equal((await browser.get('/api/v1/auth/me')).status, 200);
+    });
+
+    test('needs both cookies to be of one session, and the one that only we can set to be ours', async () => {
+        const other = await token('owner@acme.test');
+        const { sid } = JSON.parse(Buffer.from(other.access_token.split('.')[1], 'base64url'));
+        assert.equal(await refreshed(await withAccess({ sid })), 401);
+        assert.equal(await refreshed(await withAccess({}, new Uint8Array(32).fill(7))), 401);
+        const without = await withAccess({});
+        without.jar.delete('__Host-weir');
+        assert.equal(await refreshed(without), 401);
+    });
+});
+
 describe('codes of the second factor, by otplib and oathtool', () => {
     test('they agree with each other over a day of steps, and with us about the present one and the one before', async () => {
         const client = await anyone.login('member@acme.test', PASSWORD);

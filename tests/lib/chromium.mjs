@@ -26,12 +26,13 @@ export async function launch() {
     };
 }
 
-/** Pages of somebody else: a server whose every path answers `pages[path]` as HTML. */
+/** Pages of somebody else: a server whose every path answers `pages[path]` as HTML, or {html, headers}. */
 export async function strangersPages({ cert, key }, pages) {
     const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, (request, answer) => {
-        answer.writeHead(pages[request.url] ? 200 : 404, { 'content-type': 'text/html' });
-        answer.end(pages[request.url] ?? '');
+        const page = pages[request.url];
+        answer.writeHead(page ? 200 : 404, { 'content-type': 'text/html', ...page?.headers });
+        answer.end(page?.html ?? page ?? '');
     });
     await new Promise((done) => server.listen(0, '127.0.0.1', done));
-    return { port: server.address().port, close: () => new Promise((done) => { server.closeAllConnections(); server.close(done); }) };
+    return { port: server.address().port, pages, close: () => new Promise((done) => { server.closeAllConnections(); server.close(done); }) };
 }

@@ -31,6 +31,9 @@ err token_keys_make(struct arena *a, str secret, str previous, struct token_keys
 /* ERR_UNAUTHORIZED with *reason, a static word: signature and all claims, exactly, at now_us. */
 err token_read(struct arena *a, const struct token_keys *keys, str text, enum token_type type, i64 now_us,
                struct token *out, const char **reason) MUST;
+/* The same but for its times: tells whose it is, and opens nothing. */
+err token_verify(struct arena *a, const struct token_keys *keys, str text, enum token_type type, struct token *out,
+                 const char **reason) MUST;
 
 /* --- login_limit.c --- */
 

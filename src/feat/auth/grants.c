@@ -97,8 +97,9 @@ void cookies_end(struct req *rq)
 void cookies_give(struct req *rq, const struct grant *g)
 {
     i64 now_s = req_now(rq) / SECOND_US;
-    put_cookie(rq, COOKIE_ACCESS, ACCESS_ATTRIBUTES, g->access_text, g->access_expires_s - now_s, g->remember);
-    put_cookie(rq, COOKIE_REFRESH, REFRESH_ATTRIBUTES, g->refresh_text, g->refresh.expires_s - now_s, g->remember);
+    i64 life_s = g->refresh.expires_s - now_s; /* of both: an ended token in the one still says whose the other is */
+    put_cookie(rq, COOKIE_ACCESS, ACCESS_ATTRIBUTES, g->access_text, life_s, g->remember);
+    put_cookie(rq, COOKIE_REFRESH, REFRESH_ATTRIBUTES, g->refresh_text, life_s, g->remember);
 }
 
 err hash_text(struct arena *a, str text, str *out)
@@ -285,6 +286,17 @@ static err take_token(struct req *rq, struct refreshing *r)
     return gate_same_origin(rq) ? OK : problem(rq, &problem_csrf, "Refresh from a page of this server");
 }
 
+/* The name of the refresh cookie lets a neighbour's host set one for all of the domain (its Path rules out __Host-), and so sign a visitor in to an account of its choice. The
+ * other cookie it cannot set; both must be of one session. */
+static bool of_this_browser(struct req *rq, const struct refreshing *r)
+{
+    struct token t;
+    const char *reason;
+    str text = http_cookie(rq->http, S(COOKIE_ACCESS));
+    return text.n > 0 && token_verify(rq->arena, sessions_keys(), text, TOKEN_ACCESS, &t, &reason) == OK &&
+           str_eq(t.session_id, r->token.session_id);
+}
+
 err refresh_prepare(struct req *rq)
 {
     struct refreshing *r = NEW(rq->arena, struct refreshing);
@@ -297,6 +309,8 @@ err refresh_prepare(struct req *rq)
     if (e == ERR_UNAUTHORIZED)
         return invalid(rq, reason);
     TRY(e);
+    if (r->by_cookie && !of_this_browser(rq, r))
+        return invalid(rq, "cookie");
     TRY(hash_text(rq->arena, r->text, &r->hash));
     TRY(find(rq, r, &row));
     r->next = grant_of(&row);

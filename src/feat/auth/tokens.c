@@ -87,8 +87,8 @@ static const char *wrong_time(const struct token *t, i64 now_s)
     return now_s >= t->expires_s ? "expired" : now_s < t->not_before_s ? "nbf" : now_s < t->issued_s ? "iat" : NULL;
 }
 
-static err token_verify(struct arena *a, const struct token_keys *keys, str text, enum token_type type,
-                        struct token *out, const char **reason)
+err token_verify(struct arena *a, const struct token_keys *keys, str text, enum token_type type, struct token *out,
+                 const char **reason)
 {
     struct json *claims;
     struct token t = { .type = type };
