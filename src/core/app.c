@@ -16,6 +16,7 @@
 #include "core/metrics.h"
 #include "core/nodes.h"
 #include "core/pipeline.h"
+#include "core/supervise.h"
 #include "net/tls.h"
 
 #include <pthread.h>
@@ -385,6 +386,7 @@ static void ready(void)
     else
         LOG(LOG_INFO, "app.ready", LOG_STR("version", S(WEIR_VERSION)), LOG_STR("url", url),
             LOG_INT("started_ms", (clock_now_us() - app.started_us) / 1000));
+    supervise_say("READY=1");
 }
 
 /* -- stopping ------------------------------------------------------------------------------------------------------ */
@@ -409,6 +411,7 @@ static void exit_now(int number)
 /* On loop 0. Readiness fails first, then the listeners close, and main goes on when the last connection has gone. */
 static void drain(int number)
 {
+    supervise_say("STOPPING=1");
     LOG(LOG_INFO, "app.draining", LOG_INT("signal", number), LOG_INT("connections", connections()));
     if (loop_timer_start(app.loops[0], &serving.deadline, DRAIN_US, on_deadline) != OK)
         sem_post(&serving.drained);
@@ -462,6 +465,7 @@ static int watch_signals(void)
         failed |= uv_signal_init(loop_uv(app.loops[0]), &serving.signals[i]);
         failed |= uv_signal_start(&serving.signals[i], list[i].then, list[i].number);
     }
+    failed |= supervise_watch(app.loops[0]) != OK;
     return failed == 0 ? 0 : say(EXIT_FAILED, S("signals cannot be watched"));
 }
 
