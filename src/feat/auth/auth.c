@@ -171,7 +171,7 @@ STMT(me_memberships,
      " AND t.status = 'active' ORDER BY m.tenant_id LIMIT $2",
      .row = &me_membership_table, .scope = SCOPE_SYSTEM); /* a person's own, in all tenants */
 STMT(me_session_by_id,
-     "SELECT s.kind, s.created_at, s.absolute_expires_at AS expires_at,"
+     "SELECT s.kind, s.created_at, " SESSION_ENDS " AS expires_at,"
      " (CASE WHEN s.kind = 'browser' THEN t.session_idle_minutes END) AS idle_minutes"
      " FROM sessions s JOIN tenants t ON t.id = s.tenant_id WHERE s.tenant_id = $1 AND s.id = $2",
      .row = &me_session_table);

@@ -52,6 +52,8 @@ static err find(struct req *rq, struct accepting *c)
         return problem(rq, &invite_invalid, "Ask for another invitation");
     TRY(e);
     TRY(tenants_facts(rq->tx, c->invitation.tenant_id, &c->tenant));
+    if (!tenants_takes(rq->arena, &c->tenant, c->invitation.email)) /* it may have changed since */
+        return problem(rq, &invite_invalid, "The tenant takes no addresses of this domain");
     struct user_account account = { 0 };
     e = users_account(rq->tx, c->invitation.email, &account);
     c->account = e == OK ? account : (struct user_account){ .id = STR_NONE };

@@ -67,6 +67,11 @@ err challenge_pass(struct req *rq, const struct login_from *from, str token) MUS
 
 /* --- sessions.c --- */
 
+/* When the session s of a tenant t ends in any case: a limit that was lowered holds for sessions that exist, one that was raised for new ones. Programs' have none. */
+#define SESSION_ENDS                                                                                                 \
+    "(CASE WHEN s.kind = 'browser' AND s.created_at + t.session_absolute_minutes * 60000000 < s.absolute_expires_at" \
+    " THEN s.created_at + t.session_absolute_minutes * 60000000 ELSE s.absolute_expires_at END)"
+
 struct grant { /* what a client gets, and what is written down of it */
     str user_id, tenant_id, session_id;
     str role; /* by name, for the token's claim */

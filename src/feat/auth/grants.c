@@ -49,17 +49,17 @@ static const struct table rotation_table = TABLE("Rotation", struct rotation, ro
 
 PROBLEM_SHARED(refresh_invalid, "auth.refresh_invalid", ERR_UNAUTHORIZED, "The refresh token is not valid (any more)");
 
-STMT(
-    refresh_by_jti,
-    "SELECT r.jti, r.session_id, r.token_hash, r.successor_jti, r.issued_at, r.expires_at, r.rotated_at,"
-    " s.tenant_id, s.user_id, s.kind, s.remember, s.last_seen_at, t.session_idle_minutes, s.absolute_expires_at, m.role,"
-    " (SELECT o.name FROM roles o WHERE o.id = m.role_id) AS role_name"
-    " FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id"
-    " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
-    " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
-    " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
-    " AND t.status = 'active'",
-    .row = &rotation_table, .scope = SCOPE_SYSTEM);
+STMT(refresh_by_jti,
+     "SELECT r.jti, r.session_id, r.token_hash, r.successor_jti, r.issued_at, r.expires_at, r.rotated_at,"
+     " s.tenant_id, s.user_id, s.kind, s.remember, s.last_seen_at, t.session_idle_minutes,"
+     " " SESSION_ENDS " AS absolute_expires_at, m.role,"
+     " (SELECT o.name FROM roles o WHERE o.id = m.role_id) AS role_name"
+     " FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id"
+     " JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
+     " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"
+     " WHERE r.jti = $1 AND s.revoked_at IS NULL AND u.status = 'active' AND m.status = 'active'"
+     " AND t.status = 'active'",
+     .row = &rotation_table, .scope = SCOPE_SYSTEM);
 STMT(
     session_add,
     "INSERT INTO sessions (tenant_id, id, user_id, ip, user_agent, created_at, last_seen_at, absolute_expires_at, kind,"

@@ -56,7 +56,7 @@ static const struct table identity_table = TABLE("Identity", struct identity, id
 STMT(
     session_identity,
     "SELECT s.id, s.tenant_id, s.user_id, u.email, m.role, r.name AS role_name, r.permissions, t.plan, coalesce(t.quota_executions, 0) AS quota_executions,"
-    " s.absolute_expires_at, s.kind, s.last_seen_at, t.session_idle_minutes,"
+    " " SESSION_ENDS " AS absolute_expires_at, s.kind, s.last_seen_at, t.session_idle_minutes,"
     " (CASE WHEN t.require_2fa = 1 AND u.totp_enabled_at IS NULL THEN 1 ELSE 0 END) AS must_enroll"
     " FROM sessions s JOIN users u ON u.id = s.user_id JOIN tenants t ON t.id = s.tenant_id"
     " JOIN memberships m ON m.user_id = s.user_id AND m.tenant_id = s.tenant_id"

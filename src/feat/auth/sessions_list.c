@@ -54,18 +54,18 @@ static const struct permission *const users_sessions_entry __attribute__((sectio
     &users_sessions;
 PROBLEM_SHARED(session_not_found, "auth.session_not_found", ERR_NOT_FOUND, "There is no such session");
 
-#define SESSION_COLUMNS                                                                                                            \
-    "SELECT s.id, s.kind, s.ip, s.user_agent, s.created_at, s.last_seen_at, s.absolute_expires_at AS expires_at, t.slug AS tenant" \
+#define SESSION_COLUMNS                                                                    \
+    "SELECT s.id, s.kind, s.ip, s.user_agent, s.created_at, s.last_seen_at, " SESSION_ENDS \
+    " AS expires_at, t.slug AS tenant"                                                     \
     " FROM sessions s JOIN tenants t ON t.id = s.tenant_id"
 #define SESSION_ORDER " ORDER BY s.created_at DESC LIMIT $3 OFFSET $4"
 STMT(sessions_own,
-     SESSION_COLUMNS " WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.absolute_expires_at > $2" SESSION_ORDER,
+     SESSION_COLUMNS " WHERE s.user_id = $1 AND s.revoked_at IS NULL AND " SESSION_ENDS " > $2" SESSION_ORDER,
      .row = &session_table, .scope = SCOPE_SYSTEM); /* a person's own, in all tenants */
 STMT(sessions_of_member,
-     SESSION_COLUMNS
-     " WHERE s.tenant_id = $5 AND s.user_id = $1 AND s.revoked_at IS NULL AND s.absolute_expires_at > $2"
-     " AND EXISTS (SELECT 1 FROM memberships m WHERE m.tenant_id = $5 AND m.user_id = $1"
-     " AND m.role <> 'operator')" SESSION_ORDER,
+     SESSION_COLUMNS " WHERE s.tenant_id = $5 AND s.user_id = $1 AND s.revoked_at IS NULL AND " SESSION_ENDS " > $2"
+                     " AND EXISTS (SELECT 1 FROM memberships m WHERE m.tenant_id = $5 AND m.user_id = $1"
+                     " AND m.role <> 'operator')" SESSION_ORDER,
      .row = &session_table);
 STMT(session_end_own,
      "UPDATE sessions SET revoked_at = $3, revoked_reason = 'logout' WHERE user_id = $1 AND revoked_at IS NULL"

@@ -192,6 +192,18 @@ err tenants_facts(struct tx *tx, str tenant_id, struct tenant_facts *out)
     return db_row(tx, &tenant_facts_by_id, out, ARGS(STR(tenant_id)));
 }
 
+bool tenants_takes(struct arena *a, const struct tenant_facts *t, str email)
+{
+    struct json *list;
+    str domain = str_slice(email, (size_t)str_find_char(email, '@', 0) + 1, email.n);
+    if (t->email_domains.p == NULL || json_parse(a, t->email_domains, &list, NULL) != OK || list->n == 0)
+        return true;
+    for (u32 i = 0; i < list->n; i++)
+        if (str_eq(json_str(&list->items[i]), domain))
+            return true;
+    return false;
+}
+
 err tenants_find(struct tx *tx, str slug, str *id)
 {
     struct tenant row = { 0 };

@@ -26,3 +26,5 @@ struct tenant_facts {
 };
 /* ERR_NOT_FOUND: there is none, or it is suspended. */
 err tenants_facts(struct tx *tx, str tenant_id, struct tenant_facts *out) MUST;
+/* Whether its domains have that of the address. */
+bool tenants_takes(struct arena *a, const struct tenant_facts *t, str email);

@@ -123,18 +123,6 @@ static err token_make(struct arena *a, str *token, str *hash)
     return hash->p != NULL ? OK : ERR_MEMORY;
 }
 
-static bool domain_taken(struct arena *a, str domains, str email)
-{
-    struct json *list;
-    str domain = str_slice(email, (size_t)str_find_char(email, '@', 0) + 1, email.n);
-    if (domains.p == NULL || json_parse(a, domains, &list, NULL) != OK || list->n == 0)
-        return true;
-    for (u32 i = 0; i < list->n; i++)
-        if (str_eq(json_str(&list->items[i]), domain))
-            return true;
-    return false;
-}
-
 /* The row and its letter; nothing is stored yet. */
 static err make(struct arena *a, i64 now_us, const struct tenant_facts *t, str inviter, struct inviting *v)
 {
@@ -213,7 +201,7 @@ err invite_prepare(struct req *rq)
         return ERR_MEMORY;
     TRY(users_choose_role(rq, in->role, &v->role));
     TRY(tenants_facts(rq->tx, rq->who.tenant_id, &t));
-    if (!domain_taken(rq->arena, t.email_domains, v->row.email))
+    if (!tenants_takes(rq->arena, &t, v->row.email))
         return problem_at(rq, &problem_body_invalid, S("/email"), "users.email_domain",
                           "The tenant takes no addresses of this domain");
     TRY(is_no_member(rq, v->row.email));
