@@ -371,7 +371,7 @@ static const struct verb verbs[] = {
       .usage = " EMAIL --tenant SLUG --role ROLE [--password-file FILE]",
       .help =
           "Make a user in a tenant, or give an existing one a further tenant (then without password); prints the id.\n"
-          "        ROLE is owner, admin, editor, member, viewer or operator. FILE - is standard input. The server must not\n"
+          "        ROLE is owner, admin, editor, member, viewer or operator; Admin and User are admin and member. FILE - is standard input. The server must not\n"
           "        be running." },
     { "migrate", .run = verb_migrate, .flags = { "--dry-run" }, .options = { "--to" }, .words = 1,
       .usage = " up|down|status [--to NUMBER] [--dry-run]",

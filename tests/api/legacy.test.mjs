@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { after, before, test } from 'node:test';
+import { SignJWT, decodeJwt, decodeProtectedHeader } from 'jose';
 import { PASSWORD, Weir } from '../lib/server.mjs';
 
 const JWT_SECRET_KEY = 'k8Zt3mQw7Lr1Xy5Nb9Vc2Hd6Jf4Gs0PaUeIo';
@@ -58,5 +59,32 @@ test('user_id stands for sub where there is none, and nowhere else', async () =>
         assert.equal((await strict.anonymous().bearer(sign({ ...own, sub: undefined, user_id: own.sub })).get('/api/v1/auth/me')).status, 401);
     } finally {
         await strict.stop();
+    }
+});
+
+test('tokens with the roles Admin and User are taken, and allow what their session does', async () => {
+    const { body } = await anyone.post('/api/v1/auth/token', { email: 'viewer@acme.test', password: PASSWORD }, { expect: 200 });
+    const { sub, ...claims } = decodeJwt(body.access_token);
+    for (const role of ['Admin', 'User']) {
+        const token = await new SignJWT({ ...claims, user_id: sub, role }).setProtectedHeader(decodeProtectedHeader(body.access_token)).sign(new TextEncoder().encode(JWT_SECRET_KEY));
+        const old = anyone.bearer(token);
+        assert.equal((await old.get('/api/v1/auth/me', { expect: 200 })).body.role, 'viewer', 'a role is what the membership says, now');
+        await old.get('/api/admin/users', { expect: 403 });
+    }
+});
+
+test('Admin and User are admin and member where a client or an import names a role', async () => {
+    const owner = await weir.as('owner');
+    const [{ id }] = (await owner.get('/api/admin/users?email=editor@acme.test', { expect: 200 })).body;
+    for (const [given, is] of Object.entries({ User: 'member', Admin: 'admin' })) assert.equal((await owner.patch(`/api/admin/users/${id}`, { role: given }, { expect: 200 })).body.role, is);
+    for (const role of ['admin ', 'ADMIN', 'user', 'Operator', 'Owner']) assert.equal((await owner.patch(`/api/admin/users/${id}`, { role })).status, 422, role);
+    const invited = await owner.post('/api/v1/users/invite', { email: 'old@acme.test', role: 'User' }, { expect: 201 });
+    assert.equal(invited.body.role, 'member');
+    const folder = await Weir.start({ users: false, serve: false });
+    try {
+        folder.addTenant('old', ['Admin', 'User']);
+        assert.deepEqual(folder.sql("SELECT role FROM memberships ORDER BY role").split('\n'), ['admin', 'member']);
+    } finally {
+        await folder.stop();
     }
 });

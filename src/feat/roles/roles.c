@@ -120,6 +120,20 @@ u32 role_bit(str name)
     return 0;
 }
 
+/* What the replaced services called them. No role of a tenant's own can be named so: those are slugs. */
+static const struct {
+    str name;
+    u32 bit;
+} former[] = { { S_INIT("Admin"), ROLE_ADMIN }, { S_INIT("User"), ROLE_MEMBER } };
+
+u32 role_bit_given(str name)
+{
+    for (size_t i = 0; i < COUNT(former); i++)
+        if (str_eq(former[i].name, name))
+            return former[i].bit;
+    return role_bit(name);
+}
+
 str role_name(u32 role)
 {
     for (size_t i = 0; i < COUNT(built_in); i++)
@@ -130,7 +144,7 @@ str role_name(u32 role)
 
 err roles_choose(struct tx *tx, struct arena *a, str tenant_id, str name, struct role_choice *out)
 {
-    u32 bit = role_bit(name);
+    u32 bit = role_bit_given(name);
     struct role_choice c = { .role = role_name(bit), .role_id = STR_NONE, .name = role_name(bit), .bit = bit };
     struct role_row row = { 0 };
     if ((bit & ROLES_ALL) == 0) {

@@ -12,6 +12,8 @@ enum { ROLES_PER_TENANT = 50, ROLE_NAME_MAX = 60 };
 /* Bit of a membership's role by its name: the built-in ones, "operator" and "custom"; 0 when there is none of that name. And back; "" for no single role. */
 u32 role_bit(str name);
 str role_name(u32 role);
+/* The same of a name that a client or an import gives: Admin and User of the replaced services are admin and member. */
+u32 role_bit_given(str name);
 
 struct role_choice {   /* what a membership is given: its columns */
     str role, role_id; /* "custom" with an id, else the built-in name and STR_NONE */

@@ -181,7 +181,7 @@ err users_add(struct arena *a, str email, str tenant_slug, str role, str passwor
 {
     struct adding in = { .email = str_lower(a, email),
                          .tenant_slug = tenant_slug,
-                         .role = role_bit(role) & (ROLES_ALL | ROLE_OPERATOR) };
+                         .role = role_bit_given(role) & (ROLES_ALL | ROLE_OPERATOR) };
     if (in.email.p == NULL)
         return ERR_MEMORY;
     TRY(check_email(a, in.email, complaint));

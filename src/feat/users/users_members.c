@@ -192,6 +192,7 @@ static err member_change(struct req *rq)
     if (changed.n == 0)
         return reply(rq, 200, &member_table, m);
     TRY(users_choose_role(rq, m->role, &role));
+    m->role = role.name; /* as it is called here, whatever the client calls it */
     m->updated_at = MAX(req_now(rq), m->updated_at + 1);
     TRY(db_exec(rq->tx, &member_update, NULL,
                 ARGS(TENANT(rq), STR(m->id), STR(role.role), STR(role.role_id), STR(m->status), I64(m->updated_at))));
