@@ -2,7 +2,6 @@
 // is in no tenant yet changes one too. Every round mixes both nodes.
 
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { transform } from '../lib/flows.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
@@ -10,9 +9,8 @@ import { PASSWORD, Weir } from '../lib/server.mjs';
 const ROUND = 24;
 let one, two, owners, operator, tenant;
 before(async () => {
-    const env = { SECRET_KEY: randomBytes(32).toString('hex'), JWT_SECRET_KEY: randomBytes(32).toString('hex') };
-    one = await Weir.start({ env, operator: true });
-    two = await Weir.start({ env: { ...env, DATABASE_URL: one.env.DATABASE_URL }, users: false });
+    one = await Weir.start({ operator: true });
+    two = await one.node();
     owners = [await one.as('owner'), await two.as('owner')];
     operator = await one.as('operator', 'platform');
     tenant = (await owners[0].get('/api/v1/auth/me', { expect: 200 })).body.tenant.id;
@@ -61,6 +59,17 @@ describe('at once, on two nodes', () => {
         assert.deepEqual(tally(answers), { 200: 3, 409: 5 });
         assert.ok(answers.every(({ status, body }) => status === 200 || body.code === 'auth.invite_full'));
         await quota(null);
+    });
+
+    test('of two owners who remove each other one stays', async () => {
+        const email = 'second@globex.test';
+        const first = await one.as('owner', 'globex');
+        await first.post('/api/v1/users/invite', { email, role: 'owner' }, { expect: 201 });
+        await one.anonymous().post('/api/v1/auth/invite/accept', { token: await tokenOf(email), password: PASSWORD }, { expect: 200 });
+        const second = await two.anonymous().login(email, PASSWORD);
+        const [a, b] = await Promise.all([first, second].map(async (client) => (await client.get('/api/v1/auth/me', { expect: 200 })).body.user.id));
+        await Promise.all([first.del(`/api/v1/users/${b}`), second.del(`/api/v1/users/${a}`)]);
+        assert.equal(one.sql(`SELECT count(*) FROM memberships WHERE user_id IN ('${a}', '${b}') AND role = 'owner'`), '1');
     });
 
     test('one of many roles of one name is made', async () => {

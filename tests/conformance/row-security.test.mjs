@@ -91,7 +91,7 @@ describe('every table with a tenant', () => {
 });
 
 // Statements of scope SYSTEM run for no tenant or for all: login, look-ups, claims, cleaners. This is the list of what they can see.
-const SYSTEM_TABLES = ['api_keys', 'audit_logs', 'executions', 'idempotency_keys', 'invitations', 'jobs', 'login_challenges', 'memberships', 'roles', 'sessions', 'trigger_deliveries', 'triggers', 'workflows'];
+const SYSTEM_TABLES = ['api_keys', 'audit_logs', 'execution_days', 'executions', 'idempotency_keys', 'invitations', 'jobs', 'login_challenges', 'memberships', 'roles', 'sessions', 'trigger_deliveries', 'triggers', 'workflows'];
 
 describe('statements for no tenant', () => {
     test('have a policy of their own, on these tables', () => {
