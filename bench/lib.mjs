@@ -13,6 +13,7 @@ export const { values: options } = parseArgs({
         build: { type: 'string', default: 'build' },
         seconds: { type: 'string', default: '6' },
         connections: { type: 'string', default: '64' },
+        history: { type: 'string', default: '1000000' }, // executions that history.mjs makes
         only: { type: 'string', default: '' }, // scenarios whose name holds the word
     },
 });

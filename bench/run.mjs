@@ -2,7 +2,7 @@
 // run.mjs - make bench: Weir beside the floors it stands on, in one run on one machine. Absolute numbers say more about the machine than about Weir; the ratios do
 // not. Each scenario is a file in scenarios/ that gives rows; they run one after the other and print one table. The same as JSON goes to
 // bench/results/<time>.json (not committed). Takes some minutes.
-//   node bench/run.mjs [--build build] [--seconds 6] [--connections 64] [--only word]
+//   node bench/run.mjs [--build build] [--seconds 6] [--connections 64] [--history 1000000] [--only word]
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

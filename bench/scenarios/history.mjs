@@ -1,10 +1,10 @@
-// history.mjs - a workflow with a million executions beside one with none: list, get and execute.
+// history.mjs - a workflow with a million executions (--history) beside one with none: list, get and execute.
 
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { call, end, load, signIn, weir, workflow } from '../lib.mjs';
+import { call, end, load, options, signIn, weir, workflow } from '../lib.mjs';
 
-const ROWS = 1_000_000;
+const ROWS = Number(options.history);
 const DEFINITION = { steps: [{ id: 'answer', type: 'respond', with: { body: { total: '{{ input.amount * 1.2 }}' } } }] };
 
 /** Copies one execution a million times, with earlier ids and times; straight into the file, which nobody else has open. */
