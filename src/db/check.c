@@ -64,3 +64,16 @@ void check_column(struct checking *c, str name, u64 *seen)
     if (field >= 0)
         *seen |= (u64)1 << field;
 }
+
+err check_each(struct checking *c, err (*one)(struct checking *c))
+{
+    size_t count;
+    const struct stmt *const *list = db_statements(&count);
+    struct arena_mark mark = arena_mark(c->arena);
+    for (size_t i = 0; i < count; i++) {
+        c->stmt = list[i];
+        TRY(one(c));
+        arena_rewind(c->arena, mark);
+    }
+    return c->complaint->fail;
+}

@@ -130,6 +130,8 @@ struct checking {
 };
 void check_complain(void *checking, const char *what, str detail);
 void check_verb(struct checking *c);
+/* Calls `one` for each statement of the binary, with it as c->stmt; memory of one is not kept for the next. */
+err check_each(struct checking *c, err (*one)(struct checking *c)) MUST;
 /* `seen` has a bit for each field that a column of the statement fills. */
 void check_column(struct checking *c, str name, u64 *seen);
 

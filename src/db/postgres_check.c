@@ -128,8 +128,9 @@ static err prepare_one(struct check *c, bool *good)
     return OK;
 }
 
-static err check_statement(struct check *c)
+static err check_statement(struct checking *base)
 {
+    struct check *c = CONTAINER(base, struct check, base);
     u32 before = c->base.complaints;
     bool good;
     check_verb(&c->base);
@@ -142,17 +143,9 @@ static err check_statement(struct check *c)
 
 static err check_all(struct check *c)
 {
-    size_t count;
-    const struct stmt *const *list = db_statements(&count);
     TRY(read_schema(c));
     TRY(check_tables(c));
-    struct arena_mark mark = arena_mark(c->base.arena);
-    for (size_t i = 0; i < count; i++) {
-        c->base.stmt = list[i];
-        TRY(check_statement(c));
-        arena_rewind(c->base.arena, mark);
-    }
-    return c->base.complaint->fail;
+    return check_each(&c->base, check_statement);
 }
 
 err postgres_check(struct db *base, struct buf *complaint)

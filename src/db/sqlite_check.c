@@ -179,8 +179,9 @@ static err check_tenants(struct check *c)
     return e == ERR_TOO_LARGE ? OK : e;
 }
 
-static err check_statement(struct check *c)
+static err check_statement(struct checking *base)
 {
+    struct check *c = CONTAINER(base, struct check, base);
     sqlite3_stmt *stmt = NULL;
     u32 before = c->base.complaints;
     check_verb(&c->base);
@@ -198,16 +199,8 @@ static err check_statement(struct check *c)
 
 static err check_all(struct check *c)
 {
-    size_t count;
-    const struct stmt *const *list = db_statements(&count);
     TRY(read_schema(c));
-    struct arena_mark mark = arena_mark(c->base.arena);
-    for (size_t i = 0; i < count; i++) {
-        c->base.stmt = list[i];
-        TRY(check_statement(c));
-        arena_rewind(c->base.arena, mark);
-    }
-    return c->base.complaint->fail;
+    return check_each(&c->base, check_statement);
 }
 
 err sqlite_check(struct db *base, struct buf *complaint)
