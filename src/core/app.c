@@ -16,6 +16,7 @@
 #include "core/metrics.h"
 #include "core/nodes.h"
 #include "core/pipeline.h"
+#include "core/shared.h"
 #include "core/supervise.h"
 #include "net/tls.h"
 
@@ -92,17 +93,6 @@ static enum log_format log_format(str name)
     return str_eq(name, S("off")) ? LOG_OFF : str_eq(name, S("text")) ? LOG_TEXT : LOG_JSON;
 }
 
-/* Names that this version does not serve: whoever sets one believes the data to be elsewhere, so silence would be wrong. A warning,
- * not a refusal, since they are common in environments that several programs share. */
-static void warn_unserved(void)
-{
-    static const char *const names[] = { "REDIS_URL" };
-    for (size_t i = 0; i < COUNT(names); i++)
-        if (getenv(names[i]) != NULL)
-            LOG(LOG_WARN, "config.ignored", LOG_STR("name", str_of(names[i])),
-                LOG_STR("why", S("this version does not use it")));
-}
-
 static int open_config(enum log_level least)
 {
     app.arena = arena_new(APP_ARENA);
@@ -113,7 +103,6 @@ static int open_config(enum log_level least)
     if (e != OK)
         return say_or(EXIT_CONFIG, &complaint, str_of(err_text(e)));
     log_setup(log_format(app.config.log), least);
-    warn_unserved();
     i64 machine = (i64)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     arena_budget((size_t)(app.config.memory_max != 0 ? app.config.memory_max : machine / 2));
     str bad;
@@ -321,6 +310,11 @@ static int join_nodes(void)
                : say_or(EXIT_FAILED, &complaint, S("the node cannot be entered in the database"));
 }
 
+static int open_shared(void)
+{
+    return shared_open() == OK && hot_start() == OK ? 0 : say(EXIT_FAILED, S("no memory for the connections to Redis"));
+}
+
 static int start_modules(void)
 {
     for (const struct module *const *m = modules; *m != NULL; m++) {
@@ -521,6 +515,7 @@ static void stop_loops(void)
         loop_stop(app.loops[i]);
     for (u32 i = 0; i < serving.thread_count; i++)
         pthread_join(serving.threads[i], NULL);
+    shared_close();            /* before any request that may wait for it */
     signal(SIGTERM, exit_now); /* the loop that watched them is gone */
     signal(SIGINT, exit_now);
 }
@@ -561,9 +556,9 @@ static void stop_everything(void)
 
 int app_serve(void)
 {
-    static int (*const steps[])(void) = { open_tls,  give_up_calls, look_at_limits, open_store, open_schema,
-                                          check,     build,         make_loops,     join_nodes, start_modules,
-                                          start_bus, listen_all,    watch_signals,  start_loops };
+    static int (*const steps[])(void) = { open_tls,      give_up_calls, look_at_limits, open_store,    open_schema,
+                                          check,         build,         make_loops,     join_nodes,    open_shared,
+                                          start_modules, start_bus,     listen_all,     watch_signals, start_loops };
     app.started_us = clock_now_us();
     harden_process();
     int code = open_config(LOG_INFO);

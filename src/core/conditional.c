@@ -122,24 +122,36 @@ static err changed(struct req *rq)
 
 /* -- before and after the handler ---------------------------------------------------------------------------------- */
 
+static err compare(struct request_core *c)
+{
+    bool reading = c->rq.route->work != W_WRITE;
+    if (given(c, S("if-match")) && !named(c->rq.http, S("if-match"), tag(c), false))
+        return changed(&c->rq);
+    if (!given(c, S("if-none-match")) || !named(c->rq.http, S("if-none-match"), tag(c), true))
+        return OK;
+    return reading ? reply_empty(&c->rq, 304) : changed(&c->rq);
+}
+
 err conditional_before(struct request_core *c)
 {
     const struct route *r = c->rq.route;
-    bool reading = r->work != W_WRITE, match = given(c, S("if-match")), none = given(c, S("if-none-match"));
+    bool asked = given(c, S("if-match")) || given(c, S("if-none-match"));
     c->has_etag = c->asked_etag = false;
-    if (r->etag == NULL || (!reading && !match && !none))
+    if (r->etag == NULL || (r->work == W_WRITE && !asked))
         return OK;
     TRY(ask(c, r, c->rq.params));
-    if (!match && !none)
+    if (!asked)
         return OK;
     TRY(answer(c));
-    if (!c->has_etag)
-        return OK;
-    if (match && !named(c->rq.http, S("if-match"), tag(c), false))
-        return changed(&c->rq);
-    if (!none || !named(c->rq.http, S("if-none-match"), tag(c), true))
-        return OK;
-    return reading ? reply_empty(&c->rq, 304) : changed(&c->rq);
+    return c->has_etag ? compare(c) : OK;
+}
+
+err conditional_kept(struct request_core *c, str etag)
+{
+    assert(etag.n == ETAG_BYTES);
+    memcpy(c->etag, etag.p, ETAG_BYTES);
+    c->has_etag = true;
+    return compare(c);
 }
 
 err conditional_read(struct request_core *c)

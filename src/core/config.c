@@ -13,6 +13,7 @@
 #include "core/mail.h"
 #include "core/nodes.h"
 #include "net/egress.h"
+#include "net/redis.h"
 #include "net/smtp.h"
 
 #include <errno.h>
@@ -84,6 +85,9 @@ static const struct setting settings[] = {
       "PostgreSQL: how long a node that is not heard of keeps its work; it is heard of three times in that time" },
     { "WEIR_PG_BIN", NULL, TEXT, AT(pg_bin), 0, "", 1, 4000, NULL,
       "PostgreSQL: folder of pg_dump and pg_restore, for weir backup and restore; unset: PATH" },
+    { "REDIS_URL", NULL, SECRET, AT(redis_url), 0, "", 9, 4000, NULL,
+      "redis://user:password@host:port/number, for several nodes on PostgreSQL: shares limits, hot answers and news; "
+      "unset: they do without" },
     { "WEIR_ADMIN_EMAIL", NULL, TEXT, AT(admin_email), 0, "", 3, 254, NULL,
       "Makes the first owner at the first start, with WEIR_ADMIN_PASSWORD" },
     { "WEIR_ADMIN_PASSWORD", NULL, SECRET, AT(admin_password), 0, "", 10, 256, NULL, "Password of the first owner" },
@@ -535,6 +539,19 @@ static void check_node(struct loading *l, const struct config *c)
                  STR_FMT(c->role));
 }
 
+/* The value is not shown here either. */
+static void check_redis(struct loading *l, const struct config *c)
+{
+    struct redis_address address;
+    err e = c->redis_url.n > 0 ? redis_url_parse(l->arena, c->redis_url, &address) : OK;
+    if (e == ERR_MEDIA)
+        COMPLAIN(l,
+                 "REDIS_URL: (masked) asks for TLS, which this version does not speak to Redis; use a private network "
+                 "or a tunnel (stunnel) with redis://");
+    else if (e != OK)
+        COMPLAIN(l, "REDIS_URL: (masked) is not redis://[[user]:password@]host[:port][/number]");
+}
+
 static void check_rest(struct loading *l, const struct config *c)
 {
     str host;
@@ -576,6 +593,7 @@ err config_load(struct arena *a, struct config *out, struct buf *complaint)
     check_rest(&l, &c);
     check_database(&l, &c);
     check_node(&l, &c);
+    check_redis(&l, &c);
     check_origins(&l, &c);
     check_limits(&l, &c);
     check_proxies(&l, &c);

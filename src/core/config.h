@@ -32,6 +32,7 @@ struct config {
     str database_url;                             /* DATABASE_URL: postgresql://…; unset: SQLite in the data folder */
     i64 db_pool_size;                             /* WEIR_DB_POOL_SIZE, 0 = four per core */
     str pg_bin;                                   /* WEIR_PG_BIN */
+    str redis_url; /* REDIS_URL: redis://…; unset: nothing is shared but the database */
     i64 db_pool_overflow, db_pool_wait_s, db_pool_recycle_s, db_statement_s;
     str role, node_id;   /* WEIR_ROLE (--role), WEIR_NODE_ID; the latter made up at each start when unset */
     i64 lease_s;         /* WEIR_LEASE_SECONDS */

@@ -7,6 +7,7 @@
 #include "core/app.h"
 #include "core/compress.h"
 #include "core/conditional.h"
+#include "core/hot.h"
 #include "core/idempotency.h"
 #include "core/limit.h"
 #include "core/list.h"
@@ -77,6 +78,8 @@ struct request_core {
     _Atomic u32 holds; /* a parked request goes on when its handler has left *and* somebody resumed it */
     atomic_bool resumed;
     void (*fire)(struct req *rq);
+    struct hot_state *hot;       /* NULL: the answer is not looked for in the hot cache */
+    struct forgotten *forgotten; /* what it must not answer any more */
     struct limit_told told;
     struct list_choice list;
     struct idempotent idempotent;
@@ -97,6 +100,8 @@ err gate(struct request_core *c) MUST;
 err conditional_before(struct request_core *c) MUST;
 /* Behind a handler that has read: the ETag, of which conditional_before only asked where nothing depended on it. */
 err conditional_read(struct request_core *c) MUST;
+/* The same for an answer that was kept with its ETag. */
+err conditional_kept(struct request_core *c, str etag) MUST;
 /* After a change, in its transaction: the ETag of what came of it. */
 err conditional_after(struct request_core *c) MUST;
 
@@ -108,6 +113,15 @@ err idempotency_keep(struct request_core *c) MUST;
 void idempotency_release(struct request_core *c);
 /* Whether a key counts here. */
 bool route_keeps(const struct route *r);
+
+/* hot.c, in the order of their calls: at start; looks for a kept answer (true: goes on with reply_send or req_read_store, false: nothing was begun); keeps one that was
+ * just encoded; after a commit, before its answer leaves, when there is something to forget (true: goes on with reply_send). On the loop. */
+err hot_start(void) MUST;
+bool hot_look(struct request_core *c);
+void hot_keep(struct request_core *c);
+bool hot_forget_now(struct request_core *c);
+/* req.c: the handler of a read that no cache could answer. */
+void req_read_store(struct request_core *c);
 
 /* list.c: takes sort and the filters of the route's list out of the query. ERR_INVALID: entries say what is wrong. */
 err list_take(struct req *rq, struct pair *pairs, size_t *count) MUST;

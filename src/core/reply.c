@@ -419,5 +419,7 @@ void reply_send(struct request_core *c, err outcome)
     if (c->gone != NULL)
         *c->gone = true;
     c->gone = NULL;
+    if (c->hot != NULL)
+        hot_keep(c);
     send_letter(c);
 }

@@ -400,6 +400,7 @@ static void write_reset(struct request_core *c)
     c->rq.errors = (struct problems){ .arena = c->rq.arena };
     c->after = NULL;
     c->after_tail = &c->after;
+    c->forgotten = NULL;
 }
 
 static err write_steps(struct request_core *c)
@@ -430,7 +431,9 @@ static void write_finish(struct message *m)
         req_forget_answer(c);
     for (struct after *a = c->outcome == OK ? c->after : NULL; a != NULL; a = a->next)
         a->fn(a->arg);
-    reply_send(c, c->outcome);
+    if (c->forgotten == NULL ||
+        !hot_forget_now(c)) /* whatever the outcome: of a lost connection nobody knows whether it committed */
+        reply_send(c, c->outcome);
 }
 
 static void write_done(struct db_job *job, err outcome)
@@ -622,6 +625,11 @@ static void finish(struct request_core *c, err e)
     reply_send(c, e);
 }
 
+void req_read_store(struct request_core *c)
+{
+    on_loop(c, c->rq.route->handle, finish);
+}
+
 static void start(struct request_core *c)
 {
     const struct route *r = c->rq.route;
@@ -629,8 +637,11 @@ static void start(struct request_core *c)
         c->answered = false; /* the deferred call has run at once */
         return reply_send(c, ERR_MEMORY);
     }
+    bool looking = r->hot != NULL && hot_look(c); /* in front of the mark: what it keeps outlives the handler's runs */
     c->mark = arena_mark(c->rq.arena);
     c->who = c->rq.who;
+    if (looking)
+        return;
     switch (r->work) {
     case W_WAIT:
         if (c->rq.http->body.n > BODY_ON_LOOP_MAX)

@@ -9,6 +9,7 @@
 struct req;
 struct stmt;
 struct lister;
+struct hot;
 typedef err handler_fn(struct req *rq);
 
 /* Where the handler's code runs (architecture.md, "How a request flows"). */
@@ -71,6 +72,7 @@ struct route {
     int status;                /* of success, for the document; 0 = 200 (201 for POST with .out) */
     const struct lister *list; /* R_LIST: the orders and filters that can be asked for (list.h) */
     const struct stmt *etag;   /* of a single object: what its ETag is made of (conditional.h) */
+    struct hot *hot;           /* of a W_READ of a single object: its answers are kept for all nodes (hot.h) */
     size_t
         max_body; /* 0 = 1 MiB. There is no cap of the arena by route: what a body takes once it is parsed depends on what it holds (up to 16 times
                         * its bytes), so none would be both tight and true. http_limits.arena_bytes bounds each request, WEIR_MEMORY_MAX all of them. */

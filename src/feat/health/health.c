@@ -8,15 +8,16 @@
 #include "core/bus.h"
 #include "core/nodes.h"
 #include "core/req.h"
+#include "core/shared.h"
 
 struct status {
     struct presence has;
     str status;
 };
-static const char *const status_words[] = { "ok", "failing", "full", "draining", NULL };
+static const char *const status_words[] = { "ok", "degraded", "failing", "full", "draining", NULL };
 static const struct field status_fields[] = {
     FIELD(struct status, status, F_STR, .flags = F_OUTPUT, .one_of = status_words,
-          .doc = "ok when all is well; full: the disk is, and only reads go on"),
+          .doc = "ok when all is well; degraded: slower, but nothing fails; full: the disk is, and only reads go on"),
 };
 static const struct table status_table = TABLE("Status", struct status, status_fields, .doc = "One word of health");
 
@@ -45,15 +46,33 @@ static const struct field dependency_fields[] = {
 static const struct table dependency_table =
     TABLE("Dependency", struct dependency, dependency_fields, .doc = "Something that the server needs");
 
+struct shared_state {
+    struct presence has;
+    str status, error;
+    i64 since;
+};
+static const struct field shared_fields[] = {
+    FIELD(struct shared_state, status, F_STR, .flags = F_OUTPUT, .one_of = status_words,
+          .doc = "ok, or degraded: the server does without it"),
+    FIELD(struct shared_state, since, F_TIME, .flags = F_OUTPUT, .doc = "When that began"),
+    FIELD(struct shared_state, error, F_STR, .flags = F_OUTPUT | F_NULLABLE,
+          .doc = "What went wrong last; null when ok"),
+};
+static const struct table shared_table =
+    TABLE("SharedStore", struct shared_state, shared_fields, .doc = "What nodes share while it is there");
+
 struct dependencies {
     struct presence has;
     struct dependency *database, *bus;
+    struct shared_state *redis;
 };
 static const struct field dependencies_fields[] = {
     FIELD(struct dependencies, database, F_OBJECT, .flags = F_OUTPUT, .of = &dependency_table, .doc = "The store"),
     FIELD(struct dependencies, bus, F_OBJECT, .flags = F_OUTPUT | F_SPARSE, .of = &dependency_table,
           .doc =
               "News between nodes, with PostgreSQL; while it fails this node asks the database each second, and is ok"),
+    FIELD(struct dependencies, redis, F_OBJECT, .flags = F_OUTPUT | F_SPARSE, .of = &shared_table,
+          .doc = "Of REDIS_URL; absent when it is not used"),
 };
 static const struct table dependencies_table =
     TABLE("Dependencies", struct dependencies, dependencies_fields, .doc = "All that the server needs");
@@ -189,6 +208,37 @@ static err list_nodes(struct arena *a, struct list *out)
     return OK;
 }
 
+static err check_redis(struct arena *a, struct dependencies *parts)
+{
+    struct shared_health h;
+    if (!shared_wanted())
+        return OK;
+    struct shared_state *s = NEW(a, struct shared_state);
+    if (s == NULL)
+        return ERR_MEMORY;
+    shared_health(&h);
+    s->status = h.up ? S("ok") : S("degraded");
+    s->since = h.since_us;
+    SET(shared_table, s, status);
+    SET(shared_table, s, since);
+    if (!h.up) {
+        s->error = str_dup(a, str_of(h.why));
+        SET(shared_table, s, error);
+    }
+    parts->redis = s;
+    SET(dependencies_table, parts, redis);
+    return OK;
+}
+
+/* The server does without what is degraded, so that is told only when there is nothing worse. */
+static str worst_of(const struct dependencies *parts)
+{
+    if (app.draining)
+        return S("draining");
+    bool worse = !str_eq(parts->database->status, S("ok")) || parts->redis == NULL;
+    return worse ? parts->database->status : parts->redis->status;
+}
+
 static err health_show(struct req *rq)
 {
     struct health *out = NEW(rq->arena, struct health);
@@ -201,7 +251,8 @@ static err health_show(struct req *rq)
     SET(dependencies_table, parts, database);
     check_bus(parts, bus, rq->now_us);
     TRY(list_nodes(rq->arena, &out->nodes));
-    out->status = app.draining ? S("draining") : database->status;
+    TRY(check_redis(rq->arena, parts));
+    out->status = worst_of(parts);
     out->dependencies = parts;
     SET(health_table, out, status);
     if (gate_allows(rq, &can_read)) {

@@ -358,9 +358,12 @@ static err change_apply(struct req *rq, const struct change *c)
     return audit(rq, c->creates ? "triggers.create" : "triggers.update", t->id, c->changed);
 }
 
-err triggers_forget(struct req *rq)
+HOT(workflow_hot, "workflows");
+
+err triggers_forget(struct req *rq, str workflow_id)
 {
-    return req_after(rq, hooks_forget, NULL);
+    TRY(req_after(rq, hooks_forget, NULL));
+    return hot_forget(rq, &workflow_hot, workflow_id);
 }
 
 /* ---- triggers of a definition (triggers.h) ---- */
@@ -441,11 +444,11 @@ err triggers_prepare(struct req *rq, str workflow_id, const struct json *entries
     return OK;
 }
 
-err triggers_apply(struct req *rq, const struct trigger_changes *changes)
+err triggers_apply(struct req *rq, str workflow_id, const struct trigger_changes *changes)
 {
     for (u32 i = 0; i < changes->n; i++)
         TRY(change_apply(rq, &changes->list[i]));
-    return triggers_forget(rq);
+    return triggers_forget(rq, workflow_id);
 }
 
 static void put_entry(struct json_writer *w, const struct trigger *shown)
@@ -520,6 +523,7 @@ static err trigger_create(struct req *rq)
 {
     const struct change *c = rq->prepared;
     TRY(change_apply(rq, c));
+    TRY(triggers_forget(rq, c->row.workflow_id));
     reply_location(rq, "/api/v1/webhooks/%.*s/triggers/%.*s", STR_FMT(c->row.workflow_id), STR_FMT(c->row.id));
     return reply(rq, 201, &trigger_table, &c->row);
 }
@@ -540,7 +544,7 @@ static err trigger_replace(struct req *rq)
 {
     const struct change *c = rq->prepared;
     TRY(change_apply(rq, c));
-    TRY(triggers_forget(rq));
+    TRY(triggers_forget(rq, c->row.workflow_id));
     return reply(rq, 200, &trigger_table, &c->row);
 }
 
@@ -577,7 +581,7 @@ static err trigger_remove(struct req *rq)
     if (changed == 0)
         return problem(rq, &trigger_not_found, "There is no trigger %.*s of this workflow", STR_FMT(id));
     TRY(audit(rq, "triggers.delete", id, STR_NONE));
-    TRY(triggers_forget(rq));
+    TRY(triggers_forget(rq, req_param(rq, "workflow_id")));
     return reply_empty(rq, 204);
 }
 

@@ -1,6 +1,7 @@
 /* triggers.h - what other features may ask of triggers: workflows carry them in `definition.triggers`. */
 #pragma once
 
+#include "core/hot.h"
 #include "core/module.h"
 #include "core/req.h"
 
@@ -22,12 +23,14 @@ err triggers_prepare(struct req *rq, str workflow_id, const struct json *entries
                      struct trigger_changes **out) MUST;
 /* The writing half, on the writer: statements, audit rows, and the forgetting once they are committed. ERR_CONFLICT (triggers.changed): a trigger is not
  * any more what the preparing half saw. */
-err triggers_apply(struct req *rq, const struct trigger_changes *changes) MUST;
+err triggers_apply(struct req *rq, str workflow_id, const struct trigger_changes *changes) MUST;
 /* The masked view as it is after the changes: a JSON array. Off the writer. */
 err triggers_changed_view(struct req *rq, const struct trigger_changes *changes, str *json) MUST;
 /* The masked view as it is: asked ahead of the next statement, and what came of it. */
 err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *out) MUST;
 err triggers_view(struct tx *tx, struct ahead *asked, str *json) MUST;
 
-/* To be called in a transaction that changes whether or how a workflow answers its triggers (active, version, deleted): takes effect with the commit. */
-err triggers_forget(struct req *rq) MUST;
+/* To be called in a transaction that changes a workflow or what it answers its triggers (active, version, deleted): takes effect with the commit, also for the kept answers
+ * of GET /workflows/{id}, which show both. */
+err triggers_forget(struct req *rq, str workflow_id) MUST;
+extern struct hot workflow_hot;

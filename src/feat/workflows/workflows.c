@@ -234,7 +234,7 @@ err workflow_save(struct req *rq, struct saving *s)
         TRY(insert_version(rq, s));
     if (fresh || s->names.p != NULL)
         TRY(update_row(rq, s));
-    TRY(s->triggers != NULL ? triggers_apply(rq, s->triggers) : triggers_forget(rq));
+    TRY(s->triggers != NULL ? triggers_apply(rq, w->id, s->triggers) : triggers_forget(rq, w->id));
     return reply(rq, 200, &workflow_table, w);
 }
 
@@ -287,7 +287,7 @@ static err workflow_create(struct req *rq)
                      I64(w->version), STR(w->created_by), I64(w->created_at))));
     TRY(insert_version(rq, s));
     TRY(audit(rq, "workflows.create", w->id, STR_NONE));
-    TRY(triggers_apply(rq, s->triggers));
+    TRY(triggers_apply(rq, w->id, s->triggers));
     reply_location(rq, "/api/v1/workflows/%.*s", STR_FMT(w->id));
     return reply(rq, 201, &workflow_table, w);
 }
@@ -393,7 +393,7 @@ static err workflow_remove(struct req *rq)
     TRY(db_exec(rq->tx, &workflow_delete, &changed, ARGS(TENANT(rq), STR(id), I64(req_now(rq)))));
     TRY(missing(rq, changed == 0 ? ERR_NOT_FOUND : OK));
     TRY(audit(rq, "workflows.delete", id, STR_NONE));
-    TRY(triggers_forget(rq));
+    TRY(triggers_forget(rq, id));
     return reply_empty(rq, 204);
 }
 
@@ -509,8 +509,8 @@ static const struct route routes[] = {
           "bounds as always and 30 seconds at most. A step that fails is a good answer: 200 with status failed. Types that wait or run other steps cannot be tried "
           "(GET /step-types says testable).",
       .example = "{\"with\":{\"code\":\"return input.n * 2\"},\"input\":{\"n\":21}}" },
-    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .need = &can_read, .out = &workflow_table,
-      .problems = not_found_list, .doc = "Read a workflow" },
+    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .hot = &workflow_hot, .need = &can_read,
+      .out = &workflow_table, .problems = not_found_list, .doc = "Read a workflow" },
     { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_replace,
       .flags = R_SLOW_PREPARE, .need = &can_write, .in = &workflow_table, .out = &workflow_table, .problems = save_list,
       .doc = "Replace a workflow",
