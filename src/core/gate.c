@@ -191,11 +191,7 @@ static err permit(struct req *rq)
         return OK;
     TRY(identify(rq));
     TRY(check_csrf(rq));
-    err e = limit_caller(rq);
-    if (e != OK)
-        return e == ERR_LIMIT
-                   ? problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now")
-                   : e;
+    TRY(limit_caller(rq));
     return may_pass(rq);
 }
 

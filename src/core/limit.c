@@ -1,10 +1,15 @@
-/* limit.c - token buckets in fixed tables, one lock per shard.
+/* limit.c - token buckets in fixed tables, one lock per shard; what several nodes share of them is limit_shared.c.
  *
  * A bucket is known by the 64-bit keyed hash of its key, not by the key: clients choose keys (addresses, tokens),
  * the process chooses the hash key, so two keys meet once in 2^48 at a full table, and nothing has to be allocated
- * or freed. The tables are static: pages nobody touched cost nothing. */
-#include "core/limit.h"
+ * or freed. The tables are static: pages nobody touched cost nothing.
+ *
+ * With several nodes and a Redis a bucket here holds what was leased of the one there, and does not fill by itself; without Redis each node has its part of
+ * the limit, and the bucket fills with its part of the rate. */
+#include "core/limit_shared.h"
+#include "core/nodes.h"
 #include "core/pipeline.h"
+#include "core/shared.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -13,8 +18,12 @@ enum { SHARDS = 16, SHARD_KEYS = 65536 / SHARDS, HEADS = SHARD_KEYS, NONE = 0 };
 
 struct bucket {
     u64 hash;
-    double tokens;
+    double tokens;          /* leased: granted and not used */
     i64 filled_us;          /* when `tokens` was right */
+    double owed, telling;   /* leased: used on credit and not told yet; being told */
+    i64 empty_until_us;     /* leased: before, there is nothing to be had */
+    double pool;            /* leased: what the shared bucket had left */
+    bool leased, asking;    /* asking: a lease is under way */
     u32 next, newer, older; /* index + 1, as heads and ends: zeroed memory is an empty table */
 };
 struct shard {
@@ -118,31 +127,140 @@ static err take(struct bucket *b, double per_second, i64 *retry_after_ms)
 struct left {
     i64 tokens, more_ms, full_ms; /* until there is another one, and until there are all */
 };
+struct want { /* what a bucket wants of the shared one */
+    double used, ahead;
+};
 
-static err spend(str key, double per_second, double burst, i64 now_us, struct left *left)
+/* -- shared by several nodes --------------------------------------------------------------------------------------- */
+
+/* So much is leased at once, and let in on credit: what all nodes together may be wrong by at any moment is a part of the limit. */
+static double slice_of(double burst, u32 nodes)
 {
-    u64 hash = str_hash(key);
+    double slice = (double)(i64)(burst / (4 * nodes));
+    return MAX(slice, 1.0);
+}
+
+/* What was in it as a part or as the whole of the limit is not what it may let in as a leased one, and the other way round: a slice is. */
+static void lease_from_now(struct bucket *b, bool leased, double slice)
+{
+    if (b->leased == leased)
+        return;
+    b->leased = leased;
+    b->tokens = MIN(b->tokens, slice);
+    b->owed = b->telling = b->pool = 0;
+    b->empty_until_us = 0;
+}
+
+/* ERR_BUSY: the shared bucket decides. `credit`: whoever asks cannot wait for that, and is let in a share of the limit before it is known. */
+static err take_leased(struct bucket *b, double slice, double credit, i64 now_us, i64 *more_ms)
+{
+    if (b->tokens >= 1) {
+        b->tokens -= 1;
+        return OK;
+    }
+    if (b->empty_until_us > now_us) {
+        *more_ms = (b->empty_until_us - now_us) / 1000 + 1;
+        return ERR_LIMIT;
+    }
+    if (credit <= 0)
+        return ERR_BUSY;
+    *more_ms = 1000;
+    if (b->owed + b->telling >= MAX(credit, slice))
+        return ERR_LIMIT;
+    b->owed += 1;
+    return OK;
+}
+
+static struct want want_of(struct bucket *b, double slice, i64 now_us)
+{
+    bool short_of = b->tokens < (slice + 1) / 2 && b->empty_until_us <= now_us;
+    if (b->asking || !(short_of || b->owed >= 1))
+        return (struct want){ 0 };
+    struct want w = { b->owed, short_of ? slice : 0 };
+    b->asking = true;
+    b->telling = b->owed;
+    b->owed = 0;
+    return w;
+}
+
+static err spend_leased(struct bucket *b, const struct limit_rate *r, bool waits, i64 now_us, struct left *left,
+                        struct want *want)
+{
+    double slice = slice_of(r->burst, r->nodes);
+    lease_from_now(b, true, slice);
+    b->filled_us = MAX(b->filled_us, now_us); /* it fills from there, but must not once it is no longer leased */
+    err e = take_leased(b, slice, waits ? 0 : r->burst / r->nodes, now_us, &left->more_ms);
+    *want = want_of(b, slice, now_us);
+    double all = MAX(b->pool, 0.0) + b->tokens;
+    left->tokens = (i64)all;
+    left->full_ms = r->per_second > 0 ? (i64)((r->burst - MIN(all, r->burst)) / r->per_second * 1000) + 1 : 0;
+    return e;
+}
+
+void limit_leased(u64 hash, const struct limit_rate *r, const struct limit_lease *lease, i64 now_us)
+{
     struct shard *s = &shards[hash % SHARDS];
     pthread_mutex_lock(&s->lock);
-    struct bucket *b = find(s, hash);
-    if (b == NULL) {
-        b = add(s, hash, burst, now_us);
-    } else {
-        refill(b, per_second, burst, now_us);
-        order_remove(s, b);
-        order_push(s, b);
+    struct bucket *b = find(s, hash); /* gone: what was leased for it is lost, which errs on the side of the limit */
+    if (b != NULL && b->leased) {
+        b->asking = b->asking && lease->alone;
+        b->telling = b->asking ? b->telling : 0;
+        b->tokens = MIN(b->tokens + lease->granted, r->burst);
+        b->owed += lease->untold;
+        b->pool = lease->left;
+        bool nothing = lease->untold == 0 && lease->granted == 0 && b->tokens < 1 && lease->left < 1;
+        double wait_us = r->per_second > 0 ? (1 - lease->left) / r->per_second * SECOND_US : DAY_US;
+        b->empty_until_us = nothing ? now_us + (i64)MIN(wait_us, (double)DAY_US) : 0;
     }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* -- taking -------------------------------------------------------------------------------------------------------- */
+
+static struct bucket *touch(struct shard *s, u64 hash, double tokens, i64 now_us)
+{
+    struct bucket *b = find(s, hash);
+    if (b == NULL)
+        return add(s, hash, tokens, now_us);
+    order_remove(s, b);
+    order_push(s, b);
+    return b;
+}
+
+static err spend_own(struct bucket *b, const struct limit_rate *r, i64 now_us, struct left *left)
+{
+    double per_second = r->per_second / r->nodes, part = r->burst / r->nodes, burst = MAX(part, 1.0);
+    lease_from_now(b, false, slice_of(r->burst, r->nodes));
+    refill(b, per_second, burst, now_us);
+    b->tokens = MIN(b->tokens, burst); /* there may be more nodes than before */
     err e = take(b, per_second, &left->more_ms);
     left->tokens = (i64)b->tokens;
     left->full_ms = wait_ms_for(b, burst, per_second);
+    return e;
+}
+
+/* `waits`: ERR_BUSY in place of a guess, when only the shared bucket knows; the caller then asks it for what is wanted as well. */
+static err spend(str key, const struct limit_rate *r, bool waits, i64 now_us, struct left *left, struct want *want)
+{
+    bool leased = r->nodes > 1 && shared_up();
+    u64 hash = str_hash(key);
+    struct shard *s = &shards[hash % SHARDS];
+    pthread_mutex_lock(&s->lock);
+    struct bucket *b = touch(s, hash, leased ? 0 : r->burst, now_us);
+    err e = leased ? spend_leased(b, r, waits, now_us, left, want) : spend_own(b, r, now_us, left);
     pthread_mutex_unlock(&s->lock);
+    if (e != ERR_BUSY && (want->used > 0 || want->ahead > 0) &&
+        limit_lease_ahead(key, hash, r, want->used, want->ahead) != OK)
+        limit_leased(hash, r, &(struct limit_lease){ .untold = want->used, .left = 1 }, now_us);
     return e;
 }
 
 err limit_take(str key, double per_second, double burst, i64 now_us, i64 *retry_after_ms)
 {
+    struct limit_rate r = { per_second, burst, nodes_alive() };
     struct left left;
-    err e = spend(key, per_second, burst, now_us, &left);
+    struct want want = { 0 };
+    err e = spend(key, &r, false, now_us, &left, &want);
     if (e != OK)
         *retry_after_ms = left.more_ms;
     return e;
@@ -153,16 +271,33 @@ void limit_tell(struct req *rq, const struct limit_policy *policy, i64 left, i64
     rq->core->told = (struct limit_told){ *policy, left, reset_s };
 }
 
-err limit_request(struct req *rq, const struct limit_policy *p, str key)
+static err spend_one(struct req *rq, const struct limit_policy *p, str bucket, bool waits)
 {
-    struct left left = { 0 };
     double quota = (double)p->quota;
-    str bucket = strf(rq->arena, "%s:%.*s", p->name, STR_FMT(key));
-    if (bucket.p == NULL)
-        return ERR_MEMORY;
-    err e = spend(bucket, quota / (double)p->window_s, quota, req_now(rq), &left);
+    struct limit_rate r = { quota / (double)p->window_s, quota, nodes_alive() };
+    struct left left = { 0 };
+    struct want want = { 0 };
+    err e = spend(bucket, &r, waits, req_now(rq), &left, &want);
+    if (e == ERR_BUSY)
+        return limit_decide_later(rq, p, bucket, &r, want.used, want.ahead);
     limit_tell(rq, p, left.tokens, ((e != OK ? left.more_ms : left.full_ms) + 999) / 1000);
     return e;
+}
+
+static str bucket_of(struct arena *a, const struct limit_policy *p, str key)
+{
+    return strf(a, "%s:%.*s", p->name, STR_FMT(key));
+}
+
+err limit_bucket(struct req *rq, const struct limit_policy *p, str bucket)
+{
+    return spend_one(rq, p, bucket, false);
+}
+
+err limit_request(struct req *rq, const struct limit_policy *p, str key)
+{
+    str bucket = bucket_of(rq->arena, p, key);
+    return bucket.p != NULL ? spend_one(rq, p, bucket, false) : ERR_MEMORY;
 }
 
 void limit_free(void)
@@ -218,10 +353,18 @@ bool limit_plans_any(void)
     return plan_count > 0;
 }
 
+err limit_refuse(struct req *rq)
+{
+    return problem(rq, &problem_of_class[ERR_LIMIT], "The plan of this tenant allows no more requests now");
+}
+
 err limit_caller(struct req *rq)
 {
     for (u32 i = 0; i < plan_count; i++)
-        if (str_eq(plans[i].plan, rq->who.plan))
-            return limit_request(rq, &plans[i].policy, rq->who.tenant_id);
+        if (str_eq(plans[i].plan, rq->who.plan)) {
+            str bucket = bucket_of(rq->arena, &plans[i].policy, rq->who.tenant_id);
+            err e = bucket.p != NULL ? spend_one(rq, &plans[i].policy, bucket, true) : ERR_MEMORY;
+            return e == ERR_LIMIT ? limit_refuse(rq) : e;
+        }
     return OK;
 }

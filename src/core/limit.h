@@ -1,5 +1,9 @@
-/* limit.h - token buckets in memory (one node; shared stores come later): so many per window, per key; and what an answer says about them
- * (RateLimit-Policy and RateLimit, draft-ietf-httpapi-ratelimit-headers). */
+/* limit.h - token buckets: so many per window, per key; and what an answer says about them
+ * (RateLimit-Policy and RateLimit, draft-ietf-httpapi-ratelimit-headers).
+ *
+ * A limit is that of all nodes together. One node decides alone, in memory. Several lease slices of it from Redis, ahead of need, and are wrong by a slice each at most
+ * while nobody has asked before. Without Redis each has its part: limit divided by live nodes, which is exact when a balancer spreads requests evenly and
+ * else lets in fewer, never more. That was chosen over a table in PostgreSQL, which would make every node write for each key that is used. */
 #pragma once
 
 #include "core/req.h"
@@ -28,5 +32,6 @@ err limit_request(struct req *rq, const struct limit_policy *policy, str key) MU
 enum { LIMIT_PLANS_MAX = 16 };
 err limit_plans_set(struct arena *a, str text) MUST;
 bool limit_plans_any(void);
-/* Takes one for the caller's tenant when its plan has a limit. */
+/* Takes one for the caller's tenant when its plan has a limit; else its problem. When only the shared bucket knows, OK: limit_decide comes before anything is done. */
 err limit_caller(struct req *rq) MUST;
+err limit_refuse(struct req *rq) MUST; /* that problem */

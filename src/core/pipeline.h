@@ -80,6 +80,7 @@ struct request_core {
     void (*fire)(struct req *rq);
     struct hot_state *hot;       /* NULL: the answer is not looked for in the hot cache */
     struct forgotten *forgotten; /* what it must not answer any more */
+    struct decision *decision;   /* of limit_decide; NULL: it is in already */
     struct limit_told told;
     struct list_choice list;
     struct idempotent idempotent;
@@ -122,6 +123,9 @@ void hot_keep(struct request_core *c);
 bool hot_forget_now(struct request_core *c);
 /* req.c: the handler of a read that no cache could answer. */
 void req_read_store(struct request_core *c);
+
+/* limit_shared.c: goes on when the request is in, and answers 429 when not. On the loop. */
+void limit_decide(struct request_core *c, void (*go_on)(struct request_core *c));
 
 /* list.c: takes sort and the filters of the route's list out of the query. ERR_INVALID: entries say what is wrong. */
 err list_take(struct req *rq, struct pair *pairs, size_t *count) MUST;

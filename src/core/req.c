@@ -658,6 +658,16 @@ static void start(struct request_core *c)
     }
 }
 
+static void go_on(struct request_core *c)
+{
+    err e = gate_again(&c->rq);
+    if (e == OK)
+        e = decode(&c->rq);
+    if (e != OK)
+        return reply_send(c, e);
+    start(c);
+}
+
 static void request(void *ctx, struct http_request *http)
 {
     struct request_core *c = http->user;
@@ -665,12 +675,7 @@ static void request(void *ctx, struct http_request *http)
         return http_reply(http, 503, NULL, 0, STR_NONE);
     if (http->refused != 0)
         return reply_send(c, c->outcome);
-    err e = gate_again(&c->rq);
-    if (e == OK)
-        e = decode(&c->rq);
-    if (e != OK)
-        return reply_send(c, e);
-    start(c);
+    limit_decide(c, go_on);
 }
 
 /* -- what never became a request ----------------------------------------------------------------------------------- */
