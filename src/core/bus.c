@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "core/app.h"
+#include "core/bus_redis.h"
 #include "core/metrics.h"
 #include "core/nodes.h"
 
@@ -86,7 +87,7 @@ static const struct bus_transport postgres_bus = { .name = "postgres",
                                                    .up = postgres_up,
                                                    .send = postgres_send };
 
-const struct bus_transport *const bus_transports[] = { &postgres_bus, NULL };
+const struct bus_transport *const bus_transports[] = { &bus_redis, &postgres_bus, NULL };
 
 /* ---- state ---- */
 
@@ -214,11 +215,29 @@ static struct way *way_out(void)
     return &bus.ways[bus.way_count - 1];
 }
 
-static void send_packet(struct way *w, const struct buf *b)
+static err send_by(struct way *w, const struct buf *b)
 {
     err e = b->fail != OK ? b->fail : w->transport->send(buf_view(b));
     w->owed = e != OK;
     count(&bus_sent, w->transport, e == OK ? "sent" : "failed");
+    return e;
+}
+
+/* By another way at once, when this one fails: a server that goes must not take along what it was told last. It may have told it nevertheless, so news can come twice. */
+static void send_packet(struct way *w, const struct buf *b)
+{
+    char bytes[BUS_PACKET_MAX];
+    struct buf again = { .p = bytes, .cap = sizeof bytes, .max = sizeof bytes };
+    str packet = buf_view(b), texts = str_slice(packet, (size_t)str_find_char(packet, '\n', 0) + 1, packet.n);
+    err e = send_by(w, b);
+    for (u32 i = 0; i < bus.way_count && e != OK; i++) {
+        struct way *other = &bus.ways[i];
+        if (other == w || !other->transport->up())
+            continue;
+        packet_begin(&again, ++other->number);
+        buf_str(&again, texts);
+        e = send_by(other, &again);
+    }
 }
 
 static void send_batch(struct batch *batch, struct buf *b)
@@ -243,7 +262,7 @@ static void send_owed(struct buf *b)
     for (u32 i = 0; i < bus.way_count; i++)
         if (bus.ways[i].owed) {
             packet_begin(b, ++bus.ways[i].number);
-            send_packet(&bus.ways[i], b);
+            (void)send_by(&bus.ways[i], b);
         }
 }
 

@@ -26,6 +26,7 @@ enum {
     NONCE = crypto_aead_xchacha20poly1305_ietf_NPUBBYTES,
     TAG = crypto_aead_xchacha20poly1305_ietf_ABYTES,
     TOKEN_BYTES = 12,
+    LATE_DOUBT_US = 1000000,
     DOUBT_US = (HOT_LIFE_S + 1) * 1000000, /* a second more: clocks of two machines run differently fast */
 };
 static_assert(ETAG_BYTES == 24, "it stands in front of every body that is kept");
@@ -69,12 +70,17 @@ void hot_doubt(void)
     atomic_store_explicit(&hot.doubt_us, clock_mono_us(), memory_order_release);
 }
 
+static bool within(i64 since_us, i64 span_us, i64 now_us)
+{
+    return since_us != 0 && now_us - since_us < span_us;
+}
+
 /* After Redis was lost there may be changes that it was not told of: by nodes that lost it earlier, or have not found it again. All that it holds of before
- * ends within its life. */
+ * ends within its life. When it was only late, who could not tell it has told us by the bus before long. */
 static bool in_doubt(i64 now_us)
 {
-    i64 doubt_us = atomic_load_explicit(&hot.doubt_us, memory_order_acquire), lost_us = shared_lost_us();
-    return (doubt_us != 0 && now_us - doubt_us < DOUBT_US) || (lost_us != 0 && now_us - lost_us < DOUBT_US);
+    return within(atomic_load_explicit(&hot.doubt_us, memory_order_acquire), DOUBT_US, now_us) ||
+           within(shared_lost_us(), DOUBT_US, now_us) || within(shared_late_us(), LATE_DOUBT_US, now_us);
 }
 
 err hot_start(void)

@@ -26,11 +26,11 @@ static struct {
     u32 count;
     char name[2 * NAME_BYTES];
     pthread_mutex_t lock;
-    bool ups[256]; /* under the lock, as the two below */
+    enum redis_state states[256]; /* under the lock, as the two below */
     i64 since_us;
     char why[REDIS_ERROR_BYTES];
     _Atomic u32 up;
-    _Atomic i64 lost_us;
+    _Atomic i64 lost_us, late_us;
 } shared = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 bool shared_wanted(void)
@@ -43,6 +43,11 @@ bool shared_up(void)
     return shared.count > 0 && atomic_load_explicit(&shared.up, memory_order_acquire) == shared.count;
 }
 
+const struct redis_address *shared_address(void)
+{
+    return shared.count > 0 ? &shared.address : NULL;
+}
+
 struct redis *shared_here(void)
 {
     struct loop *l = shared.count > 0 ? loop_current() : NULL;
@@ -53,6 +58,11 @@ struct redis *shared_here(void)
 i64 shared_lost_us(void)
 {
     return atomic_load_explicit(&shared.lost_us, memory_order_acquire);
+}
+
+i64 shared_late_us(void)
+{
+    return atomic_load_explicit(&shared.late_us, memory_order_acquire);
 }
 
 void shared_put_prefix(struct buf *b, const char *kind)
@@ -138,17 +148,26 @@ static void tell(bool was_up, bool is_up, str why)
         LOG(LOG_INFO, "redis.up", LOG_INT("connections", shared.count));
 }
 
-static void changed(void *ctx, bool up, const char *why)
+/* Before it is up for anybody. */
+static void note_time(enum redis_state before, enum redis_state now)
+{
+    if (before == REDIS_LATE || now == REDIS_LATE)
+        atomic_store_explicit(&shared.late_us, clock_mono_us(), memory_order_release);
+    if (before != REDIS_LOST && now == REDIS_LOST)
+        atomic_store_explicit(&shared.lost_us, clock_mono_us(), memory_order_release);
+}
+
+static void changed(void *ctx, enum redis_state now, const char *why)
 {
     u32 i = (u32)(uintptr_t)ctx;
+    bool up = now == REDIS_UP;
     static bool told; /* under the lock: that it cannot be reached since the start */
     pthread_mutex_lock(&shared.lock);
-    bool was_up = shared_up(), was = shared.ups[i];
-    shared.ups[i] = up;
+    bool was_up = shared_up(), was = shared.states[i] == REDIS_UP;
+    note_time(shared.states[i], now);
+    shared.states[i] = now;
     if (was != up)
         atomic_fetch_add(&shared.up, up ? 1 : (u32)-1);
-    if (was && !up)
-        atomic_store_explicit(&shared.lost_us, clock_mono_us(), memory_order_release);
     bool is_up = shared_up(), first = !up && !told && !was_up;
     if (!up)
         snprintf(shared.why, sizeof shared.why, "%s", why);

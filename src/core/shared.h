@@ -14,10 +14,13 @@ bool shared_wanted(void);
 struct redis *shared_here(void);
 /* Any thread; a load. Whether all loops have theirs. */
 bool shared_up(void);
+/* For connections of one's own; NULL when it is not used. */
+const struct redis_address *shared_address(void);
 /* "weir:1f…:hot:": begins the names of all keys of one kind, which no other Weir with the same Redis has. */
 void shared_put_prefix(struct buf *b, const char *kind);
-/* What was said before may be in doubt since then (monotonic clock; 0: never): a connection was lost after it had been up. */
+/* By the monotonic clock, 0: never: when a connection was lost that had been up; when one was late, or ceased to be. */
 i64 shared_lost_us(void);
+i64 shared_late_us(void);
 
 struct shared_health {
     bool up;

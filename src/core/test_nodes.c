@@ -121,6 +121,23 @@ static const struct bus_transport fake = { .name = "fake",
                                            .send = fake_send };
 static const struct bus_transport *const fakes[] = { &fake, NULL };
 
+/* Another way, which takes what the first one cannot. */
+static err spare_send(str packet)
+{
+    add(&sent, S("spare "));
+    add(&sent, packet);
+    return OK;
+}
+
+static const struct bus_transport spare = { .name = "spare",
+                                            .wanted = yes,
+                                            .others = others,
+                                            .start = fake_start,
+                                            .stop = fake_stop,
+                                            .up = yes,
+                                            .send = spare_send };
+static const struct bus_transport *const both[] = { &fake, &spare, NULL };
+
 static void hold(bool on)
 {
     pthread_mutex_lock(&lock);
@@ -213,6 +230,19 @@ static void test_bus_alone_says_nothing(void **state)
     bus_say(&one, S("somebody"));
     expect(&sent, "test.one 8 somebody\n");
     assert_null(strstr(sent.text, "nobody"));
+}
+
+static void test_bus_goes_another_way(void **state)
+{
+    assert_int_equal(stop_fake(NULL), 0);
+    assert_int_equal(bus_start_with(both), OK);
+    fake_broken = true;
+    bus_say(&one, S("kept"));
+    expect(&sent, "(spare 0 1\ntest.one 4 kept\n");
+    pthread_mutex_lock(&lock);
+    fake_broken = false;
+    pthread_mutex_unlock(&lock);
+    expect(&sent, "0 2\n"); /* the first shows its gap all the same */
 }
 
 /* A packet that was lost is followed, a second later, by one that shows the gap. */
@@ -533,6 +563,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest alone[] = {
         WITH_BUS(test_bus_says),
         WITH_BUS(test_bus_splits_and_bounds_texts),
+        WITH_BUS(test_bus_goes_another_way),
         WITH_BUS(test_bus_spills),
         WITH_BUS(test_bus_alone_says_nothing),
         WITH_BUS(test_bus_owes),

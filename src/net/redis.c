@@ -47,6 +47,7 @@ struct redis {
     struct arena *arena;
     const struct redis_address *address;
     struct redis_watch watch;
+    struct redis_channel channel; /* name NULL: it does not listen */
     struct link *link;
     struct loop_timer again;
     i64 backoff_us;
@@ -182,13 +183,13 @@ static void link_lost(struct link *k, const char *why)
     snprintf(text, sizeof text, "%s", why);
     k->phase = GONE; /* nothing is asked of it from inside of what is told now */
     r->link = NULL;
-    r->watch.changed(r->watch.ctx, false, text);
+    r->watch.changed(r->watch.ctx, REDIS_LOST, text);
     tell_all(k, ERR_UNAVAILABLE);
     link_close(k);
     i64 pause_us = r->backoff_us + (i64)rng_below((u64)r->backoff_us / 2);
     r->backoff_us = MIN(r->backoff_us * 2, (i64)REDIS_BACKOFF_MAX_US);
     if (loop_timer_start(r->loop, &r->again, pause_us, connect_again) != OK)
-        r->watch.changed(r->watch.ctx, false, "no memory for the timer that would connect again");
+        r->watch.changed(r->watch.ctx, REDIS_LOST, "no memory for the timer that would connect again");
 }
 
 /* -- patience ------------------------------------------------------------------------------------------------------ */
@@ -239,7 +240,7 @@ static void too_late(struct link *k)
     struct redis *r = k->redis;
     k->phase = LATE;
     atomic_fetch_add_explicit(&r->late, 1, memory_order_relaxed);
-    r->watch.changed(r->watch.ctx, false, "it does not answer in time");
+    r->watch.changed(r->watch.ctx, REDIS_LATE, "it does not answer in time");
     tell_all(k, ERR_TIMEOUT);
     if (k->phase == LATE)
         watch_clock(k);
@@ -381,7 +382,7 @@ static void up_again(struct link *k)
     struct redis *r = k->redis;
     k->phase = UP;
     k->quiet_since_us = loop_now_mono_us(r->loop);
-    r->watch.changed(r->watch.ctx, true, "");
+    r->watch.changed(r->watch.ctx, REDIS_UP, "");
 }
 
 static void answered(struct link *k, const struct redis_answer *answer)
@@ -403,6 +404,17 @@ static void answered(struct link *k, const struct redis_answer *answer)
         s.call->done(s.call, OK, answer);
 }
 
+/* Published messages come between the answers; what else a listener is sent are answers. */
+static bool is_news(struct link *k, const struct redis_answer *answer)
+{
+    const struct redis_channel *c = &k->redis->channel;
+    if (c->name == NULL || answer->kind != REDIS_LIST || !str_eq(redis_item(answer, 0)->text, S("message")))
+        return false;
+    k->quiet_since_us = loop_now_mono_us(k->redis->loop);
+    c->heard(c->ctx, redis_item(answer, 2)->text);
+    return true;
+}
+
 static void take_answers(struct link *k)
 {
     const struct redis_answer *answer = NULL;
@@ -412,9 +424,11 @@ static void take_answers(struct link *k)
             return link_lost(k, why);
         if (answer == NULL)
             break;
-        if (k->count == 0)
-            return link_lost(k, "it answers what nobody asked");
-        answered(k, answer);
+        if (!is_news(k, answer)) {
+            if (k->count == 0)
+                return link_lost(k, "it answers what nobody asked");
+            answered(k, answer);
+        }
         if (k->phase != GONE)
             arena_rewind(k->answers, k->answers_empty);
         answer = NULL;
@@ -443,7 +457,7 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
 
 /* -- the beginning of a connection --------------------------------------------------------------------------------- */
 
-/* The last one is PING: a server that still loads its data says so to it. */
+/* PING: a server that still loads its data says so to it. */
 static err greet(struct link *k)
 {
     const struct redis_address *a = k->redis->address;
@@ -454,6 +468,10 @@ static err greet(struct link *k)
         TRY(a->user.n > 0 ? queue(k, NULL, login, 3) : queue(k, NULL, old_login, 2));
     TRY(queue(k, NULL, select, 2));
     TRY(queue(k, NULL, ping, 1));
+    if (k->redis->channel.name != NULL) {
+        const str subscribe[] = { S("SUBSCRIBE"), str_of(k->redis->channel.name) };
+        TRY(queue(k, NULL, subscribe, 2));
+    }
     k->greeting = k->count;
     return OK;
 }
@@ -552,7 +570,7 @@ static void connect_again(struct loop_timer *t)
     if (k != NULL)
         open_link(r, k);
     else if (loop_timer_start(r->loop, &r->again, REDIS_BACKOFF_MAX_US, connect_again) != OK)
-        r->watch.changed(r->watch.ctx, false, "no memory for a connection, nor to try again");
+        r->watch.changed(r->watch.ctx, REDIS_LOST, "no memory for a connection, nor to try again");
 }
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
@@ -574,6 +592,15 @@ struct redis *redis_new(struct loop *l, const struct redis_address *address, str
         return r;
     arena_free(a);
     return NULL;
+}
+
+struct redis *redis_new_listener(struct loop *l, const struct redis_address *address, struct redis_watch watch,
+                                 const struct redis_channel *channel)
+{
+    struct redis *r = redis_new(l, address, watch);
+    if (r != NULL)
+        r->channel = *channel;
+    return r;
 }
 
 void redis_free(struct redis *r)

@@ -49,13 +49,23 @@ struct redis_call {
 };
 
 struct redis;
-/* What a connection tells, on its loop: `up` changed; `why` when it went down. */
+/* What a connection tells, on its loop, with a reason unless it is up. Late: it stands, but did not answer in time. */
+enum redis_state { REDIS_LOST, REDIS_LATE, REDIS_UP };
 struct redis_watch {
-    void (*changed)(void *ctx, bool up, const char *why);
+    void (*changed)(void *ctx, enum redis_state now, const char *why);
+    void *ctx;
+};
+/* What is published on a channel; text lives until `heard` returns. On the loop. */
+struct redis_channel {
+    const char *name;
+    void (*heard)(void *ctx, str text);
     void *ctx;
 };
 /* `address` stays. Connects by itself once the loop runs. NULL when out of memory. */
 struct redis *redis_new(struct loop *l, const struct redis_address *address, struct redis_watch watch) MUST;
+/* The same, but it only listens: it is up when it hears. Nothing may be asked of it. `channel` is copied, its name is not. */
+struct redis *redis_new_listener(struct loop *l, const struct redis_address *address, struct redis_watch watch,
+                                 const struct redis_channel *channel) MUST;
 /* After the loop stopped, on its thread, before loop_settle. What is in flight is forgotten without a word. */
 void redis_free(struct redis *r);
 

@@ -88,6 +88,16 @@ describe('two nodes with one Redis', { skip: DB !== 'postgres' }, () => {
         assert.ok((await metric(one, 'weir_redis_commands_total')) > 0);
     });
 
+    test('nodes tell each other news by Redis', async () => {
+        const heard = () => metric(two, 'weir_bus_packets_heard_total', 'transport="redis"');
+        const before = (await heard()) ?? 0;
+        const { id } = await workflow(first);
+        await first.patch(`/api/v1/workflows/${id}`, { is_active: false }, { expect: 200 });
+        await until('the second node has heard it', async () => ((await heard()) ?? 0) > before);
+        assert.ok((await metric(one, 'weir_bus_packets_sent_total', 'transport="redis",outcome="sent"')) > 0);
+        assert.equal(await metric(one, 'weir_bus_up'), 1);
+    });
+
     test('what one node read, the other answers from Redis: the same bytes, the same ETag', async () => {
         const { id } = await workflow(first);
         const read = await first.get(`/api/v1/workflows/${id}`, { expect: 200 });
@@ -271,6 +281,21 @@ describe('a Redis that goes away', { skip: DB !== 'postgres' }, () => {
         const lost = one.log().filter(({ event }) => event === 'redis.lost');
         assert.equal(lost.length, 2, 'a line for each change, not for each try');
         assert.ok(one.log().filter(({ event }) => event === 'redis.up').length >= 2);
+    });
+
+    test('without it nodes tell each other news by PostgreSQL', async () => {
+        const sent = () => metric(one, 'weir_bus_packets_sent_total', 'transport="postgres",outcome="sent"');
+        const heard = () => metric(two, 'weir_bus_packets_heard_total', 'transport="postgres"');
+        await redis.halt();
+        await until('the bus has noticed', async () => (await metric(one, 'weir_bus_up')) === 0 && (await metric(two, 'weir_bus_up')) === 0);
+        const before = [(await sent()) ?? 0, (await heard()) ?? 0];
+        const { id } = await workflow(first);
+        await first.patch(`/api/v1/workflows/${id}`, { is_active: false }, { expect: 200 });
+        await until('it went out and came in', async () => (await sent()) > before[0] && (await heard()) > before[1]);
+        const gaps = await metric(two, 'weir_bus_gaps_total', 'transport="redis"');
+        await redis.run();
+        await until('they hear again, and look for themselves', async () => (await metric(two, 'weir_bus_up')) === 1 && (await metric(two, 'weir_bus_gaps_total', 'transport="redis"')) > gaps);
+        await Promise.all([one, two].map(ok));
     });
 
     test('health tells since when and why, stays 200, and the node stays ready', async () => {

@@ -5,8 +5,15 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort } from './server.mjs';
 import { until } from './wait.mjs';
+
+async function freePort() {
+    const probe = createServer();
+    await new Promise((done, fail) => probe.once('error', fail).listen(0, '127.0.0.1', done));
+    const { port } = probe.address();
+    await new Promise((done) => probe.close(done));
+    return port;
+}
 
 const alive = new Set();
 process.on('exit', () => {
