@@ -168,6 +168,13 @@ export function load(server, path, how) {
     return loadResult(text, path, cpu(server.child) - before);
 }
 
+/** The same with the requests of a file (bench/load.c says how it looks). */
+export function loadFile(server, file) {
+    const before = cpu(server.child);
+    const text = run(program('load'), ['127.0.0.1', String(server.port), String(options.connections), String(options.seconds), '1', file]);
+    return loadResult(text, file, cpu(server.child) - before);
+}
+
 export async function loadBeside(server, path, how) {
     const before = cpu(server.child);
     const text = await runBeside(program('load'), loadArgs(server, path, how));

@@ -1,7 +1,7 @@
 /* load.c - a closed-loop load generator: each connection sends a request, waits for its answer, sends the next.
  *
  * usage: load HOST PORT CONNECTIONS SECONDS THREADS (FILE | METHOD PATH [-H "Name: value"]... [-d BODY])
- * FILE holds the raw bytes of one request. Prints one JSON line. Times are exact up to 1 ms and within 1.6 % above (log-linear
+ * FILE holds the raw bytes of one request, or of several, each behind a line "@<bytes>": connections then go round them, each from a place of its own. Prints one JSON line. Times are exact up to 1 ms and within 1.6 % above (log-linear
  * buckets): a sample array would have to be sorted, or would miss the tail. */
 #include <errno.h>
 #include <netdb.h>
@@ -24,6 +24,7 @@ enum {
     HEAD_MAX = 32 << 10,
     READ_BYTES = 64 << 10,
     REQUEST_MAX = 2 << 20,
+    PIECES_MAX = 8192,
     THREADS_MAX = 64,
     CONNECTIONS_MAX = 50000,
     EXACT_US = 1024,
@@ -36,13 +37,17 @@ struct load {
     socklen_t to_n;
     char request[REQUEST_MAX];
     size_t request_n;
+    struct {
+        size_t at, n;
+    } pieces[PIECES_MAX]; /* of `request`: what is sent */
+    int piece_count;
     bool head; /* answers have no body */
     int64_t end_us;
 };
 
 /* Reading an answer: the head is gathered, of the body only the rest is counted. */
 struct connection {
-    int fd;
+    int fd, piece; /* piece: what it sends now */
     size_t sent;
     int64_t begun_us;
     char head[HEAD_MAX];
@@ -116,11 +121,12 @@ static bool send_rest(struct worker *w, struct connection *c)
 {
     const struct load *l = w->load;
     bool was_blocked = c->sent > 0;
-    ssize_t n = send(c->fd, l->request + c->sent, l->request_n - c->sent, MSG_NOSIGNAL);
+    size_t whole = l->pieces[c->piece].n;
+    ssize_t n = send(c->fd, l->request + l->pieces[c->piece].at + c->sent, whole - c->sent, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN && errno != ENOTCONN)
         return false;
     c->sent += n > 0 ? (size_t)n : 0;
-    if (c->sent < l->request_n)
+    if (c->sent < whole)
         await(w, c, EPOLLIN | EPOLLOUT);
     else if (was_blocked)
         await(w, c, EPOLLIN);
@@ -133,6 +139,7 @@ static bool begin_request(struct worker *w, struct connection *c)
     c->body_left = 0;
     c->in_body = c->close_after = false;
     c->chunk = PLAIN;
+    c->piece = (c->piece + 1) % w->load->piece_count;
     c->begun_us = now_us();
     return send_rest(w, c);
 }
@@ -340,6 +347,28 @@ static bool read_file(struct load *l, const char *path)
     return l->request_n > 0 && l->request_n < REQUEST_MAX;
 }
 
+/* "@<bytes>" and a line's end before each; without any it is one request. False when they do not come out even. */
+static bool cut(struct load *l)
+{
+    size_t at = 0;
+    if (l->request[0] != '@') {
+        l->pieces[0].n = l->request_n;
+        l->piece_count = 1;
+        return true;
+    }
+    while (at < l->request_n && l->piece_count < PIECES_MAX) {
+        char *end = l->request + at;
+        size_t n = l->request[at] == '@' ? strtoul(l->request + at + 1, &end, 10) : 0;
+        at = (size_t)(end + 1 - l->request);
+        if (n == 0 || *end != '\n' || n > l->request_n - at)
+            return false;
+        l->pieces[l->piece_count].at = at;
+        l->pieces[l->piece_count++].n = n;
+        at += n;
+    }
+    return at == l->request_n;
+}
+
 /* argv: METHOD PATH [-H line]... [-d body] */
 static bool build_request(struct load *l, int argc, char **argv, const char *host)
 {
@@ -377,6 +406,8 @@ static int run_all(struct load *l, long connections, double seconds, long thread
     struct connection *all = calloc((size_t)connections, sizeof *all);
     if (all == NULL)
         return 1;
+    for (long i = 0; i < connections; i++)
+        all[i].piece = (int)(i * l->piece_count / connections);
     int64_t begun = now_us();
     long given = 0, started = 0;
     l->end_us = begun + (int64_t)(seconds * 1e6);
@@ -405,7 +436,7 @@ int main(int argc, char **argv)
     bool right = connections >= 1 && connections <= CONNECTIONS_MAX && threads >= 1 && threads <= THREADS_MAX &&
                  threads <= connections && seconds > 0;
     if (!right || !resolve(&l, argv[1], argv[2]) ||
-        !(argc == 7 ? read_file(&l, argv[6]) : build_request(&l, argc - 6, argv + 6, argv[1]))) {
+        !(argc == 7 ? read_file(&l, argv[6]) : build_request(&l, argc - 6, argv + 6, argv[1])) || !cut(&l)) {
         fputs(
             "usage: load HOST PORT CONNECTIONS SECONDS THREADS (FILE | METHOD PATH [-H \"Name: value\"]... [-d BODY])\n",
             stderr);
