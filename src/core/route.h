@@ -49,8 +49,8 @@ enum route_flags {
         1 << 15, /* for whoever looks after nodes: one that only runs executions (WEIR_ROLE) answers it as well */
 };
 
-/* Preparing so much takes some 100 us at most; handing it to the pool and back costs 20. */
-enum { PREPARE_ON_LOOP_MAX = 4 << 10 };
+/* Preparing so much takes 0.6 ms at the worst (a body full of tiny expressions), mostly a tenth of that; handing it to the pool and back costs 20 us and two threads' turns. */
+enum { PREPARE_ON_LOOP_MAX = 2 << 10 };
 
 enum { ROUTE_BODY_MAX = 1 << 20 }; /* bytes, where a route says nothing else */
 
