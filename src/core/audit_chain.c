@@ -9,6 +9,7 @@
 #include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
+#include "core/nodes.h"
 #include "core/audit.h"
 #include "core/keys.h"
 
@@ -393,6 +394,8 @@ void audit_seal_wake(void)
     pthread_cond_signal(&sealer.wake);
     pthread_mutex_unlock(&sealer.lock);
 }
+
+NODES_ENDED(left_unsealed, audit_seal_wake); /* what it wrote last it may not have sealed */
 
 static void seal_all(struct arena *a)
 {
