@@ -124,6 +124,7 @@ static struct {
     pthread_cond_t wake;
     pthread_t thread;
     atomic_bool runs;
+    i64 self;      /* our incarnation: the last packets go out when the lease has ended */
     bool stopping; /* with the rest under the lock */
     struct batch batches[2], *filling;
     struct way ways[TRANSPORTS_MAX];
@@ -183,7 +184,7 @@ static void packet_begin(struct buf *b, i64 number)
 {
     b->n = 0;
     b->fail = OK;
-    buf_f(b, "%lld %lld\n", (long long)node_incarnation(), (long long)number);
+    buf_f(b, "%lld %lld\n", (long long)bus.self, (long long)number);
 }
 
 static void packet_put(struct buf *b, const char *kind, str text)
@@ -405,7 +406,7 @@ void bus_heard(const struct bus_transport *from, str packet)
     struct way *w = way_of(from);
     i64 incarnation, number;
     bool good = take_number(&packet, ' ', 1, &incarnation) && take_number(&packet, '\n', 1, &number);
-    if (w == NULL || !good || incarnation == node_incarnation())
+    if (w == NULL || !good || incarnation == bus.self)
         return;
     count(&bus_heard_packets, from, NULL);
     if (!follows(w, incarnation, number)) {
@@ -470,6 +471,7 @@ static err start_sender(void)
 err bus_start_with(const struct bus_transport *const *list)
 {
     bus.way_count = 0;
+    bus.self = node_incarnation();
     for (; *list != NULL; list++)
         if ((*list)->wanted()) {
             assert(bus.way_count < TRANSPORTS_MAX);

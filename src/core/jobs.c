@@ -122,15 +122,20 @@ struct running { /* one claimed job on its way through the pool; on its own aren
     i64 attempt; /* as the row has it; the lock */
 };
 
+enum why {
+    WHY_LOOK = 1,  /* something may be due */
+    WHY_ADDED = 2, /* a row was added here: it is claimed without looking, and may not be committed yet */
+    WHY_TOLD = 4,  /* likewise on another node. Not told on: two that are full would tell one another for ever */
+    WHY_ENDED = 8, /* a node has ended: what it ran is to be put back */
+};
+
 /* One dispatcher per process, as there is one queue. */
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_t thread;
     bool started;
-    bool woken;    /* look whether something is due */
-    bool enqueued; /* claim without looking: the row may not be committed yet */
-    bool orphaned; /* a node has ended: what it ran is to be put back */
+    u32 why; /* enum why: what it was woken for */
     atomic_bool stopping;
     struct running *list;
     u32 running;
@@ -150,12 +155,10 @@ static i64 timeout_of(const struct job_kind *k)
     return k->timeout_us > 0 ? k->timeout_us : TIMEOUT_US;
 }
 
-static void wake(bool enqueued, bool orphaned)
+static void wake(enum why why)
 {
     pthread_mutex_lock(&jobs.lock);
-    jobs.woken = true;
-    jobs.enqueued = jobs.enqueued || enqueued;
-    jobs.orphaned = jobs.orphaned || orphaned;
+    jobs.why |= why;
     if (jobs.started)
         pthread_cond_signal(&jobs.wake);
     pthread_mutex_unlock(&jobs.lock);
@@ -163,13 +166,13 @@ static void wake(bool enqueued, bool orphaned)
 
 static void heard(str text)
 {
-    wake(true, false);
+    wake(WHY_TOLD);
 }
 BUS(new_work, "jobs", heard);
 
 static void on_ended(void)
 {
-    wake(true, true);
+    wake(WHY_ENDED);
 }
 NODES_ENDED(orphans, on_ended);
 
@@ -188,7 +191,7 @@ static err enqueue(struct tx *tx, struct arena *a, const char *kind, str key, co
                 ARGS(STR(id), STR(str_of(kind)), STR(job->tenant_id), STR(job->payload.n > 0 ? job->payload : S("{}")),
                      I64(timeout_of(k)), I64(now_us + delay_us), I64(now_us), STR(key))));
     if (delay_us <= 0 && changed == 1)
-        wake(true, false);
+        wake(WHY_ADDED);
     if (delay_us <= 0 && changed == 1 && !node_works())
         bus_say(&new_work, S(""));
     *added = changed == 1;
@@ -300,7 +303,7 @@ static void forget(struct running *r)
     jobs.running--;
     pthread_mutex_unlock(&jobs.lock);
     arena_free(r->arena);
-    wake(false, false); /* there is room for another */
+    wake(WHY_LOOK); /* there is room for another */
 }
 
 static i64 attempt_of(const struct running *r)
@@ -459,29 +462,24 @@ static err take_over_in(void *ctx, struct tx *tx)
     return db_exec(tx, &jobs_take_over, NULL, ARGS(I64(clock_now_us())));
 }
 
-/* With SQLite nobody else ends, and this is never called: it would put back what we run. */
-static void take_over(struct arena *a)
+/* Not with SQLite: nobody else ends there, and it would put back what we run. False: it is to be tried again. */
+static bool take_over(struct arena *a)
 {
-    pthread_mutex_lock(&jobs.lock);
-    bool orphaned = jobs.orphaned;
-    jobs.orphaned = false;
-    pthread_mutex_unlock(&jobs.lock);
-    if (orphaned && db_write_loose(app.db, a, take_over_in, NULL) != OK)
-        wake(false, true);
+    return db_write_loose(app.db, a, take_over_in, NULL) == OK;
 }
 
-/* Until somebody wakes it, or the next look. True when a row was just added. */
-static bool wait_for_work(i64 wait_us)
+/* Until somebody wakes it, or the next look. */
+static u32 wait_for_work(i64 wait_us)
 {
     struct timespec until = clock_in(wait_us);
     pthread_mutex_lock(&jobs.lock);
     int rc = 0;
-    while (!jobs.woken && !atomic_load(&jobs.stopping) && rc == 0)
+    while (jobs.why == 0 && !atomic_load(&jobs.stopping) && rc == 0)
         rc = pthread_cond_timedwait(&jobs.wake, &jobs.lock, &until);
-    bool enqueued = jobs.enqueued;
-    jobs.woken = jobs.enqueued = false;
+    u32 why = jobs.why;
+    jobs.why = 0;
     pthread_mutex_unlock(&jobs.lock);
-    return enqueued;
+    return why;
 }
 
 static void *dispatcher(void *arg)
@@ -489,15 +487,15 @@ static void *dispatcher(void *arg)
     struct arena *a = arg;
     struct arena_mark mark = arena_mark(a);
     pthread_setname_np(pthread_self(), "weir-jobs");
-    bool go_on = false;
+    bool go_on = false, ended = false;
     i64 wait_us = POLL_US;
     while (!atomic_load(&jobs.stopping)) {
-        bool enqueued = !go_on && wait_for_work(wait_us);
+        u32 why = go_on ? WHY_ADDED : wait_for_work(wait_us);
         if (atomic_load(&jobs.stopping))
             break;
-        wait_us = enqueued && nodes_possible() ? SOON_US : MIN(wait_us * 2, POLL_US);
-        take_over(a);
-        go_on = dispatch(a, go_on || enqueued);
+        wait_us = why >= WHY_ADDED && nodes_possible() ? SOON_US : MIN(wait_us * 2, POLL_US);
+        ended = (ended || (why & WHY_ENDED)) && !take_over(a);
+        go_on = dispatch(a, (why & WHY_ADDED) != 0);
         arena_rewind(a, mark);
     }
     db_thread_end(app.db);
@@ -563,7 +561,7 @@ void jobs_stop(void)
     if (!jobs.started)
         return;
     atomic_store(&jobs.stopping, true);
-    wake(false, false);
+    wake(WHY_LOOK);
     pthread_join(jobs.thread, NULL);
     pthread_mutex_lock(&jobs.lock);
     jobs.started = false;
