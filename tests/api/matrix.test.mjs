@@ -104,6 +104,19 @@ test('every route has its row, and every row its route', () => {
     assert.deepEqual(Object.keys(MATRIX).sort(), served);
 });
 
+test('every row says what each of the ten callers may get', () => {
+    assert.deepEqual([...CALLERS, ...KEYS], ['owner', 'admin', 'editor', 'member', 'viewer', 'operator', 'stranger', 'nobody', 'scoped', 'unscoped']);
+    for (const { method, path, permission } of routes()) {
+        const row = MATRIX[`${method} ${path}`];
+        for (const caller of [...CALLERS, ...KEYS]) {
+            const expected = KEYS.includes(caller) ? ofKey(row, permission, caller) : (row[caller] ?? row.all);
+            assert.ok(['ok', '401', '403', '404'].includes(expected), `${method} ${path}: ${caller}`);
+        }
+        const known = [...CALLERS, 'all', 'key', 'body', 'ends_session', 'fresh'];
+        for (const name of Object.keys(row)) assert.ok(known.includes(name), `${method} ${path}: ${name} is no caller`);
+    }
+});
+
 for (const [key, row] of Object.entries(MATRIX)) {
     const [method, path] = key.split(' ');
     const permission = routes().find((route) => `${route.method} ${route.path}` === key)?.permission;
