@@ -1,6 +1,6 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-postgres test-full tsan valgrind fuzz console docs bench lint format clean
+.PHONY: help run deps build test test-postgres test-full fault tsan valgrind fuzz console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
@@ -34,6 +34,11 @@ test-postgres: $(ASAN)/build.ninja ## the same on PostgreSQL, which is started f
 	@tools/deps.sh build test postgres
 	@ninja -C $(ASAN) -j $(NINJA_JOBS)
 	@node tests/run.mjs --build $(ASAN) --db postgres
+
+fault: $(ASAN)/build.ninja ## two minutes of three nodes on one PostgreSQL while everything goes wrong
+	@tools/deps.sh build test postgres
+	@ninja -C $(ASAN) -j $(NINJA_JOBS)
+	@WEIR_TEST_FULL=1 node tests/run.mjs --build $(ASAN) --db postgres --only fault/nodes
 
 test-full: $(ASAN)/build.ninja $(CLANG_ASAN)/build.ninja ## both databases, with gcc and with clang, every n of the faults, ten times as many kill points
 	@tools/deps.sh build test postgres

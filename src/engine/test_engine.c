@@ -2180,6 +2180,154 @@ static void test_interrupted_step_runs_again(void **state)
     assert_int_equal(calls_of("/hang3"), 2);
 }
 
+/* --- other nodes -------------------------------------------------------------------------------------------------- */
+
+enum { OTHER = 4711 }; /* an incarnation that is not ours */
+
+#define HANGS \
+    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":300,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang7\"}}]}"
+#define CALLS_ONCE "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/once\"}}]}"
+#define WAITS_LONG "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":600000}}]}"
+
+/* What other nodes do to a row. */
+STMT(other_takes, "UPDATE executions SET owner = $3, fence = fence + 1 WHERE tenant_id = $1 AND id = $2");
+STMT(
+    other_ends,
+    "UPDATE executions SET owner = NULL, status = 'completed', completed_at = created_at, output_data = '{\"by\":\"another\"}',"
+    " step_executions = '[]' WHERE tenant_id = $1 AND id = $2 AND owner = $3");
+STMT(lease_ends, "UPDATE executions SET owner = NULL, due_at = $3, fence = fence + 1 WHERE tenant_id = $1 AND id = $2");
+STMT(answer_lost,
+     "UPDATE executions SET owner = $3, due_at = NULL, status = 'running' WHERE tenant_id = $1 AND id = $2");
+
+struct doing {
+    const struct stmt *what;
+    str id;
+    i64 value, changed;
+};
+
+static err do_it(void *ctx, struct tx *tx)
+{
+    struct doing *d = ctx;
+    return db_exec(tx, d->what, &d->changed, ARGS(STR(S("tenant_1")), STR(d->id), I64(d->value)));
+}
+
+static void row(str id, const struct stmt *what, i64 value)
+{
+    struct doing d = { what, id, value, 0 };
+    assert_int_equal(db_write_wait(house.db, house.arena, do_it, &d), OK);
+    assert_int_equal(d.changed, 1);
+}
+
+static void await_calls(const char *path, int n)
+{
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (calls_of(path) < n)
+        assert_true(clock_mono_us() < until);
+}
+
+static void await_live(u32 n)
+{
+    i64 until = clock_mono_us() + 10 * SECOND_US;
+    while (engine_stats(house.engine).live != n)
+        assert_true(clock_mono_us() < until);
+}
+
+/* It notices with its next write, which changes nothing; its caller waits for the other node, of which it learns by news or by looking. */
+static void test_what_another_node_has_taken(void **state)
+{
+    for (int looks = 0; looks <= 1; looks++) {
+        struct caller c;
+        assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
+        await_calls("/hang7", looks + 1);
+        row(c.id, &other_takes, OTHER);
+        await_live(0);
+        assert_false(c.told);
+        assert_str(await_status(c.id, "running")->error, "");
+        row(c.id, &other_ends, OTHER);
+        struct worker *w = worker_of(house.engine, c.id);
+        if (looks)
+            worker_look(w);
+        else
+            worker_hear(w, &(struct news){ .what = NEWS_ENDED, .execution_id = c.id });
+        struct outcome *o = wait_for(&c);
+        assert_str(o->execution.output_data, "{\"by\":\"another\"}");
+        outcome_release(o);
+    }
+}
+
+/* The one that is here goes first, with its calls; then the new claim gets its turn, and the attempt that was cut off shows in its history. */
+static void test_what_comes_back_while_it_is_still_here(void **state)
+{
+    struct caller c;
+    assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
+    await_calls("/hang7", 1);
+    row(c.id, &lease_ends, clock_now_us());
+    engine_wake(house.engine);
+    struct outcome *o = wait_for(&c);
+    assert_error(&o->execution, "http.timeout");
+    assert_true(str_find(o->execution.step_executions, S("engine.interrupted"), 0) > 0);
+    assert_int_equal(calls_of("/hang7"), 2);
+    outcome_release(o);
+}
+
+/* When the answer to a COMMIT is lost, a row may name us and nobody here knows it. Asked about one that is here, a worker leaves it alone. */
+static void test_a_row_that_nobody_here_knows(void **state)
+{
+    struct caller c, here;
+    assert_int_equal(start(&c, WAITS_LONG, "{}", NULL, true), OK);
+    outcome_release(wait_for(&c));
+    await_status(c.id, "waiting");
+    row(c.id, &answer_lost, house.engine->owner);
+    assert_int_equal(start(&here, HANGS, "{}", NULL, false), OK);
+    await_calls("/hang7", 1);
+    struct news news[] = { { NEWS_OWNED, here.id, S("tenant_1"), 1, 0 }, { NEWS_OWNED, c.id, S("tenant_1"), 1, 0 } };
+    for (size_t i = 0; i < COUNT(news); i++)
+        worker_hear(worker_of(house.engine, news[i].execution_id), &news[i]);
+    await_status(c.id, "waiting"); /* claimed, and parked again */
+    outcome_release(wait_for(&here));
+    assert_int_equal(calls_of("/hang7"), 1);
+}
+
+/* A node that only answers records what there is to send as due; that is no attempt. Steps before it are not run again. */
+static void test_a_node_that_only_answers(void **state)
+{
+    struct caller c, pure;
+    house.engine->works = false;
+    u64 before = db_stats(house.db).jobs;
+    assert_int_equal(start(&pure, "{\"steps\":[{\"id\":\"t\",\"type\":\"transform\"}]}", "{}", NULL, false), OK);
+    outcome_release(wait_for(&pure));
+    assert_int_equal(db_stats(house.db).jobs - before, 1);
+    assert_int_equal(start(&c, CALLS_ONCE, "{}", NULL, false), OK);
+    await_status(c.id, "waiting");
+    assert_int_equal(calls_of("/once"), 0);
+    house.engine->works = true;
+    engine_wake(house.engine);
+    struct outcome *o = wait_for(&c);
+    assert_str(o->execution.status, "completed");
+    assert_true(str_find(o->execution.step_executions, S("\"attempt\":1,"), 0) > 0);
+    assert_true(str_find(o->execution.step_executions, S("\"attempts\":[]"), 0) > 0);
+    assert_int_equal(calls_of("/once"), 1);
+    outcome_release(o);
+}
+
+/* Cancelling and answers that are asked for elsewhere are heard; what was heard twice is obeyed once. */
+static void test_news_from_elsewhere(void **state)
+{
+    struct caller c;
+    assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
+    await_calls("/hang7", 1);
+    struct worker *w = worker_of(house.engine, c.id);
+    worker_hear(w, &(struct news){ .what = NEWS_LOOK, .execution_id = c.id, .at_us = 5 });
+    worker_hear(w, &(struct news){ .what = NEWS_LOOK, .execution_id = c.id, .at_us = 5 });
+    worker_hear(w, &(struct news){ .what = NEWS_WANT, .execution_id = c.id });
+    worker_hear(w, &(struct news){ .what = NEWS_CANCEL, .execution_id = S("execution_of_nobody") });
+    worker_hear(w, &(struct news){ .what = NEWS_ENDED, .execution_id = c.id });
+    worker_hear(w, &(struct news){ .what = NEWS_CANCEL, .execution_id = c.id });
+    struct outcome *o = wait_for(&c);
+    assert_str(o->execution.status, "cancelled");
+    outcome_release(o);
+}
+
 #define ONCE                                                                                                           \
     "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"at_most_once\":true,\"retry\":{\"max_attempts\":1},"                \
     "\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}},{\"id\":\"n\",\"type\":\"transform\"," \
@@ -2489,6 +2637,11 @@ int main(int argc, char **argv)
         TEST(test_a_failure_and_its_handler_are_one_transaction),
         TEST(test_goes_on_after_a_stop),
         TEST(test_interrupted_step_runs_again),
+        TEST(test_what_another_node_has_taken),
+        TEST(test_what_comes_back_while_it_is_still_here),
+        TEST(test_a_row_that_nobody_here_knows),
+        TEST(test_a_node_that_only_answers),
+        TEST(test_news_from_elsewhere),
         TEST(test_at_most_once_waits_for_a_person),
         TEST(test_a_person_answers_for_an_iteration),
         TEST(test_an_answer_outlives_a_crash),

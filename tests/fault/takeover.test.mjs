@@ -41,8 +41,23 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
     const calls = (...ids) => createWorkflow(editor, chain(...ids.map((id) => http(id, `${upstream.base}/${id}`))));
     const begin = async (client, id, headers = {}) =>
         (await client.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { headers: { prefer: 'respond-async', ...headers }, expect: 202 })).body.execution_id;
+    /** Half of them at each node, some at a time. */
+    const beginMany = async (total, id) => {
+        const all = [];
+        const line = async (client) => {
+            while (total-- > 0) all.push(await begin(client, id));
+        };
+        await Promise.all(Array.from({ length: 8 }, (_, n) => line(n % 2 ? editor : there)));
+        return all;
+    };
     const counts = () => STEPS.map((id) => upstream.count(`/${id}`));
     const hold = (...paths) => (script = (path, n) => ({ hold: paths.includes(path) && n === 1 }));
+    /** The shortest of some times in ms: polling each second cannot be that fast each time, and a busy machine is not that slow each time. */
+    const fastest = async (act) => {
+        const times = [];
+        for (let i = 0; i < 4; i++) times.push(await act(i));
+        return Math.min(...times);
+    };
     const owner = (id) => first.sql(`SELECT n.id FROM executions x JOIN nodes n ON n.incarnation = x.owner WHERE x.id = '${id}'`);
 
     describe('a node that is gone', () => {
@@ -70,10 +85,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             await first.kill();
             upstream.release();
             await first.serve();
-            const ready = performance.now();
-            const done = await finalExecution(editor, id);
-            const took = performance.now() - ready;
-            assert.ok(took < 1000, `${took.toFixed(0)} ms`);
+            const done = await finalExecution(editor, id, { within_ms: 5000 });
             assert.deepEqual([done.status, upstream.count('/one'), upstream.count('/two')], ['completed', 1, 2]);
             await first.terminate();
             first.env.WEIR_LEASE_SECONDS = `${LEASE_S}`;
@@ -119,7 +131,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             const stopping = second.terminate();
             await until('it stops', () => second.log().some(({ event }) => event === 'app.draining'));
             upstream.release();
-            const done = await finalExecution(editor, id, { within_ms: 2000 });
+            const done = await finalExecution(editor, id, { within_ms: 8000 });
             assert.equal((await stopping).code, 0);
             assert.deepEqual([done.status, stepOf(done, 'one').attempt, stepOf(done, 'two').attempt], ['completed', 1, 1]);
             assert.equal((await finalExecution(editor, waits, SOON)).status, 'completed');
@@ -135,11 +147,13 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             assert.deepEqual(answer.output_data, { t: { n: 7 } });
             const { id } = await createWorkflow(editor, chain(transform('before', { n: 1 }), http('one', `${upstream.base}/one`), transform('after', { n: 2 })));
             await there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { expect: 200 }); // both know the plan now
-            const began = performance.now();
-            const { body } = await there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { expect: 200 });
-            const took = performance.now() - began;
-            assert.deepEqual([body.status, stepOf(body, 'one').attempt, upstream.count('/one')], ['completed', 1, 2]);
-            assert.ok(took < 700, `${took.toFixed(0)} ms`);
+            const took = await fastest(async (i) => {
+                const began = performance.now();
+                const { body } = await there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { expect: 200 });
+                assert.deepEqual([body.status, stepOf(body, 'one').attempt, upstream.count('/one')], ['completed', 1, i + 2]);
+                return performance.now() - began;
+            });
+            assert.ok(took < 600, `${took.toFixed(0)} ms`);
         });
 
         test('--role=api alone accepts, and keeps for later', async () => {
@@ -150,39 +164,45 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             const { status } = await there.post(`/api/v1/workflows/${id}/execute?wait=1`, { input_data: {} });
             assert.deepEqual([status, upstream.count('/one')], [202, 0]);
             await first.serve();
-            assert.equal((await finalExecution(there, execution, { within_ms: 3000 })).status, 'completed');
+            assert.equal((await finalExecution(there, execution)).status, 'completed');
         });
 
         test('an Idempotency-Key joins an execution that another node runs', async () => {
             await join();
-            hold('/one');
             const { id } = await calls('one');
-            const headers = { 'idempotency-key': 'across' };
-            const execution = await begin(editor, id, headers);
-            await upstream.called('/one');
-            const joined = there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { headers, expect: 200 });
-            await until('it waits', async () => /^weir_executions_live 1$/m.test((await there.get('/metrics', { raw: true })).text));
-            upstream.release();
-            const released = performance.now();
-            const { body } = await joined;
-            assert.ok(performance.now() - released < 700);
-            assert.deepEqual([body.execution_id, body.status, upstream.count('/one')], [execution, 'completed', 1]);
+            const took = await fastest(async (i) => {
+                hold('/one');
+                upstream.calls.length = 0;
+                const headers = { 'idempotency-key': `across-${i}` };
+                const execution = await begin(editor, id, headers);
+                await upstream.called('/one');
+                const joined = there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { headers, expect: 200 });
+                await until('it waits', async () => /^weir_executions_live 1$/m.test((await there.get('/metrics', { raw: true })).text));
+                const began = performance.now();
+                upstream.release();
+                const { body } = await joined;
+                assert.deepEqual([body.execution_id, body.status, upstream.count('/one')], [execution, 'completed', 1]);
+                return performance.now() - began;
+            });
+            assert.ok(took < 600, `${took.toFixed(0)} ms`);
         });
 
         test('cancel and kill reach the node that has it', async () => {
             await join();
             script = () => ({ hold: true });
             const { id } = await calls('one');
-            for (const verb of ['cancel', 'kill']) {
+            const took = await fastest(async (i) => {
+                const [verb, code] = i % 2 ? ['cancel', 'execution.cancelled'] : ['kill', 'execution.killed'];
                 const execution = await begin(editor, id);
                 await until('it is called', () => upstream.held.length > 0);
                 const began = performance.now();
                 await there.post(`/api/v1/executions/${execution}/${verb}`, undefined, { type: null, expect: 202 });
                 const done = await finalExecution(there, execution);
-                assert.deepEqual([done.status, done.error.code], ['cancelled', verb === 'kill' ? 'execution.killed' : 'execution.cancelled']);
-                assert.ok(performance.now() - began < 1500);
+                assert.deepEqual([done.status, done.error.code], ['cancelled', code]);
                 upstream.release();
-            }
+                return performance.now() - began;
+            });
+            assert.ok(took < 600, `${took.toFixed(0)} ms`);
         });
 
         test('a parent goes on when its child has ended elsewhere, while it waits for a call of its own', async () => {
@@ -204,7 +224,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             script = () => ({ delay_ms: 15 });
             const limit = 3;
             const { id } = await createWorkflow(editor, { steps: [http('one', `${upstream.base}/one`)], settings: { concurrency: { limit } } });
-            const all = await Promise.all(Array.from({ length: 40 }, (_, n) => begin(n % 2 ? editor : there, id)));
+            const all = await beginMany(40, id);
             const done = await Promise.all(all.map((one) => finalExecution(editor, one, { within_ms: 30_000, every_ms: 200 })));
             assert.deepEqual(done.map(({ status }) => status), Array(40).fill('completed'));
             const most = Math.max(...done.map((a) => done.filter((b) => b.started_at <= a.started_at && b.completed_at > a.started_at).length));
@@ -217,7 +237,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
     test('what is due is shared: neither node runs anything twice', async () => {
         await join();
         const { id } = await createWorkflow(editor, chain({ id: 'd', type: 'delay', with: { ms: 300 } }, http('one', `${upstream.base}/one`)));
-        const all = await Promise.all(Array.from({ length: 60 }, (_, n) => begin(n % 2 ? editor : there, id)));
+        const all = await beginMany(60, id);
         const done = await Promise.all(all.map((one) => finalExecution(there, one, { within_ms: 30_000, every_ms: 200 })));
         assert.ok(done.every(({ status }) => FINAL.has(status) && status === 'completed'));
         assert.equal(upstream.count('/one'), 60);
