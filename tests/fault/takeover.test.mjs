@@ -91,6 +91,19 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             first.env.WEIR_LEASE_SECONDS = `${LEASE_S}`;
         });
 
+        test('a second process with the same WEIR_NODE_ID ends the first, and goes on with what that had', async () => {
+            hold('/two');
+            const id = await begin(editor, (await calls('one', 'two', 'three')).id);
+            await upstream.called('/two');
+            await join({ WEIR_NODE_ID: 'node-1' });
+            const done = await finalExecution(there, id);
+            upstream.release();
+            assert.deepEqual([done.status, upstream.count('/one'), upstream.count('/two'), upstream.count('/three')], ['completed', 1, 2, 1]);
+            assert.equal((await first.exited).code, 1);
+            first.child = null;
+            assert.deepEqual(await getExecution(there, id), done);
+        });
+
         test('another WEIR_NODE_ID leaves alone what a living node has', async () => {
             hold('/one');
             const id = await begin(editor, (await calls('one')).id);
