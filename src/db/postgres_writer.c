@@ -119,8 +119,8 @@ static err run_sending(struct pg_tx *tx, struct queue *jobs)
 /* What a job decides against is taken back, and the others go on. */
 static err run_in_turn(struct pg_tx *tx, struct queue *jobs)
 {
-    tx->turn = pg_turn_of(jobs->first->tenant);
     for (struct db_job *job = jobs->first; job != NULL; job = job->next) {
+        tx->turn = pg_turn_of(job->tenant); /* that of all of them */
         tx->base.arena = job->arena;
         tx->base.tenant = STR_NONE;
         pg_point(tx);
