@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "core/app.h"
 #include "core/harden.h"
+#include "net/redis.h"
 #include "net/tls.h"
 
 #include <arpa/inet.h>
@@ -192,6 +193,56 @@ static void check_clock(struct doctor *d)
         say(d, FINE, "clock", "%.*s", CLOCK_TEXT, now);
 }
 
+/* -- redis --------------------------------------------------------------------------------------------------------- */
+
+struct probe {
+    struct loop *loop;
+    bool up;
+    char why[REDIS_ERROR_BYTES];
+};
+
+/* Told within REDIS_CONNECT_US for each step, whatever is there. */
+static void probed(void *ctx, enum redis_state now, const char *why)
+{
+    struct probe *p = ctx;
+    p->up = now == REDIS_UP;
+    snprintf(p->why, sizeof p->why, "%s", why);
+    loop_stop(p->loop);
+}
+
+/* By the same code that serves. */
+static bool probe(struct probe *p, const struct redis_address *address)
+{
+    struct redis *r = p->loop != NULL ? redis_new(p->loop, address, (struct redis_watch){ probed, p }) : NULL;
+    if (r != NULL)
+        loop_run(p->loop);
+    redis_free(r);
+    loop_free(p->loop);
+    return r != NULL;
+}
+
+static void check_redis(struct doctor *d)
+{
+    struct redis_address address;
+    struct probe p = { .loop = NULL };
+    if (d->config.redis_url.n == 0) {
+        say(d, FINE, "redis", "REDIS_URL is not set; nodes on one PostgreSQL do without");
+        return;
+    }
+    if (d->config.database_url.n == 0) {
+        say(d, WARN, "redis",
+            "REDIS_URL has no effect with SQLite, which one node serves; unset it, or set DATABASE_URL");
+        return;
+    }
+    p.loop = loop_new(0);
+    if (redis_url_parse(d->arena, d->config.redis_url, &address) != OK || !probe(&p, &address))
+        say(d, WARN, "redis", "no memory to look");
+    else if (p.up)
+        say(d, FINE, "redis", "%s:%s answers", address.host, address.port);
+    else
+        say(d, WARN, "redis", "%s:%s: %s; nodes do without until it is right", address.host, address.port, p.why);
+}
+
 /* -- network ------------------------------------------------------------------------------------------------------- */
 
 static struct addrinfo *resolve(struct doctor *d)
@@ -341,9 +392,10 @@ static void check_calls(struct doctor *d)
 
 bool doctor(struct buf *b)
 {
-    static void (*const checks[])(struct doctor *) = { check_debug,    check_folder, check_key,   check_disk,
-                                                       check_database, check_schema, check_clock, check_port,
-                                                       check_tls,      check_egress, check_files, check_calls };
+    static void (*const checks[])(struct doctor *) = { check_debug,    check_folder, check_key,    check_disk,
+                                                       check_database, check_schema, check_redis,  check_clock,
+                                                       check_port,     check_tls,    check_egress, check_files,
+                                                       check_calls };
     struct doctor d = { .arena = b->arena, .out = b };
     if (!check_settings(&d))
         return false; /* the rest would look at the wrong things */

@@ -363,6 +363,25 @@ describe('a Redis that one node alone has lost', { skip: DB !== 'postgres' }, ()
 });
 
 describe('a Redis that cannot be used', { skip: DB !== 'postgres' }, () => {
+    test('weir doctor says whether it answers, and why not', async () => {
+        const redis = await Redis.start({ requirepass: 'right' });
+        const weir = await Weir.start({ users: false, serve: false });
+        const line = (url) => runWeir(['doctor'], { ...weir.env, REDIS_URL: url }, { cwd: weir.folder }).stdout.split('\n').find((row) => / redis /.test(row));
+        try {
+            assert.match(line(''), /^ok .*not set/);
+            assert.match(line(redis.url), /^ok .*127\.0\.0\.1:\d+ answers/);
+            const wrong = line(redis.url.replace('right', 'wrongest'));
+            assert.match(wrong, /^warn .*(WRONGPASS|invalid)/);
+            assert.doesNotMatch(wrong, /wrongest/);
+            assert.match(line('redis://127.0.0.1:1'), /^warn .*refused/);
+            redis.pause();
+            assert.match(line(redis.url), /^warn .*does not answer/);
+        } finally {
+            await weir.stop();
+            await redis.stop();
+        }
+    });
+
     test('a wrong password shows in health and the log, without the password; the server works', async () => {
         const redis = await Redis.start({ requirepass: 'right' });
         const weir = await Weir.start({ env: { REDIS_URL: redis.url.replace('right', 'wrongest') } });
