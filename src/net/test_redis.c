@@ -12,11 +12,11 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
-#include <time.h>
 
 static struct fake {
     struct loop *loop;
     uv_tcp_t listener, peers[64];
+    uv_timer_t tick;      /* so that a turn may wait for what happens next, and yet ends */
     u32 peer_count, seen; /* commands of the newest peer */
     const char *greeting; /* the answer to each command of the greeting */
     const char *answer;   /* to each later one; NULL: none */
@@ -94,10 +94,11 @@ static void on_peer(uv_stream_t *listener, int status)
     uv_read_start((uv_stream_t *)peer, on_peer_alloc, on_peer_read);
 }
 
+static void on_tick(uv_timer_t *t) {}
+
 static void turn(void)
 {
-    loop_settle(fake.loop);
-    nanosleep(&(struct timespec){ .tv_nsec = 100 * 1000 }, NULL);
+    uv_run(loop_uv(fake.loop), UV_RUN_ONCE);
 }
 #define UNTIL(condition)                                 \
     do {                                                 \
@@ -115,6 +116,8 @@ static int setup(void **state)
     fake.loop = loop_new(0);
     fake.greeting = "+OK\r\n";
     fake.greets = 2;
+    uv_timer_init(loop_uv(fake.loop), &fake.tick);
+    uv_timer_start(&fake.tick, on_tick, 1, 1);
     uv_tcp_init(loop_uv(fake.loop), &fake.listener);
     uv_tcp_bind(&fake.listener, (struct sockaddr *)&at, 0);
     uv_listen((uv_stream_t *)&fake.listener, 64, on_peer);
@@ -133,6 +136,7 @@ static int teardown(void **state)
         if (!uv_is_closing((uv_handle_t *)&fake.peers[i]))
             uv_close((uv_handle_t *)&fake.peers[i], NULL);
     uv_close((uv_handle_t *)&fake.listener, NULL);
+    uv_close((uv_handle_t *)&fake.tick, NULL);
     loop_settle(fake.loop);
     loop_free(fake.loop);
     return 0;
