@@ -7,7 +7,7 @@ build=(build-essential meson ninja-build pkg-config python3 libuv1-dev libcurl4-
        liblua5.4-dev libssl-dev libpcre2-dev libseccomp-dev zlib1g-dev libbrotli-dev
        libqrencode-dev libcrypt-dev libhiredis-dev libarchive-dev)
 test=(libcmocka-dev libjansson-dev openssl oathtool sqlite3 chromium)
-postgres=(postgresql redis-server faketime)
+postgres=(postgresql redis-server faketime haproxy nginx)
 lint=(clang clang-format clang-tidy cppcheck git valgrind)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }

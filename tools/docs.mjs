@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// docs.mjs - writes docs/api.md, docs/errors.md and docs/configuration.md from what the binary says of itself, so that none of them can be
+// docs.mjs - writes docs/api.md, docs/errors.md, docs/configuration.md and .env.example from what the binary says of itself, so that none of them can be
 // wrong for long: a test runs it with --check.
 //   node tools/docs.mjs [--check] [--binary build/weir]      --check writes nothing and fails when one is not current
 
@@ -215,13 +215,23 @@ ${Object.entries(document.components.schemas).map(schema).join('\n\n')}
 `;
 }
 
+// ---- .env.example ----
+
+function envExample() {
+    const one = ({ name, default: preset, bounds, help }) => `# ${help}${bounds ? ` (${bounds})` : ''}\n#${name}=${preset ?? ''}\n`;
+    return `# Made by \`make docs\` from the binary. Copy it to .env in the folder that weir starts in, and keep that to yourself (mode 0600); or set them in the environment.
+# Each may be NAME_FILE instead: a file that holds the value. What stands here are the defaults.
+
+${weir('config', '--json').map(one).join('\n')}`;
+}
+
 // ---- all of them ----
 
 let stale = 0;
-for (const [name, text] of [['api.md', apiPage()], ['errors.md', errorsPage()], ['configuration.md', configurationPage()]]) {
-    const path = join(ROOT, 'docs', name);
+for (const [name, text] of [['docs/api.md', apiPage()], ['docs/errors.md', errorsPage()], ['docs/configuration.md', configurationPage()], ['.env.example', envExample()]]) {
+    const path = join(ROOT, name);
     if (existsSync(path) && readFileSync(path, 'utf8') === text) continue;
-    if (options.check) console.error(`docs/${name} is not current: run \`make docs\``);
+    if (options.check) console.error(`${name} is not current: run \`make docs\``);
     else writeFileSync(path, text);
     stale += 1;
 }

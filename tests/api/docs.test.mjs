@@ -66,7 +66,7 @@ test('/docs/errors has an anchor for each code of `weir errors`, where the type 
     assert.ok(attributes(text, 'id').includes(anchor));
 });
 
-test('docs/api.md, errors.md and configuration.md are what this binary says', () => {
+test('docs/api.md, errors.md, configuration.md and .env.example are what this binary says', () => {
     const tool = new URL('../../tools/docs.mjs', import.meta.url).pathname;
     const { status, stderr } = spawnSync(process.execPath, [tool, '--check', '--binary', BINARY], { encoding: 'utf8' });
     assert.equal(status, 0, stderr);
