@@ -16,15 +16,10 @@ import { slow } from './scenarios/slow.mjs';
 import { history } from './scenarios/history.mjs';
 import { json } from './scenarios/json.mjs';
 import { tls } from './scenarios/tls.mjs';
-<<<<<<< HEAD
 import { postgres } from './scenarios/postgres.mjs';
-
-const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls, postgres };
-=======
 import { redis } from './scenarios/redis.mjs';
 
-const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls, redis };
->>>>>>> c3818a7 (bench: reads that Redis answers)
+const scenarios = { requests, identity, waiting, connections, listeners, slow, history, json, tls, postgres, redis };
 
 const cell = (value, width, digits) => (value === undefined ? '' : digits === undefined ? String(value) : value.toFixed(digits)).padStart(width);
 

@@ -1,5 +1,6 @@
 // postgres.mjs - Weir on PostgreSQL beside what PostgreSQL does alone: the same number of clients as connections, pgbench with prepared statements, -S as the floor of
-// reads and -N as that of durable changes. fsync is on, row-level security is forced. Everything shares the cores, so each row says whose processor time a request took.
+// reads and -N as that of durable changes. fsync is on, row-level security is forced. Everything shares the cores, so each row says whose processor time a request took. The same reads from
+// the cache are in redis.mjs.
 
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -96,7 +97,6 @@ async function rows(database) {
     const list = [
         { what: 'pgbench -S, prepared', ...reads, ratio: 1, of: 'itself' },
         await of('GET /api/v1/workflows/{id}, not cached', 0.35, { ...get, tokens: [token] }),
-        // the same from the cache has its row here
     ];
     const writes = await beside(database, () => pgbench(database, '-N'));
     list.push(
