@@ -6,7 +6,6 @@ import { Redis } from '../lib/redis.mjs';
 import { DB, Weir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
-const SECRET_KEY = 'a-key-that-both-nodes-have-0123456789-abcdef';
 const QUOTA = 40; // an hour's, so that what comes back during a test is next to nothing
 const SLICE = QUOTA / 8; // a quarter of a node's even part
 
@@ -17,9 +16,8 @@ async function metric(weir, name) {
 
 /** Two nodes; the tenants of each test are made new, so that nobody's limit is spent. */
 async function startTwo(env) {
-    const shared = { SECRET_KEY, WEIR_API_LIMITS: `free=${QUOTA}/3600`, ...env };
-    const one = await Weir.start({ env: shared });
-    const two = await Weir.start({ users: false, env: { ...shared, DATABASE_URL: one.env.DATABASE_URL } });
+    const one = await Weir.start({ env: { WEIR_API_LIMITS: `free=${QUOTA}/3600`, ...env } });
+    const two = await one.node();
     await until('each node knows of the other', async () => (await metric(one, 'weir_nodes_alive')) === 2 && (await metric(two, 'weir_nodes_alive')) === 2, { within_ms: 30_000 });
     return [one, two];
 }

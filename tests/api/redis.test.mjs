@@ -7,7 +7,6 @@ import { Redis, Way } from '../lib/redis.mjs';
 import { DB, Weir, runWeir } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
-const SECRET_KEY = 'a-key-that-both-nodes-have-0123456789-abcdef';
 const DEFINITION = { steps: [{ id: 'one', type: 'transform', with: { n: 1 } }] };
 
 /** The value of a metric; labels as they are written. */
@@ -23,8 +22,8 @@ const ok = (weir) => until('Redis is ok', async () => (await redisOf(weir))?.sta
 
 /** Two nodes on one database; `env` is for both, `more` for the second. */
 async function startTwo(env, more = {}) {
-    const first = await Weir.start({ env: { SECRET_KEY, ...env } });
-    const second = await Weir.start({ users: false, env: { SECRET_KEY, ...env, ...more, DATABASE_URL: first.env.DATABASE_URL } });
+    const first = await Weir.start({ env });
+    const second = await first.node(more);
     await until('each node knows of the other', async () => (await Promise.all([first, second].map((weir) => metric(weir, 'weir_nodes_alive')))).every((n) => n === 2), { within_ms: 30_000 });
     return [first, second];
 }
