@@ -6,7 +6,6 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "codec/base64.h"
 #include "codec/hash.h"
 #include "core/app.h"
 #include "core/metrics.h"
@@ -180,20 +179,17 @@ static void changed(void *ctx, enum redis_state now, const char *why)
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
 
-/* Made of SECRET_KEY and of what was made with the database: its nodes have both in common, and other installations have not. */
-static err name_keys(void)
+/* Of what was made with the database: its nodes have that in common, and other installations have not. Nothing of SECRET_KEY, which changes one node after another: nodes with different ones must still find what
+ * the others keep, to delete it. */
+static void name_keys(void)
 {
-    u8 bytes[NAME_BYTES];
-    struct arena *a = arena_new(4 * KIB);
-    if (a == NULL)
-        return ERR_MEMORY;
-    str info = strf(a, "redis names %.*s", STR_FMT(nodes_cluster()));
-    hash_hkdf_sha256(app.config.secret_key, info, bytes, sizeof bytes);
-    str text = info.p != NULL ? hex_encode(a, (str){ (const char *)bytes, sizeof bytes }) : STR_NONE;
-    if (text.p != NULL)
-        memcpy(shared.name, text.p, sizeof shared.name);
-    arena_free(a);
-    return text.p != NULL ? OK : ERR_MEMORY;
+    static const char digits[] = "0123456789abcdef";
+    u8 hash[SHA256_BYTES];
+    hash_sha256(nodes_cluster(), hash);
+    for (u32 i = 0; i < NAME_BYTES; i++) {
+        shared.name[2 * i] = digits[hash[i] >> 4];
+        shared.name[2 * i + 1] = digits[hash[i] & 15];
+    }
 }
 
 err shared_open(void)
@@ -207,7 +203,7 @@ err shared_open(void)
         return OK;
     }
     TRY(redis_url_parse(app.arena, url, &shared.address));
-    TRY(name_keys());
+    name_keys();
     shared.since_us = clock_now_us();
     memcpy(shared.why, "not connected yet", sizeof "not connected yet");
     for (u32 i = 0; i < app.loop_count; i++) {
