@@ -127,7 +127,7 @@ static err take_some(void *ctx, struct tx *tx)
     return db_exec(tx, &take_over, &t->changed, ARGS(I64(t->now_us), I64(t->owner), I64(TAKEN_MAX)));
 }
 
-/* Its executions keep their places in the order of what is due: nobody waits for the others of a node to be claimed first. */
+/* In pieces: a node may have had ten thousand, and others claim the first of them meanwhile. */
 static err take_all_of(struct engine *e, struct arena *a, i64 owner, i64 *total)
 {
     struct taking t = { .now_us = clock_now_us(), .owner = owner };
