@@ -472,6 +472,9 @@ static err take_all(struct backup *w, struct archive *ar)
                                      : archive_failed(w, ar, m->parts[i].name);
         if (strcmp(archive_entry_pathname(e), m->parts[i].name) != 0 || archive_entry_filetype(e) != AE_IFREG)
             return complain(w, "archive", "holds something that its manifest does not name");
+        if (archive_entry_size(e) !=
+            m->parts[i].bytes) /* before a byte is written: a few KiB may unpack to all of a disk */
+            return complain(w, m->parts[i].name, "is damaged: it has another size than the manifest says");
         TRY(take_file(w, ar, &m->parts[i]));
     }
     return OK;

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
@@ -178,6 +178,11 @@ describe('weir restore', () => {
             bytes[bytes.length >> 1] ^= 1;
             writeFileSync(path, bytes);
         }, /checksum/],
+        'more than the manifest says': [(folder, names) => writeFileSync(join(folder, names[1]), Buffer.alloc(1 << 24)), /another size/],
+        'a link in place of the database': [(folder, names) => {
+            rmSync(join(folder, names[1]));
+            symlinkSync('/etc/passwd', join(folder, names[1]));
+        }, /does not name/],
         'no database': [(_, names) => names.slice(0, 1), /missing/],
         'no manifest': [(_, names) => names.slice(1), /manifest\.json/],
         'a manifest of something else': [(folder) => writeFileSync(join(folder, 'manifest.json'), '{}'), /form/],

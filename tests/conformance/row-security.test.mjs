@@ -73,6 +73,11 @@ describe('every table with a tenant', () => {
     });
     test('no tenant: no rows', () => assert.deepEqual(counts(), each(0)));
     test('wrong tenant: no rows', () => assert.deepEqual(counts({ tenant: 'tenant_nobody' }), each(0)));
+    test('app.backup opens it to the login that owns it, and never to the role that serves', () => {
+        const sum = tables.map((table) => `(SELECT count(*) FROM ${table})`).join(' + ');
+        assert.equal(postgres.sql(`SET app.backup = 'on'; SELECT ${sum}`, weir.env.DATABASE_URL), `${2 * tables.length}`);
+        assert.equal(asApp(`SET LOCAL app.backup = 'on'; SELECT ${sum}`).stdout.trim(), '0');
+    });
     test('a tenant sees its own row and no other', () => {
         assert.deepEqual(counts({ tenant: MINE }), each(1));
         const seen = asApp(tables.map((table) => `SELECT tenant_id FROM ${table}`).join(' UNION '), { tenant: MINE });
