@@ -1,6 +1,6 @@
 # Thin on purpose: meson and ninja build, tools/ and tests/run.mjs do the rest. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help run deps build test test-postgres test-full fault tsan valgrind fuzz console docs bench lint format clean
+.PHONY: help run deps build test test-sqlite test-postgres test-full fault tsan valgrind fuzz console docs bench lint format clean
 
 BUILD      := build
 ASAN       := build-asan
@@ -20,17 +20,22 @@ run: ## install what is missing, build, serve on http://127.0.0.1:8000 with SQLi
 	@WEIR_EGRESS_ALLOW=$${WEIR_EGRESS_ALLOW-127.0.0.1:8000} exec $(BUILD)/weir serve # may call itself, as the worked example does
 
 deps: ## install the Debian packages that building, testing and linting need
-	@tools/deps.sh build test lint
+	@tools/deps.sh build test postgres lint
 
 build: $(BUILD)/build.ninja ## release build: build/weir
 	@ninja -C $(BUILD) -j $(NINJA_JOBS)
 
-test: $(ASAN)/build.ninja ## every test under ASan and UBSan
+test: $(ASAN)/build.ninja ## every test under ASan and UBSan, on SQLite and on a PostgreSQL that is started for it
+	@tools/deps.sh build test postgres
+	@ninja -C $(ASAN) -j $(NINJA_JOBS)
+	@node tests/run.mjs --build $(ASAN) --db both
+
+test-sqlite: $(ASAN)/build.ninja ## the same on SQLite only
 	@tools/deps.sh build test
 	@ninja -C $(ASAN) -j $(NINJA_JOBS)
-	@node tests/run.mjs --build $(ASAN)
+	@node tests/run.mjs --build $(ASAN) --db sqlite
 
-test-postgres: $(ASAN)/build.ninja ## the same on PostgreSQL, which is started for it
+test-postgres: $(ASAN)/build.ninja ## the same on PostgreSQL only
 	@tools/deps.sh build test postgres
 	@ninja -C $(ASAN) -j $(NINJA_JOBS)
 	@node tests/run.mjs --build $(ASAN) --db postgres
