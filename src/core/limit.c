@@ -147,7 +147,7 @@ static void lease_from_now(struct bucket *b, bool leased, double slice)
         return;
     b->leased = leased;
     b->tokens = MIN(b->tokens, slice);
-    b->owed = b->telling = b->pool = 0;
+    b->pool = 0; /* what is owed stays so, until somebody can be told */
     b->empty_until_us = 0;
 }
 
@@ -202,11 +202,13 @@ void limit_leased(u64 hash, const struct limit_rate *r, const struct limit_lease
     struct shard *s = &shards[hash % SHARDS];
     pthread_mutex_lock(&s->lock);
     struct bucket *b = find(s, hash); /* gone: what was leased for it is lost, which errs on the side of the limit */
-    if (b != NULL && b->leased) {
+    if (b != NULL) {
         b->asking = b->asking && lease->alone;
         b->telling = b->asking ? b->telling : 0;
-        b->tokens = MIN(b->tokens + lease->granted, r->burst);
         b->owed += lease->untold;
+    }
+    if (b != NULL && b->leased) { /* else Redis was away meanwhile */
+        b->tokens = MIN(b->tokens + lease->granted, r->burst);
         b->pool = lease->left;
         bool nothing = lease->untold == 0 && lease->granted == 0 && b->tokens < 1 && lease->left < 1;
         double wait_us = r->per_second > 0 ? (1 - lease->left) / r->per_second * SECOND_US : DAY_US;

@@ -118,7 +118,7 @@ describe('with one Redis', { skip: DB !== 'postgres' }, () => {
             for (const { status } of await Promise.all(Array.from({ length: 10 }).flatMap(() => [one, two].map((weir) => weir.anonymous().post(`/api/v1/webhooks/${workflow.id}/${hook.id}`, {}, { raw: true })))))
                 passed += status < 300;
         const seconds = (performance.now() - began) / 1000;
-        assert.ok(passed >= 20 && passed <= 20 * (seconds + 1) + 10, `${passed} in ${seconds} s`);
+        assert.ok(passed >= 20 && passed <= 20 * (seconds + 1) + 20, `${passed} in ${seconds} s: more than the rate, what may be saved up, and a share for each node on credit`);
     });
 });
 
