@@ -57,4 +57,4 @@ void bus_heard(const struct bus_transport *from, str packet);
 void bus_missed(const struct bus_transport *from);
 /* All transports there are, the preferred one first; ends with NULL. In bus.c. bus_start takes these; tests bring others. */
 extern const struct bus_transport *const bus_transports[];
-err bus_start_with(const struct bus_transport *const *transports) MUST;
+err bus_start_with(const struct bus_transport *const *list) MUST;

@@ -243,8 +243,8 @@ static err health_show(struct req *rq)
 {
     struct health *out = NEW(rq->arena, struct health);
     struct dependencies *parts = NEW(rq->arena, struct dependencies);
-    struct dependency *database = NEW_N(rq->arena, struct dependency, 2), *bus = database + 1;
-    if (out == NULL || parts == NULL || database == NULL)
+    struct dependency *database = NEW(rq->arena, struct dependency), *bus = NEW(rq->arena, struct dependency);
+    if (out == NULL || parts == NULL || database == NULL || bus == NULL)
         return ERR_MEMORY;
     check_database(database, rq->now_us);
     parts->database = database;
