@@ -249,7 +249,7 @@ static err put_in_place(struct arena *a, const struct db_options *o, const char 
 
 static err restore(struct arena *a, const struct db_options *o, const char *from, bool force, struct buf *complaint)
 {
-    int lock;
+    int lock = -1;
     TRY(take_lock(a, o, &lock, complaint));
     err e = put_in_place(a, o, from, force, complaint);
     close(lock);
