@@ -489,9 +489,9 @@ struct engine {
     struct arena *arena;
     struct worker *workers;
     u32 worker_count;
-    i64 owner;   /* our incarnation, in the rows of what we have in memory */
-    bool shared; /* other nodes may be on the same database */
-    bool works;  /* by our role: claims what is due, and sends calls */
+    i64 owner;          /* our incarnation, in the rows of what we have in memory */
+    bool shared;        /* other nodes may be on the same database */
+    _Atomic bool works; /* by our role: claims what is due, and sends calls */
     _Atomic u32 live, queued;
     _Atomic bool closing;
     _Atomic u64 started, completed, failed;

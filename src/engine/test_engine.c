@@ -42,11 +42,11 @@ struct house {
     pthread_t thread;
     struct upstream upstream;
     struct engine *engine;
-    const char *definition; /* what `load` gives */
-    const char *child;      /* what it gives for workflow_child */
-    i64 version;            /* of the last start: each has a plan of its own in the cache */
-    int fail_first;         /* upstream: how many calls of /flaky fail */
-    err load_fails;         /* what `load` says instead */
+    const char *_Atomic definition; /* what `load` gives */
+    const char *child;              /* what it gives for workflow_child */
+    i64 version;                    /* of the last start: each has a plan of its own in the cache */
+    int fail_first;                 /* upstream: how many calls of /flaky fail */
+    err load_fails;                 /* what `load` says instead */
     i64 tenant_limit, workflow_limit;
 };
 static struct house house;
