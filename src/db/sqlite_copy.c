@@ -210,23 +210,34 @@ static err sync_folder(struct arena *a, const struct db_options *o, struct buf *
     return good ? OK : failed(complaint, path != NULL ? path : "data folder");
 }
 
-/* The log of the old database must never be applied to the new one: it goes first, after it was written back as far as that is possible. The old database
- * stays beside as weir.db.replaced. */
+/* Beside the database, and applied to whatever is there by its name: what an old one left behind, also one that somebody took away by hand, would
+ * be written over the one that is put there. */
+static err drop_logs(struct arena *a, const struct db_options *o, struct buf *complaint)
+{
+    static const char *const names[] = { "weir.db-wal", "weir.db-shm", "weir.db-journal" };
+    for (size_t i = 0; i < COUNT(names); i++) {
+        const char *path = in_folder(a, o, names[i]);
+        if (path == NULL)
+            return ERR_MEMORY;
+        if (unlink(path) != 0 && errno != ENOENT)
+            return failed(complaint, path);
+    }
+    return OK;
+}
+
+/* The old database stays beside as weir.db.replaced, with what its log held as far as that can be written back. */
 static err put_aside(struct arena *a, const struct db_options *o, const char *file, struct buf *complaint)
 {
-    const char *kept = in_folder(a, o, "weir.db.replaced"), *wal = in_folder(a, o, "weir.db-wal"),
-               *shm = in_folder(a, o, "weir.db-shm");
+    const char *kept = in_folder(a, o, "weir.db.replaced");
     sqlite3 *old = NULL;
-    if (kept == NULL || wal == NULL || shm == NULL)
+    if (kept == NULL)
         return ERR_MEMORY;
     if (sqlite3_open_v2(file, &old, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK)
         sqlite3_exec(old, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
     sqlite3_close(old);
-    if ((unlink(wal) != 0 && errno != ENOENT) || (unlink(shm) != 0 && errno != ENOENT))
-        return failed(complaint, wal);
     if ((unlink(kept) != 0 && errno != ENOENT) || link(file, kept) != 0)
         return failed(complaint, kept);
-    return sync_folder(a, o, complaint);
+    return OK;
 }
 
 static err put_in_place(struct arena *a, const struct db_options *o, const char *from, bool force,
@@ -242,6 +253,8 @@ static err put_in_place(struct arena *a, const struct db_options *o, const char 
     }
     if (there)
         TRY(put_aside(a, o, file, complaint));
+    TRY(drop_logs(a, o, complaint));
+    TRY(sync_folder(a, o, complaint)); /* gone for good before another database has their name */
     if (rename(from, file) != 0)
         return failed(complaint, file);
     return sync_folder(a, o, complaint);

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { chain, createWorkflow, execute, getExecution, transform } from '../lib/flows.mjs';
-import { BINARY, DB, Weir, runWeir } from '../lib/server.mjs';
+import { BINARY, DB, PASSWORD, Weir, runWeir } from '../lib/server.mjs';
 
 const SQLITE = DB === 'sqlite';
 let weir, editor, workflow, first;
@@ -160,6 +160,18 @@ describe('weir restore', () => {
         const next = join(other.folder, 'next');
         done(at(other, ['backup', next]));
         assert.deepEqual(manifest(next).rows, manifest(file).rows, 'a backup of the restored one is the same');
+    });
+
+    test('what the log of a database holds that was taken away by hand is not written over the restored one', { skip: !SQLITE }, async () => {
+        const gone = await Weir.start({ users: false });
+        await gone.anonymous().post('/api/v1/auth/token', { email: 'stale@acme.test', password: PASSWORD }, { expect: 401 });
+        await gone.kill(); // as it leaves its log behind
+        assert.ok(statSync(join(gone.data, 'weir.db-wal')).size > 0);
+        for (const name of ['weir.db', 'weir.db-shm']) rmSync(join(gone.data, name), { force: true });
+        done(at(gone, ['restore', file, '--force']));
+        assert.deepEqual(readdirSync(gone.data).filter((name) => /^weir\.db./.test(name)), []);
+        for (const table of ['login_failures', 'users']) assert.equal(Number(gone.sql(`SELECT count(*) FROM ${table}`)), manifest(file).rows[table], table);
+        gone.discard();
     });
 
     test('not under another SECRET_KEY, but with --force', async () => {
