@@ -659,6 +659,30 @@ static void test_url_host_length(void **state)
         assert_int_equal(url_parse(arena, strf(arena, "http://%0*d/", n, 0), &u), n <= 253 ? OK : ERR_INVALID);
 }
 
+static void test_url_plain(void **state)
+{
+    static const struct {
+        const char *given, *plain;
+    } rows[] = {
+        { "/metrics", "/metrics" },
+        { "/%6detrics", "/metrics" },
+        { "/%6D%65tr%2Dics%7e", "/metr-ics~" },
+        { "/a%2Fb%2fc", "/a%2Fb%2fc" }, /* a slash would part what was one segment */
+        { "/%256d", "/%256d" },         /* once, not until nothing changes */
+        { "/%", "/%" },                 /* bad escapes are the router's to refuse */
+        { "/%6", "/%6" },
+        { "/%zz%6d", "/%zzm" },
+        { "/%00%C3%A9%20", "/%00%C3%A9%20" },
+        { "", "" },
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        str out;
+        assert_int_equal(url_plain(arena, str_of(rows[i].given), &out), OK);
+        if (!str_eq(out, str_of(rows[i].plain)))
+            fail_msg("%s became %.*s", rows[i].given, STR_FMT(out));
+    }
+}
+
 static void test_url_decode(void **state)
 {
     str out;
@@ -793,6 +817,7 @@ int main(void)
         TEST(test_url_defaults),
         TEST(test_url_refuses),
         TEST(test_url_host_length),
+        TEST(test_url_plain),
         TEST(test_url_decode),
         TEST(test_url_form),
         TEST(test_url_form_bound),

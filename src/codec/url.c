@@ -182,6 +182,33 @@ err url_decode(struct arena *a, str text, str *out)
     return decode(a, text, false, out);
 }
 
+/* What the escape at i stands for, if it is one that need not have been; else -1. */
+static int plain_at(str text, size_t i)
+{
+    if (text.p[i] != '%' || i + 2 >= text.n)
+        return -1;
+    int high = hex_value(text.p[i + 1]), low = hex_value(text.p[i + 2]);
+    int byte = high < 0 || low < 0 ? -1 : high << 4 | low;
+    return byte >= 0 && (classes[byte] & UNRESERVED) != 0 ? byte : -1;
+}
+
+err url_plain(struct arena *a, str text, str *out)
+{
+    struct buf b = { .arena = a };
+    if (str_find_char(text, '%', 0) < 0) {
+        *out = text;
+        return OK;
+    }
+    for (size_t i = 0; i < text.n; i++) {
+        int byte = plain_at(text, i);
+        buf_char(&b, byte >= 0 ? (char)byte : text.p[i]);
+        i += byte >= 0 ? 2 : 0;
+    }
+    if (b.fail == OK)
+        *out = buf_view(&b);
+    return b.fail;
+}
+
 static size_t count_pairs(str text)
 {
     size_t n = 0;

@@ -12,6 +12,8 @@ struct url {
 err url_parse(struct arena *a, str text, struct url *out) MUST;
 /* %XX decoded ("+" stays). ERR_DECODE on a bad escape, on %00, or when the result is no UTF-8. */
 err url_decode(struct arena *a, str text, str *out) MUST;
+/* A path in its one spelling (RFC 3986 6.2.2.2): escapes of letters, digits and -._~ say nothing and are undone, all others stay. It is `text` itself where there are none. */
+err url_plain(struct arena *a, str text, str *out) MUST;
 /* application/x-www-form-urlencoded (WHATWG): '&' between pairs, '+' is a blank. At most 1,000 pairs. */
 err url_form(struct arena *a, str text, struct pair **pairs, size_t *count) MUST;
 /* Everything but unreserved characters as %XX. */

@@ -4,6 +4,7 @@
  * every change needs two proofs that one of our pages asked: where the request comes from, and a token that only such a page can know. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "codec/url.h"
 #include "core/auth.h"
 #include "core/nodes.h"
 #include "core/pipeline.h"
@@ -247,7 +248,8 @@ static bool not_here(const struct request_core *c)
 err gate(struct request_core *c)
 {
     struct req *rq = &c->rq;
-    const struct http_request *http = rq->http;
+    struct http_request *http = rq->http;
+    TRY(url_plain(rq->arena, http->path, &http->path)); /* all that looks at it sees what the routes see */
     if (wrong_side(c))
         return problem(rq, &problem_route, "There is nothing at this path");
     err e = lookup(c);

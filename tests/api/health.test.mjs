@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Weir } from '../lib/server.mjs';
+import { Weir, freePort } from '../lib/server.mjs';
 
 let weir, anyone;
 before(async () => {
@@ -106,4 +106,19 @@ test('X-Request-Id comes back when it is sane, and is made when it is not', asyn
     assert.equal(sane.headers.get('x-request-id'), 'abc-123');
     const mad = await anyone.get('/livez', { headers: { 'x-request-id': 'a b"c<'.repeat(100) } });
     assert.match(mad.headers.get('x-request-id'), /^[\w-]{8,64}$/);
+});
+
+test('with WEIR_METRICS_LISTEN the public side has no /metrics, however it is spelled; the other side has nothing else', async (t) => {
+    const port = await freePort();
+    const apart = await Weir.start({ users: false, env: { WEIR_METRICS_LISTEN: `127.0.0.1:${port}` } });
+    t.after(() => apart.stop());
+    for (const path of ['/metrics', '/metrics/', '/%6detrics', '/%6D%65trics/', '/metric%73']) assert.equal((await fetch(apart.base + path)).status, 404, path);
+    for (const path of ['/metrics', '/livez', '/%61pi/v1/info']) assert.equal((await fetch(`http://127.0.0.1:${port}${path}`)).status, path === '/metrics' ? 200 : 404, path);
+});
+
+test('a path in another spelling is the same path: no answer of the API is kept, and what is not there asks for a token', async () => {
+    const known = await fetch(`${weir.base}/%61pi/v1/%69nfo`);
+    assert.deepEqual([known.status, known.headers.get('cache-control')], [200, 'no-store']);
+    assert.equal((await fetch(`${weir.base}/%61pi/v1/nothing`)).status, 401);
+    assert.equal((await fetch(`${weir.base}/api%2Fv1/info`)).status, 404, 'an escaped slash parts nothing');
 });
