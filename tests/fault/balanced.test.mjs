@@ -144,7 +144,9 @@ describe('behind a balancer', { skip }, () => {
                 }
             });
 
-            test('metrics are not for strangers', async () => assert.equal((await client.send('GET', '/metrics')).status, 404));
+            test('metrics are not for strangers', async () => {
+                for (const path of ['/metrics', '/metrics/', '/%6detrics']) assert.equal((await client.send('GET', path)).status, 404, path);
+            });
 
             test('events come while the execution is under way', async () => {
                 const { body } = await client.send('POST', `/api/v1/workflows/${workflow.id}/execute`, { body: { input_data: { n: 1 } }, headers: { prefer: 'respond-async' } });
