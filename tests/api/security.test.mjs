@@ -24,6 +24,10 @@ function titles(file) {
 
 describe('docs/security.md', () => {
     test('has the requirements in its table', () => assert.ok(rows.length >= 30, `${rows.length} rows`));
+    test('counts the forged tokens that auth.test.mjs tries', () => {
+        const tried = readFileSync(join(ROOT, 'tests/api/auth.test.mjs'), 'utf8').split('const forged = {')[1].split('\n    };')[0].match(/^ {8}'[^\n]*': \(\) =>/gm).length;
+        assert.deepEqual([...text.matchAll(/(\d+) forgeries/g)].map(([, n]) => Number(n)), [tried, tried]);
+    });
     for (const [numbers, requirement, proofs] of rows)
         test(`${numbers} ${requirement.slice(0, 60)}`, () => {
             const [older, newer] = numbers.split(' / ');
