@@ -146,6 +146,13 @@ bool gate_allows(struct req *rq, const struct permission *need)
     return caller_may(&rq->who, need);
 }
 
+/* Whoever must set up a second factor may do nothing but that. */
+static bool must_enroll_first(const struct req *rq)
+{
+    const struct permission *need = rq->route->need;
+    return rq->who.must_enroll && need != &in_person && need != &signed_in;
+}
+
 bool gate_still_allows(struct req *rq)
 {
     struct arena_mark mark = arena_mark(rq->arena);
@@ -155,7 +162,8 @@ bool gate_still_allows(struct req *rq)
     rq->now_us = clock_now_us();
     rq->background = true;
     err e = credential_of(rq->http, &c) ? authenticate(rq, &c, &reason) : ERR_UNAUTHORIZED;
-    bool same = caller_may(&rq->who, rq->route->need) && str_eq(rq->who.tenant_id, before.tenant_id);
+    bool same =
+        caller_may(&rq->who, rq->route->need) && !must_enroll_first(rq) && str_eq(rq->who.tenant_id, before.tenant_id);
     rq->who = before;
     arena_rewind(rq->arena, mark);
     return e == OK ? same : e != ERR_UNAUTHORIZED; /* what cannot be looked up now is asked again at the next beat */
@@ -166,7 +174,7 @@ bool gate_still_allows(struct req *rq)
 static err may_pass(struct req *rq)
 {
     const struct permission *need = rq->route->need;
-    if (rq->who.must_enroll && need != &in_person && need != &signed_in)
+    if (must_enroll_first(rq))
         return problem(rq, &problem_totp_setup, "Set it up first: POST /api/v1/auth/2fa/setup");
     if (caller_may(&rq->who, need))
         return OK;

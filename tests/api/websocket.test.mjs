@@ -257,6 +257,17 @@ describe('how it ends', () => {
         assert.equal(await ws.code(25_000), 1008); // looked at each 15 s, with the ping
     });
 
+    test('the tenant asks for a second factor, and there is none: 1008', async () => {
+        const [owner, user] = [await weir.as('owner', 'globex'), await weir.as('editor', 'globex')];
+        const { id } = await createWorkflow(user, chain(http('h', `${upstream.base}/hold/${++serial}`), transform('t')));
+        const { body } = await user.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
+        const ws = await open(events(body.execution_id), { token: user.tokens.access_token });
+        await ws.find('the first event', ({ opcode }) => opcode === OP.TEXT);
+        const { tenant } = (await owner.get('/api/v1/auth/me', { expect: 200 })).body;
+        await owner.patch(`/api/v1/tenants/${tenant.id}`, { require_2fa: true }, { expect: 200 });
+        assert.equal(await ws.code(25_000), 1008);
+    });
+
     test('the server stops: 1001', async () => {
         const own = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
         try {
