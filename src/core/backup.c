@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { EXIT_GOOD, EXIT_FAILED, EXIT_UNREADABLE };
@@ -460,11 +461,27 @@ static err take_file(struct backup *w, struct archive *ar, struct part *p)
                : complain(w, p->name, "is damaged: its checksum is not the manifest's");
 }
 
+/* An archive of a few KiB may say, and keep, that it holds more than there is room for: a full disk would hurt whoever else writes to it. */
+static err check_room(struct backup *w)
+{
+    struct statvfs disk;
+    if (statvfs(w->folder, &disk) != 0)
+        return failed(w, w->folder);
+    i64 room = (i64)MIN((u64)disk.f_bavail * disk.f_frsize, (u64)INT64_MAX);
+    for (u32 i = 0; i < w->manifest.part_count; i++) {
+        if (w->manifest.parts[i].bytes >= room)
+            return complain(w, w->folder, "the disk has no room for what the archive holds");
+        room -= w->manifest.parts[i].bytes;
+    }
+    return OK;
+}
+
 static err take_all(struct backup *w, struct archive *ar)
 {
     struct manifest *m = &w->manifest;
     struct archive_entry *e;
     TRY(read_manifest(w, ar));
+    TRY(check_room(w));
     for (u32 i = 0; i < m->part_count; i++) {
         int rc = archive_read_next_header(ar, &e);
         if (rc != ARCHIVE_OK)

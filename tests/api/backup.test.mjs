@@ -191,6 +191,10 @@ describe('weir restore', () => {
             writeFileSync(path, bytes);
         }, /checksum/],
         'more than the manifest says': [(folder, names) => writeFileSync(join(folder, names[1]), Buffer.alloc(1 << 24)), /another size/],
+        'more than the disk has room for, as the manifest says, too': [(folder) => {
+            const path = join(folder, 'manifest.json');
+            writeFileSync(path, readFileSync(path, 'utf8').replace(/"bytes":\d+/, '"bytes":9000000000000000000'));
+        }, /no room/],
         'a link in place of the database': [(folder, names) => {
             rmSync(join(folder, names[1]));
             symlinkSync('/etc/passwd', join(folder, names[1]));
