@@ -198,7 +198,7 @@ bool db_has_others(const struct db *db);
 /* News between them. `heard` is called on a thread of the store's, also for what this process says; STR_NONE: it listens, from now on or again, and what was said
  * before has not been heard. The thread connects again by itself. Once per store; ERR_INTERNAL where there are no others. */
 err db_listen(struct db *db, void (*heard)(str text)) MUST;
-void db_listen_end(struct db *db);
+void db_listen_end(struct db *db); /* another thread may go on saying something */
 bool db_listening(const struct db *db);
 /* From one thread at a time, never inside a transaction; waits for a second at most. The text is UTF-8 without NUL. */
 enum { DB_NEWS_MAX = 7999 };

@@ -723,6 +723,7 @@ static void postgres_close(struct db *base)
     struct postgres *db = postgres_of(base);
     postgres_thread_end(base);
     postgres_listen_end(base);
+    pg_close(db->news_says); /* not with the listener: who says something goes on for a while after it */
     pg_writers_stop(db);
     pthread_mutex_lock(&db->pool);
     db->closing = true;

@@ -118,8 +118,6 @@ void postgres_listen_end(struct db *base)
         close(db->news_end);
         db->news_runs = false;
     }
-    pg_close(db->news_says);
-    db->news_says = NULL;
 }
 
 bool postgres_listening(const struct db *base)

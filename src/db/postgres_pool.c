@@ -114,8 +114,10 @@ static err take_place(struct postgres *db, i64 deadline_us, struct pg_conn **out
     while (e == OK && db->idle == NULL && db->open >= most)
         e = wait_freed(db, deadline_us) ? OK : ERR_BUSY;
     *out = e == OK && db->idle != NULL ? pop(db) : NULL;
-    if (e == OK && *out == NULL && clock_mono_us() < db->down_until_us)
+    if (e == OK && *out == NULL && clock_mono_us() < db->down_until_us) {
         e = ERR_UNAVAILABLE;
+        pthread_cond_signal(&db->freed); /* the place stays free: whoever waits behind us need not */
+    }
     if (e == OK && *out == NULL)
         db->open++;
     pthread_mutex_unlock(&db->pool);

@@ -756,6 +756,13 @@ static void test_news_are_bounded(void **state)
     pthread_mutex_unlock(&news.lock);
     db_listen_end(s->db);
     assert_false(db_listening(s->db));
+    /* another thread may be saying something at this moment */
+    assert_int_equal(test_store_admin(s->place.database,
+                                      "DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname ="
+                                      " current_database() AND query LIKE 'SELECT pg_notify%')"
+                                      " THEN RAISE EXCEPTION 'what speaks was closed'; END IF; END $$"),
+                     0);
+    assert_int_equal(db_notify(s->db, S("nobody hears this")), OK);
 }
 
 /* A failure is told to the caller, and the next attempt finds a new connection. */
