@@ -111,7 +111,7 @@ static struct {
     pthread_t thread;
     bool started, stopping, early;
     _Atomic i64 incarnation, held_until_us; /* the latter by clock_mono_us */
-    _Atomic u32 alive;
+    _Atomic u32 alive, term;
     char id[NODE_ID_MAX + 1], cluster[2 * CLUSTER_BYTES + 1], host[HOST_MAX + 1];
     struct arena *arena; /* of the list; under the lock, as the list is */
     struct node *list;
@@ -179,7 +179,12 @@ str nodes_cluster(void)
 
 bool node_lease_held(i64 mono_us)
 {
-    return mono_us < atomic_load_explicit(&nodes.held_until_us, memory_order_relaxed);
+    return mono_us < atomic_load_explicit(&nodes.held_until_us, memory_order_acquire);
+}
+
+u32 node_lease_term(void)
+{
+    return atomic_load(&nodes.term);
 }
 
 u32 nodes_alive(void)
@@ -355,10 +360,12 @@ static void count(const char *outcome)
     metric_add(&heartbeats, labels, 1);
 }
 
-/* The lease counts from before the statement was sent: the database has counted from later. */
+/* The lease counts from before the statement was sent: the database has counted from later. The new term first: who sees the lease held sees that too. */
 static void renewed(i64 from_us)
 {
     i64 until_us = from_us + lease_us() - lease_us() / MARGIN_PART;
+    if (!node_lease_held(clock_mono_us()))
+        atomic_fetch_add(&nodes.term, 1);
     atomic_store(&nodes.held_until_us, until_us);
     if (nodes.said_lost)
         LOG(LOG_WARN, "nodes.lease_held_again", LOG_STR("node", node_id()), LOG_INT("incarnation", node_incarnation()));

@@ -27,6 +27,8 @@ str nodes_cluster(void);
 /* Whether the last heartbeat (by the clock that no one sets: clock_mono_us) is younger than the lease less a margin. When it is not, another node may take our work
  * any moment: nothing is claimed, and no effect begun. */
 bool node_lease_held(i64 mono_us);
+/* Grows each time that the lease is held again after a while in which it was not: what was this node's in an earlier term may have been taken over since. */
+u32 node_lease_term(void);
 /* By the last heartbeat, this one included; 1 on SQLite. */
 u32 nodes_alive(void);
 /* Whether there can be others at all: PostgreSQL. */

@@ -533,6 +533,23 @@ static void test_a_lease_that_ran_out_is_renewed(void **state)
     nodes_stop();
 }
 
+/* Nobody could renew it for longer than it lasts: what was ours before must not be taken for ours. */
+static void test_a_lease_that_was_lost_begins_a_new_term(void **state)
+{
+    app.config.lease_s = 3;
+    start(OK, "");
+    u32 before = node_lease_term();
+    admin("DO $$ BEGIN LOCK TABLE nodes IN EXCLUSIVE MODE; PERFORM pg_sleep(3); END $$");
+    for (u32 i = 0; i < 20000 && (!node_lease_held(clock_mono_us()) || node_lease_term() == before); i++)
+        nanosleep(&(struct timespec){ .tv_nsec = 1000 * 1000 }, NULL);
+    assert_true(node_lease_held(clock_mono_us()));
+    assert_int_equal(node_lease_term(), before + 1);
+    nodes_stop();
+    start(OK, "");
+    assert_int_equal(node_lease_term(), before + 2);
+    nodes_stop();
+}
+
 /* After a connection that could not be made nobody tries another one for a quarter of a second. */
 static err start_again(enum fault_kind fault, i64 n)
 {
@@ -595,6 +612,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_a_node_ends_its_older_self),
         WITH_STORE(test_keys_must_agree),
         WITH_STORE(test_a_lease_that_ran_out_is_renewed),
+        WITH_STORE(test_a_lease_that_was_lost_begins_a_new_term),
         WITH_STORE(test_nth_failure_of_a_start),
     };
     return on_postgres ? cmocka_run_group_tests(together, NULL, NULL) : cmocka_run_group_tests(alone, NULL, NULL);

@@ -4,6 +4,7 @@
  * Users of a call: the run; its way, from being sent until the worker has looked at what it brought; and a cancellation on its way to the loop. A run that is killed does not
  * wait for its calls, so what comes back is matched by the execution's id and not by a pointer, and on the loop nothing of the run may be touched. */
 #include "engine/internal.h"
+#include "core/nodes.h"
 
 #include <stdatomic.h>
 
@@ -15,8 +16,8 @@ struct call {
     struct engine *engine;
     struct worker *worker;
     str execution_id;
-    struct run_step *step; /* the run's: only while that is alive */
-    u32 loop;
+    struct run_step *step;       /* the run's: only while that is alive */
+    u32 loop, term;              /* term: of the node's lease, see struct run */
     struct message send, cancel; /* to the loop */
     bool running, cancelled;     /* the loop's */
     bool cancel_asked;           /* the worker's: the message is embedded, so it goes once */
@@ -74,10 +75,12 @@ static void refuse(struct call *c, err e, const char *code, str detail)
     on_answer(c, &(struct client_answer){ .error = e, .code = code, .detail = detail });
 }
 
-/* The last moment to find out that the execution may be another node's by now. */
-static bool may_send(void *engine)
+/* The last moment to find out that the execution may be another node's by now: when the lease is not held, and when it was not for a while since the row was last written. One
+ * that stood still for a minute has its lease back before its worker writes again, and another node may have recorded this step's result. */
+static bool may_send(void *call)
 {
-    return spread_may_act(engine);
+    const struct call *c = call;
+    return spread_may_act(c->engine) && c->term == node_lease_term();
 }
 
 static void on_send(struct message *m)
@@ -111,7 +114,7 @@ static err copy_request(struct call *c, const struct client_request *from)
     struct pair *headers = NEW_N(c->arena, struct pair, from->header_count);
     c->request = *from;
     c->request.may_send = may_send;
-    c->request.may_ctx = c->engine;
+    c->request.may_ctx = c;
     c->request.method = str_dup(c->arena, from->method);
     c->request.url = str_dup(c->arena, from->url);
     if (from->body.p != NULL)
@@ -140,6 +143,7 @@ err call_send(struct engine *e, struct run *r, struct run_step *s,
                         .worker = r->worker,
                         .execution_id = str_dup(a, r->id),
                         .step = s,
+                        .term = r->term,
                         .loop = r->worker->index % e->options.loop_count };
     c->send.run = on_send;
     c->cancel.run = on_cancel;

@@ -187,7 +187,7 @@ static void release_run_plan(void *run) /* it is known later than its arena */
     plan_release(((struct run *)run)->plan);
 }
 
-static bool take_claim(struct engine *e, const struct claim *c)
+static bool take_claim(struct engine *e, const struct claim *c, u32 term)
 {
     struct arena *a = arena_new(RUN_BYTES);
     struct run *r = a != NULL ? NEW(a, struct run) : NULL;
@@ -208,6 +208,7 @@ static bool take_claim(struct engine *e, const struct claim *c)
                        .slot.state = c->slot_state,
                        .hydrate = true,
                        .recorded = true,
+                       .term = term,
                        .state = RUN_RUNNING,
                        .told_start = c->started_at != 0 };
     bool good = copy(a, &r->id, c->id) && copy(a, &r->tenant_id, c->tenant_id) &&
@@ -228,9 +229,9 @@ static bool take_claim(struct engine *e, const struct claim *c)
 static err claim_batch(struct engine *e, struct arena *a, u32 want)
 {
     struct claim *list;
-    u32 n = 0, taken = 0;
+    u32 n = 0, taken = 0, term = node_lease_term();
     TRY(journal_claim(e, a, clock_now_us(), want, &e->scheduler.turn, &list, &n));
-    while (taken < n && take_claim(e, &list[taken]))
+    while (taken < n && take_claim(e, &list[taken], term))
         taken++;
     while (
         taken < n &&

@@ -165,6 +165,7 @@ struct run {
     bool hydrate;    /* comes from the database: read its journal first */
     bool detached;   /* to be told when queued */
     bool recorded;   /* its row is on disk */
+    u32 term;        /* of the node's lease, when it was last known to be ours */
     bool lost;       /* somebody else has it, or the engine closes: nothing is written any more */
     bool poked;      /* a child may have ended, or somebody has answered a step that waits for a person */
     bool cancelling; /* somebody asked for its end: the next time it is not being written */
@@ -312,6 +313,7 @@ struct write {
     struct engine *engine;
     struct run *run;
     bool final, insert, responded;
+    u32 term; /* of the node's lease, before it */
     struct execution_row {
         str status, output_data, error, step_executions;
         i64 due_at; /* 0 = NULL */

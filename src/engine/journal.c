@@ -6,6 +6,7 @@
 #include "engine/internal.h"
 #include "base/clock.h"
 #include "codec/time.h"
+#include "core/nodes.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -531,7 +532,8 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
                              .engine = engine,
                              .run = r,
                              .final = final,
-                             .insert = !r->recorded };
+                             .insert = !r->recorded,
+                             .term = node_lease_term() };
         w->row.due_at = due_at;
         e = make_row(a, r, w);
     }

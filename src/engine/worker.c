@@ -438,6 +438,7 @@ static void written(struct worker *w, struct run *r)
     if (r->write->woken)
         engine_due(w->engine, r->last_us);
     r->recorded = true;
+    r->term = r->write->term;
     r->write_failures = 0;
     if (!r->lost)
         run_publish(r);
