@@ -5,7 +5,8 @@
  * bring it back; that holds as well when Redis throws the key out or it ends by itself, which a counter of generations would not survive. The hash ends HOT_LIFE_S after
  * its first lease, whatever is stored in it later.
  *
- * What lies there is sealed with a key of SECRET_KEY's for this version of the program and bound to its name: who can write to Redis can cause misses, and nothing else. */
+ * What lies there is sealed with a key of SECRET_KEY's for this version of the program, bound to its name and dated by its lease: who can write to Redis can cause misses and
+ * give back an answer of the last HOT_LIFE_S seconds, and nothing else. Nodes whose clocks are further apart than that do not believe each other, which costs misses. */
 #include "core/hot.h"
 
 #include "base/clock.h"
@@ -26,6 +27,9 @@ enum {
     NONCE = crypto_aead_xchacha20poly1305_ietf_NPUBBYTES,
     TAG = crypto_aead_xchacha20poly1305_ietf_ABYTES,
     TOKEN_BYTES = 12,
+    DATE_BYTES = 8,
+    HEAD_BYTES = DATE_BYTES + ETAG_BYTES, /* in front of a kept body */
+    LIFE_US = HOT_LIFE_S * 1000000,
     LATE_DOUBT_US = 1000000,
     DOUBT_US = (HOT_LIFE_S + 1) * 1000000, /* a second more: clocks of two machines run differently fast */
 };
@@ -49,6 +53,7 @@ struct hot_state {
     struct request_core *core;
     str key, field, lease;
     char token[2 * TOKEN_BYTES];
+    i64 asked_us; /* by the wall clock: before the lease was asked for */
     bool leased;
 };
 
@@ -137,37 +142,48 @@ static str bound_to(struct arena *a, const struct hot_state *s)
     return strf(a, "%.*s\n%.*s", STR_FMT(s->key), STR_FMT(s->field));
 }
 
-/* nonce, then sealed: the ETag (blanks: none) and the body. */
+/* In this machine's order of bytes: nodes that differ in that believe each other nothing. */
+static bool is_fresh(const u8 *date)
+{
+    i64 kept_us, now_us = clock_now_us();
+    memcpy(&kept_us, date, DATE_BYTES);
+    return now_us - kept_us < LIFE_US && kept_us - now_us < LIFE_US;
+}
+
+/* nonce, then sealed: when, the ETag (blanks: none) and the body. */
 static str seal(struct request_core *c, const struct hot_state *s, str body)
 {
     struct arena *a = c->rq.arena;
     str with = bound_to(a, s);
-    size_t n = ETAG_BYTES + body.n;
+    size_t n = HEAD_BYTES + body.n;
     u8 *out = arena_alloc(a, NONCE + n + TAG), *plain = arena_alloc(a, n);
     if (with.p == NULL || out == NULL || plain == NULL)
         return STR_NONE;
-    memset(plain, ' ', ETAG_BYTES);
+    memcpy(plain, &s->asked_us, DATE_BYTES);
+    memset(plain + DATE_BYTES, ' ', ETAG_BYTES);
     if (c->has_etag)
-        memcpy(plain, c->etag, ETAG_BYTES);
-    memcpy(plain + ETAG_BYTES, body.p, body.n);
+        memcpy(plain + DATE_BYTES, c->etag, ETAG_BYTES);
+    memcpy(plain + HEAD_BYTES, body.p, body.n);
     rng_bytes(out, NONCE);
     crypto_aead_xchacha20poly1305_ietf_encrypt(out + NONCE, NULL, plain, n, (const u8 *)with.p, with.n, NULL, out,
                                                hot.key);
     return (str){ (const char *)out, NONCE + n + TAG };
 }
 
+/* ETag and body. */
 static str unseal(struct arena *a, const struct hot_state *s, str sealed)
 {
-    if (sealed.n < NONCE + ETAG_BYTES + TAG || sealed.n > NONCE + ETAG_BYTES + HOT_ANSWER_MAX + TAG)
+    if (sealed.n < NONCE + HEAD_BYTES + TAG || sealed.n > NONCE + HEAD_BYTES + HOT_ANSWER_MAX + TAG)
         return STR_NONE;
     str with = bound_to(a, s);
     u8 *out = arena_alloc(a, sealed.n);
     const u8 *p = (const u8 *)sealed.p;
     if (with.p == NULL || out == NULL ||
         crypto_aead_xchacha20poly1305_ietf_decrypt(out, NULL, NULL, p + NONCE, sealed.n - NONCE, (const u8 *)with.p,
-                                                   with.n, p, hot.key) != 0)
+                                                   with.n, p, hot.key) != 0 ||
+        !is_fresh(out))
         return STR_NONE;
-    return (str){ (const char *)out, sealed.n - NONCE - TAG };
+    return (str){ (const char *)out + DATE_BYTES, sealed.n - NONCE - DATE_BYTES - TAG };
 }
 
 /* -- reading ------------------------------------------------------------------------------------------------------- */
@@ -191,6 +207,7 @@ static void ask_lease(struct hot_state *s)
     u8 bytes[TOKEN_BYTES];
     char life[16];
     rng_bytes(bytes, sizeof bytes);
+    s->asked_us = clock_now_us();
     str token = hex_encode(s->core->rq.arena, (str){ (const char *)bytes, sizeof bytes });
     if (token.p != NULL)
         memcpy(s->token, token.p, sizeof s->token);

@@ -195,6 +195,21 @@ describe('two nodes with one Redis', { skip: DB !== 'postgres' }, () => {
         assert.ok(left > 0 && left <= 10_000, `${left} ms`);
     });
 
+    test('an answer that somebody has put aside is not believed when its time is over', async () => {
+        const { id } = await workflow(first, 'Before');
+        const path = `/api/v1/workflows/${id}`;
+        await warm(id);
+        const [key] = redis.keys(`*${id}`);
+        redis.ask('COPY', key, 'aside');
+        redis.ask('PERSIST', 'aside');
+        redis.ask('COPY', key, 'as-long-as-it');
+        await first.patch(path, { name: 'After' }, { expect: 200 });
+        await until('its time is over', () => redis.ask('EXISTS', 'as-long-as-it') === '0', { within_ms: 20_000 });
+        redis.ask('COPY', 'aside', key, 'REPLACE');
+        assert.equal((await second.get(path, { expect: 200 })).body.name, 'After');
+        redis.ask('DEL', 'aside', key);
+    });
+
     test('a value that somebody else put there is not believed', async () => {
         const { id } = await workflow(first, 'True');
         const { id: other } = await workflow(first, 'Other');
