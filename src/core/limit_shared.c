@@ -208,8 +208,9 @@ static void on_decided(struct redis_call *call, err outcome, const struct redis_
     if (!read_lease(outcome, answer, &got))
         return decide_alone(d);
     bool in = got.granted >= 1;
-    double left = MAX(got.left, 0.0), missing = in ? d->rate.burst - left : 1 - got.left;
-    limit_tell(&d->core->rq, d->policy, (i64)left, (i64)(missing / d->rate.per_second) + 1);
+    double left = MIN(MAX(got.left, 0.0), d->rate.burst), missing = in ? d->rate.burst - left : 1 - got.left;
+    double wait_s = MIN(missing / d->rate.per_second, (double)DAY_US / SECOND_US); /* whatever lies in Redis */
+    limit_tell(&d->core->rq, d->policy, (i64)left, (i64)wait_s + 1);
     got.granted -= in; /* this request's own */
     limit_leased(str_hash(d->bucket), &d->rate, &got, clock_now_us());
     decided(d, in ? OK : ERR_LIMIT);
