@@ -1,19 +1,30 @@
 /* bus_redis.c - the bus by Redis: one channel for the nodes of a database, and a thread with a loop of its own that has a connection to publish and one to listen.
  *
  * A loop of its own, and not one of those that serve: what is heard wakes much, and a packet must not wait behind requests. It is preferred to NOTIFY, which makes every commit of PostgreSQL that
- * tells something wait for the one before. Publishing is acknowledged once Redis has handed the packet to all who listen; who did not, hears of it when it listens again. */
+ * tells something wait for the one before. Packets are sealed, since who can write to a Redis must not make events for our clients, nor who reads it learn what theirs are; the key comes from what
+ * was made with the database, since SECRET_KEY changes one node after another. Publishing is acknowledged once Redis has handed the packet to all who listen; who did not, hears of it when it listens again. */
 #include "core/bus_redis.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/rng.h"
+#include "codec/hash.h"
 #include "core/app.h"
 #include "core/nodes.h"
 #include "core/shared.h"
 
 #include <pthread.h>
+#include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
+enum {
+    KEY = crypto_aead_xchacha20poly1305_ietf_KEYBYTES,
+    NONCE = crypto_aead_xchacha20poly1305_ietf_NPUBBYTES,
+    TAG = crypto_aead_xchacha20poly1305_ietf_ABYTES,
+    SEALED_MAX = NONCE + BUS_PACKET_MAX + TAG,
+};
 enum { OWN_LOOP = 1 << 16 /* an index that no serving loop has */, SEND_US = 1000 * 1000 };
 
 struct parcel { /* on the stack of who waits for it */
@@ -28,6 +39,7 @@ static struct {
     struct redis *speaker, *listener;
     pthread_t thread;
     char channel[64];
+    u8 key[KEY];
     atomic_bool speaks, hears;
     bool deaf; /* the loop's */
     pthread_mutex_t lock;
@@ -46,10 +58,16 @@ static void listener_changed(void *ctx, enum redis_state now, const char *why)
         bus_missed(&bus_redis);
 }
 
-static void heard(void *ctx, str packet)
+/* What was not sealed by one of us is nobody's news. */
+static void heard(void *ctx, str sealed)
 {
-    if (!way.deaf && packet.n <= BUS_PACKET_MAX)
-        bus_heard(&bus_redis, packet);
+    u8 packet[BUS_PACKET_MAX];
+    const u8 *p = (const u8 *)sealed.p;
+    if (way.deaf || sealed.n < NONCE + TAG || sealed.n > SEALED_MAX ||
+        crypto_aead_xchacha20poly1305_ietf_decrypt(packet, NULL, NULL, p + NONCE, sealed.n - NONCE,
+                                                   (const u8 *)way.channel, strlen(way.channel), p, way.key) != 0)
+        return;
+    bus_heard(&bus_redis, (str){ (const char *)packet, sealed.n - NONCE - TAG });
 }
 
 /* -- sending ------------------------------------------------------------------------------------------------------- */
@@ -92,7 +110,15 @@ static err on_loop(void (*run)(struct message *m), str packet)
 
 static err send_packet(str packet)
 {
-    return atomic_load(&way.speaks) ? on_loop(publish, packet) : ERR_UNAVAILABLE;
+    u8 sealed[SEALED_MAX];
+    if (!atomic_load(&way.speaks))
+        return ERR_UNAVAILABLE;
+    if (packet.n > BUS_PACKET_MAX)
+        return ERR_TOO_LARGE;
+    rng_bytes(sealed, NONCE);
+    crypto_aead_xchacha20poly1305_ietf_encrypt(sealed + NONCE, NULL, (const u8 *)packet.p, packet.n,
+                                               (const u8 *)way.channel, strlen(way.channel), NULL, sealed, way.key);
+    return on_loop(publish, (str){ (const char *)sealed, NONCE + packet.n + TAG });
 }
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
@@ -124,6 +150,7 @@ static err open_connections(void)
     const struct redis_channel channel = { .name = way.channel, .heard = heard };
     struct buf b = { .p = way.channel, .cap = sizeof way.channel, .max = sizeof way.channel - 1 };
     shared_put_prefix(&b, "bus");
+    hash_hkdf_sha256(nodes_cluster(), S("bus by redis"), way.key, sizeof way.key);
     way.speaker = redis_new(way.loop, shared_address(), (struct redis_watch){ speaker_changed, NULL });
     way.listener =
         redis_new_listener(way.loop, shared_address(), (struct redis_watch){ listener_changed, NULL }, &channel);

@@ -97,6 +97,18 @@ describe('two nodes with one Redis', { skip: DB !== 'postgres' }, () => {
         assert.equal(await metric(one, 'weir_bus_up'), 1);
     });
 
+    test('news that no node has said are not heard', async () => {
+        const heard = () => metric(two, 'weir_bus_packets_heard_total', 'transport="redis"');
+        const [channel] = redis.ask('PUBSUB', 'CHANNELS', 'weir:*:bus:').split('\n');
+        const before = (await heard()) ?? 0;
+        for (let n = 1; n <= 50; n++) assert.equal(redis.ask('PUBLISH', channel, `9999 ${n}\ncaches 1 *\n`), '2');
+        for (const hostile of ['', 'x', 'y'.repeat(24 + 7900 + 16), 'z'.repeat(24 + 7900 + 17)]) redis.ask('PUBLISH', channel, hostile);
+        const { id } = await workflow(first);
+        await first.patch(`/api/v1/workflows/${id}`, { is_active: false }, { expect: 200 });
+        await until('the second node has heard the first', async () => ((await heard()) ?? 0) > before);
+        assert.ok((await heard()) < before + 50, 'but nobody else');
+    });
+
     test('what one node read, the other answers from Redis: the same bytes, the same ETag', async () => {
         const { id } = await workflow(first);
         const read = await first.get(`/api/v1/workflows/${id}`, { expect: 200 });
