@@ -292,12 +292,19 @@ static bool asks_children(const struct write *w)
     return w->final && !w->insert && (w->run->plan->spawns || w->run->root == NULL);
 }
 
-/* Most writes do: they may share a transaction with those of other runs. */
+/* Most writes do: they take no turn. */
 static bool only_sends(const struct write *w)
 {
     const struct run *r = w->run;
     bool counts = r->slot.ask || r->slot.key.p != NULL;
     return w->child_count == 0 && w->failure.handler == NULL && r->replays.p == NULL && !counts && !asks_children(w);
+}
+
+/* Whether it changes no row but its own run's, so that it may share a transaction with those of other runs. Two transactions of many ends each would change the rows of the same
+ * parents in different orders, and wait for each other. */
+static bool is_apart(const struct write *w)
+{
+    return w->abandoned_count == 0 && !(w->final && w->run->parent_step.p != NULL);
 }
 
 static err write_children(struct write *w, struct tx *tx)
@@ -541,7 +548,8 @@ err journal_write(struct engine *engine, struct run *r, bool final, i64 due_at,
         e = outcome_prepare(r, w);
     if (e == OK) {
         w->job.tenant = r->tenant_id;
-        w->job.loose = w->job.shared = only_sends(w); /* the fence stands in the statements */
+        w->job.loose = only_sends(w); /* the fence stands in the statements */
+        w->job.shared = w->job.loose && is_apart(w);
         r->write = w;
         r->writing = true; /* before the writer can answer */
         r->message.run = back;
