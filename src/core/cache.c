@@ -18,8 +18,8 @@ struct entry {
     struct entry *next, *newer, *older;
     str key;
     u64 hash, epoch;
-    i64 put_us,
-        put_mono_us; /* the latter where there may be other nodes: a clock that is set back must not keep anything alive */
+    i64 put_us;
+    i64 read_us; /* where there may be other nodes: from before the read, by a clock that nobody sets back */
     const void *value;
     struct held *held;
 };
@@ -32,6 +32,7 @@ struct table {
 };
 struct local {
     struct table *tables;
+    i64 asked_us;        /* when the epoch was last asked for: before the database was read for what is put next */
     struct arena *limbo; /* handed over but not remembered: valid until the next put, as promised */
 };
 static _Thread_local struct local local;
@@ -104,17 +105,26 @@ static void drop(struct table *t, struct entry *e)
     release(e->held);
 }
 
+/* Counts for all caches; it only rises, as each cache's own does, so their sum is another one after either did. */
+static _Atomic u64 everything;
+
+static u64 epoch_of(const struct cache *c)
+{
+    return atomic_load_explicit(&c->epoch, memory_order_acquire) +
+           atomic_load_explicit(&everything, memory_order_acquire);
+}
+
 static bool is_old(const struct cache *c, const struct entry *e, i64 now_us)
 {
     if (c->life_us != 0 && now_us - e->put_us >= c->life_us)
         return true;
-    return !c->constant && nodes_possible() && clock_mono_us() - e->put_mono_us >= CACHE_SHARED_LIFE_MS * 1000;
+    return !c->constant && nodes_possible() && clock_mono_us() - e->read_us >= CACHE_SHARED_LIFE_MS * 1000;
 }
 
 const void *cache_get(struct cache *c, str key, i64 now_us)
 {
     struct entry *e = find(c, key);
-    bool good = e != NULL && e->epoch == cache_epoch(c) && !is_old(c, e, now_us);
+    bool good = e != NULL && e->epoch == epoch_of(c) && !is_old(c, e, now_us);
     atomic_fetch_add_explicit(good ? &c->hits : &c->misses, 1, memory_order_relaxed);
     if (!good)
         return NULL;
@@ -124,13 +134,10 @@ const void *cache_get(struct cache *c, str key, i64 now_us)
     return e->value;
 }
 
-/* Counts for all caches; it only rises, as each cache's own does, so their sum is another one after either did. */
-static _Atomic u64 everything;
-
 u64 cache_epoch(struct cache *c)
 {
-    return atomic_load_explicit(&c->epoch, memory_order_acquire) +
-           atomic_load_explicit(&everything, memory_order_acquire);
+    local.asked_us = nodes_possible() ? clock_mono_us() : 0;
+    return epoch_of(c);
 }
 
 static void heard(str name);
@@ -197,14 +204,14 @@ void cache_put(struct cache *c, str key, const void *entry, struct arena *owner,
     struct table *t = table_of(c);
     if (t == NULL && c->capacity > 0)
         t = table_new(c);
-    struct entry *e = t == NULL || epoch_before != cache_epoch(c) ? NULL : entry_new(owner, key, entry);
+    struct entry *e = t == NULL || epoch_before != epoch_of(c) ? NULL : entry_new(owner, key, entry);
     if (e == NULL) {
         local.limbo = owner;
         return;
     }
     e->epoch = epoch_before;
     e->put_us = now_us;
-    e->put_mono_us = nodes_possible() ? clock_mono_us() : 0;
+    e->read_us = local.asked_us;
     insert(t, e);
 }
 

@@ -47,7 +47,7 @@ u64 cache_epoch(struct cache *c);
 void cache_put(struct cache *c, str key, const void *entry, struct arena *owner, u64 epoch_before, i64 now_us);
 /* Keeps the arena of an entry that cache_get gave alive until `a` ends. ERR_NOT_FOUND when it is not remembered. */
 err cache_keep(struct cache *c, str key, struct arena *a) MUST;
-enum { CACHE_SHARED_LIFE_MS = 900 }; /* the rest of the second is for the read that made the entry */
+enum { CACHE_SHARED_LIFE_MS = 900 }; /* from before the read that made the entry */
 /* From any thread, after the commit (req_after). */
 void cache_forget(struct cache *c);
 /* Every cache at once: for what decides over all of them, as a tenant that is suspended. As req_after wants it: the argument is not used. */

@@ -784,6 +784,18 @@ static void test_shared_caches_live_short(void **state)
     cache_thread_end();
 }
 
+/* What took long to read is as old as its reading. */
+static void test_shared_caches_count_from_before_the_read(void **state)
+{
+    u64 epoch = cache_epoch(&shared_cache);
+    i64 from_us = clock_mono_us();
+    while (clock_mono_us() - from_us < CACHE_SHARED_LIFE_MS * 1000)
+        nanosleep(&(struct timespec){ .tv_nsec = 1000 * 1000 }, NULL);
+    put(&shared_cache, S("slow"), epoch, 0);
+    assert_null(cache_get(&shared_cache, S("slow"), 0));
+    cache_thread_end();
+}
+
 static void wait_for_epoch_after(u64 before)
 {
     i64 until = clock_mono_us() + 20 * SECOND_US;
@@ -1301,6 +1313,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_an_outcome_of_a_former_owner_is_void),
         WITH_STORE(test_who_may_not_claim_does_not),
         WITH_STORE(test_shared_caches_live_short),
+        WITH_STORE(test_shared_caches_count_from_before_the_read),
         WITH_STORE(test_other_nodes_make_forget),
         WITH_STORE(test_events_between_nodes),
     };
