@@ -189,14 +189,15 @@ static err set_up(struct postgres *db, struct pg_conn *c, i64 deadline_us)
 {
     char text[SETUP_BYTES];
     i64 statement_ms = db->base.options.statement_us / 1000;
-    snprintf(text, sizeof text,
-             "SET search_path = public; SET client_encoding = 'UTF8'; SET timezone = 'UTC'; SET jit = off; SET enable_seqscan = off;"
-             "SET default_transaction_isolation = 'repeatable read';"
-             "SET statement_timeout = %lld; SET idle_in_transaction_session_timeout = %lld;"
-             "SELECT set_config('role', rolname, false) FROM pg_catalog.pg_roles WHERE rolname = '" APP_ROLE "'"
-             " AND pg_has_role(session_user, oid, 'MEMBER')"
-             " AND has_table_privilege(oid, to_regclass('public.schema_migrations'), 'SELECT')",
-             (long long)statement_ms, (long long)(2 * statement_ms));
+    snprintf(
+        text, sizeof text,
+        "SET search_path = public; SET client_encoding = 'UTF8'; SET timezone = 'UTC'; SET jit = off; SET enable_seqscan = off;"
+        "SET default_transaction_isolation = 'repeatable read';"
+        "SET statement_timeout = %lld; SET idle_in_transaction_session_timeout = %lld;"
+        "SELECT set_config('role', rolname, false) FROM pg_catalog.pg_roles WHERE rolname = '" APP_ROLE "'"
+        " AND pg_has_role(session_user, oid, 'MEMBER')"
+        " AND has_table_privilege(oid, to_regclass('public.schema_migrations'), 'SELECT')",
+        (long long)statement_ms, (long long)(2 * statement_ms));
     TRY(simple(c, NULL, "set up", text, deadline_us, NULL));
     if (PQenterPipelineMode(c->pg) == 0)
         return ERR_UNAVAILABLE;
