@@ -108,7 +108,7 @@ try {
     await startPostgres();
     if (whole) sums.push(unitTests());
     for (const db of DATABASES) {
-        sums.push(nodeTests('api', db, 2));
+        sums.push(nodeTests('api', db, 4));
         sums.push(nodeTests('fault', db, 1)); // alone: they measure how soon things go on
     }
     if (postgres) sums.push(nodeTests('conformance', 'postgres', 1));
