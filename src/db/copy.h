@@ -18,7 +18,7 @@ struct invariant {
 /* Texts of a table that must be JSON, or nothing. */
 #define INVARIANT_JSON(id, table, column, key)   \
     INVARIANT(id, #table "." #column " is JSON", \
-              "SELECT " #key " AS what FROM " #table " WHERE NOT json_valid(" #column ")")
+              "SELECT " #key " AS what FROM " #table " WHERE " #column " IS NOT NULL AND NOT json_valid(" #column ")")
 const struct invariant *const *db_invariants(size_t *count);
 
 struct db_rows {

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, sym
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
-import { chain, createWorkflow, execute, getExecution, transform } from '../lib/flows.mjs';
+import { chain, createWorkflow, execute, getExecution, runDefinition, transform } from '../lib/flows.mjs';
 import { BINARY, DB, PASSWORD, Weir, runWeir } from '../lib/server.mjs';
 
 const SQLITE = DB === 'sqlite';
@@ -263,7 +263,11 @@ describe('weir restore --check', () => {
 });
 
 describe('weir verify', () => {
-    test('beside the server: good', () => assert.match(done(verb(['verify'])), /^good: /));
+    test('beside the server: good, also with an execution that failed and has no output', async () => {
+        const { status, output_data } = await runDefinition(editor, chain({ id: 'no', type: 'fail', with: { message: 'no' } }));
+        assert.deepEqual([status, output_data ?? null], ['failed', null]);
+        assert.match(done(verb(['verify'])), /^good: /);
+    });
 
     test('names what is broken, by 1', async () => {
         const file = join(weir.folder, 'hurt.tar.zst');
