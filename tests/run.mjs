@@ -26,6 +26,21 @@ const folder = (name) => {
 const TMP = folder('tmp');
 const HITS = folder('hits');
 
+/** What failed, a line each, said once more at the end: of a long log that is what people are shown. */
+const failures = [];
+
+/** The innermost tests of a TAP report that failed: where, and why. */
+function failuresIn(tap, where) {
+    const bad = [...tap.matchAll(/^( *)not ok \d+ - (.*)$/gm)];
+    for (const [n, { 1: indent, 2: name, index }] of bad.entries()) {
+        if (n > 0 && bad[n - 1][1].length > indent.length) continue; // a suite, which follows its tests
+        const block = tap.slice(index, bad[n + 1]?.index);
+        const place = /\/tests\/([^:)]*:\d+)/.exec(/^ *stack:[^]*/m.exec(block)?.[0] ?? block)?.[1] ?? '';
+        const why = /^ *error: (?:\|-)?([^]*?)\n *(?:code|name|stack):/m.exec(block)?.[1] ?? '';
+        failures.push(`${where}: ${place}: ${name}: ${why.replace(/\s+/g, ' ').trim()}`);
+    }
+}
+
 /** Unit tests: meson counts programs, cmocka counts tests inside of them; a program that died without a count is one failure. */
 function unitTests() {
     const log = join(BUILD, 'meson-logs/testlog.json');
@@ -35,12 +50,13 @@ function unitTests() {
     if (!existsSync(log)) return { passed: 0, failed: 1 };
     const programs = readFileSync(log, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
     const sum = { passed: 0, failed: 0 };
-    for (const { result, stdout = '', stderr = '' } of programs) {
+    for (const { name, result, stdout = '', stderr = '' } of programs) {
         const count = (word) => [...(stdout + stderr).matchAll(new RegExp(`\\[  ${word}  \\] (\\d+) test\\(s\\)`, 'g'))].reduce((n, m) => n + Number(m[1]), 0);
         const [passed, failed] = [count('PASSED'), count('FAILED')];
         const good = result === 'OK' || result === 'SKIP' || result === 'EXPECTEDFAIL';
         sum.passed += passed + (good && passed + failed === 0 ? 1 : 0);
         sum.failed += good ? failed : Math.max(failed, 1);
+        if (!good) failures.push(`${name}: ${/\[  FAILED  \] (\D.*)/.exec(stdout + stderr)?.[1] ?? result}`);
     }
     return sum;
 }
@@ -72,6 +88,7 @@ function nodeTests(part, db, atOnce) {
     const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
     const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
     const failed = total('fail') + total('cancelled');
+    failuresIn(text, `${part} on ${db}`);
     return { passed: total('pass'), failed: status !== 0 && failed === 0 ? 1 : failed };
 }
 
@@ -119,5 +136,6 @@ try {
     rmSync(scratch, { recursive: true, force: true });
 }
 const sum = (key) => sums.reduce((n, part) => n + part[key], 0);
+for (const line of failures.slice(0, 20)) console.log(`failed: ${line.slice(0, 500)}`);
 console.log(`${sum('passed')} passed, ${sum('failed')} failed`);
 process.exitCode = sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;

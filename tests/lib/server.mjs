@@ -250,7 +250,7 @@ export class Weir {
     /** Runs SQL in the store, past Weir and past row-level security; rows as lines. Both databases must understand it. */
     sql(text) {
         if (this.postgres) return this.postgres.sql(text, this.postgres.admin(this.database));
-        return execFileSync('sqlite3', [join(this.data, 'weir.db'), text], { encoding: 'utf8' }).trimEnd();
+        return execFileSync('sqlite3', ['-cmd', '.timeout 30000', join(this.data, 'weir.db'), text] /* Weir may be writing */, { encoding: 'utf8' }).trimEnd();
     }
 
     /** All that the store holds, as bytes: to look for what must not be in it. */

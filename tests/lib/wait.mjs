@@ -3,7 +3,7 @@
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** The first true value of `condition()` (which may be async); throws with `what` when there is none in time. */
-export async function until(what, condition, { within_ms = 10_000, every_ms = 5 } = {}) {
+export async function until(what, condition, { within_ms = 30_000, every_ms = 5 } = {}) {
     const end = performance.now() + within_ms;
     for (;;) {
         const value = await condition();
