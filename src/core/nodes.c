@@ -26,10 +26,11 @@ enum {
     ROW_TEXT_MAX = 512, /* all texts of a listed row */
     BEAT_BYTES = 1 << 20,
 };
-#define KEPT_US  (7 * DAY_US) /* rows of nodes that ended: for whoever looks what happened */
-#define CLEAN_US HOUR_US
-#define RETRY_US (SECOND_US / 2) /* after a heartbeat that failed */
-#define APART_US (SECOND_US / 5) /* between two heartbeats, however often somebody asks for one */
+#define KEPT_US   (7 * DAY_US) /* rows of nodes that ended: for whoever looks what happened */
+#define CLEAN_US  HOUR_US
+#define RETRY_US  (SECOND_US / 2) /* after a heartbeat that failed */
+#define APART_US  (SECOND_US / 5) /* between two heartbeats, however often somebody asks for one */
+#define SETTLE_US (6 * RETRY_US)  /* after a database that was away: others beat as soon as they find it */
 
 #define SECRET_MARK "mark" /* what the marks of the keys are derived by */
 #define JWT_MARK    "mark of jwt"
@@ -110,7 +111,7 @@ static struct {
     pthread_cond_t wake;
     pthread_t thread;
     bool started, stopping, early;
-    _Atomic i64 incarnation, held_until_us; /* the latter by clock_mono_us */
+    _Atomic i64 incarnation, held_until_us, settled_us; /* the latter two by clock_mono_us */
     _Atomic u32 alive, term;
     char id[NODE_ID_MAX + 1], cluster[2 * CLUSTER_BYTES + 1], host[HOST_MAX + 1];
     struct arena *arena; /* of the list; under the lock, as the list is */
@@ -118,6 +119,7 @@ static struct {
     u32 count;
     i64 others_until_us; /* when the first lease of another one ends, by clock_mono_us; the thread's */
     i64 cleaned_us;      /* likewise */
+    i64 renewed_us;      /* likewise: when the last heartbeat that succeeded was sent; 0: none yet */
     bool said_lost;      /* likewise */
 } nodes = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -138,6 +140,11 @@ METRIC(alive, "weir_nodes_alive", METRIC_GAUGE, "Nodes with a lease, this one in
 METRIC(held, "weir_node_lease_held", METRIC_GAUGE, "1 while this node may claim work", .read = read_held);
 
 /* ---- questions ---- */
+
+static i64 lease_us(void)
+{
+    return app.config.lease_s * SECOND_US;
+}
 
 enum node_role node_role(void)
 {
@@ -180,6 +187,12 @@ str nodes_cluster(void)
 bool node_lease_held(i64 mono_us)
 {
     return mono_us < atomic_load_explicit(&nodes.held_until_us, memory_order_acquire);
+}
+
+bool node_may_take_over(i64 mono_us)
+{
+    i64 held_until_us = atomic_load_explicit(&nodes.held_until_us, memory_order_acquire);
+    return mono_us < held_until_us - lease_us() / MARGIN_PART && mono_us >= atomic_load(&nodes.settled_us);
 }
 
 u32 node_lease_term(void)
@@ -316,11 +329,6 @@ static bool keep_list(const struct row *rows, u32 n)
 
 /* ---- the heartbeat ---- */
 
-static i64 lease_us(void)
-{
-    return app.config.lease_s * SECOND_US;
-}
-
 struct beat {
     i64 renewed;
     struct row *rows;
@@ -360,12 +368,22 @@ static void count(const char *outcome)
     metric_add(&heartbeats, labels, 1);
 }
 
+/* Every node has two thirds of its lease left at the least when the database goes, so as long as this one waited no longer, nobody's lease ended for that. */
+static void settle(i64 from_us)
+{
+    i64 now_us = clock_mono_us();
+    if (nodes.renewed_us > 0 && now_us - nodes.renewed_us > lease_us() - lease_us() / BEATS_PER_LEASE)
+        atomic_store(&nodes.settled_us, now_us + SETTLE_US);
+    nodes.renewed_us = from_us;
+}
+
 /* The lease counts from before the statement was sent: the database has counted from later. The new term first: who sees the lease held sees that too. */
 static void renewed(i64 from_us)
 {
     i64 until_us = from_us + lease_us() - lease_us() / MARGIN_PART;
     if (!node_lease_held(clock_mono_us()))
         atomic_fetch_add(&nodes.term, 1);
+    settle(from_us);
     atomic_store(&nodes.held_until_us, until_us);
     if (nodes.said_lost)
         LOG(LOG_WARN, "nodes.lease_held_again", LOG_STR("node", node_id()), LOG_INT("incarnation", node_incarnation()));
@@ -628,6 +646,8 @@ void nodes_stop(void)
 {
     bool joined = nodes.started;
     atomic_store(&nodes.held_until_us, 0);
+    atomic_store(&nodes.settled_us, 0);
+    nodes.renewed_us = 0;
     if (joined) {
         stop_heart();
         end_lease();

@@ -27,6 +27,9 @@ str nodes_cluster(void);
 /* Whether the last heartbeat (by the clock that no one sets: clock_mono_us) is younger than the lease less a margin. When it is not, another node may take our work
  * any moment: nothing is claimed, and no effect begun. */
 bool node_lease_held(i64 mono_us);
+/* Whether this node may take others for dead whose lease is over: not when the database was away, so that theirs ended for nobody could renew it, until they had the time
+ * to. It has itself renewed its lease lately. Nothing depends on it but work that would be done twice: the row's fence keeps it right. */
+bool node_may_take_over(i64 mono_us);
 /* Grows each time that the lease is held again after a while in which it was not: what was this node's in an earlier term may have been taken over since. */
 u32 node_lease_term(void);
 /* By the last heartbeat, this one included; 1 on SQLite. */

@@ -92,6 +92,11 @@ bool spread_may_act(const struct engine *e)
     return !e->shared || e->owner == 0 || node_lease_held(clock_mono_us()); /* 0: an engine by itself, in tests */
 }
 
+static bool may_take_over(const struct engine *e)
+{
+    return !e->shared || e->owner == 0 || node_may_take_over(clock_mono_us());
+}
+
 /* --- taking over -------------------------------------------------------------------------------------------------- */
 
 struct owner_row {
@@ -154,6 +159,8 @@ static err take_over_from(struct engine *e, struct arena *a, i64 except)
     u32 n;
     i64 total = 0;
     TRY(read_gone(e, a, except, &list, &n));
+    if (!may_take_over(e)) /* asked once the answer is there: the database may have been away meanwhile */
+        return OK;
     err failed = OK;
     for (u32 i = 0; i < n && failed == OK; i++)
         failed = take_all_of(e, a, list[i].owner, &total);
@@ -267,7 +274,7 @@ static err look_at_ours(struct engine *e, struct arena *a, const struct stmt *s)
 /* What is ours by its row and unknown to its worker is there when the answer to a COMMIT was lost: nobody knew whether it had been carried out. It is given back. */
 static err look_around(struct engine *e, struct arena *a)
 {
-    if (e->works && spread_may_act(e))
+    if (e->works)
         TRY(take_over_from(e, a, e->owner));
     TRY(look_at_ours(e, a, &asked_select));
     if (++e->spread.turn % OWNED_EVERY == 0)

@@ -6,7 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { SEED, dice } from '../lib/dice.mjs';
-import { chain, createWorkflow, http, transform } from '../lib/flows.mjs';
+import { chain, createWorkflow, finalExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { Postgres } from '../lib/postgres.mjs';
 import { DB, FULL, Weir } from '../lib/server.mjs';
@@ -26,7 +26,7 @@ const count = (what, n = 1) => counts.set(what, (counts.get(what) ?? 0) + n);
 
 before(async () => {
     if (DB !== 'postgres') return;
-    upstream = await Upstream.start(() => ({ delay_ms: Math.floor(roll() * 30) }));
+    upstream = await Upstream.start((path) => (path === '/held' ? { hold: true } : { delay_ms: Math.floor(roll() * 30) }));
     postgres = await Postgres.start();
     postgres.login('weir', 'CREATEROLE');
     first = new Weir({ DATABASE_URL: postgres.create(DATABASE), WEIR_LEASE_SECONDS: `${LEASE_S}`, WEIR_EGRESS_ALLOW: upstream.host, WEIR_DB_POOL_SIZE: '6', WEIR_DB_POOL_WAIT_SECONDS: '2' });
@@ -105,6 +105,16 @@ const signal = (pids, name) => pids.forEach((pid) => {
     } catch {} // it has just ended
 });
 
+async function standStill(ms, last = async () => {}) {
+    const { pid } = postgres.child;
+    signal([pid], 'SIGSTOP');
+    const all = [pid, ...children(pid)];
+    signal(all, 'SIGSTOP');
+    await elapse(ms);
+    await last();
+    signal(all, 'SIGCONT');
+}
+
 const faults = {
     async kill(node) {
         await node.kill();
@@ -126,14 +136,7 @@ const faults = {
         await elapse(roll() * 1000);
         await postgres.run();
     },
-    async 'PostgreSQL stands still'() {
-        const { pid } = postgres.child;
-        signal([pid], 'SIGSTOP');
-        const all = [pid, ...children(pid)];
-        signal(all, 'SIGSTOP');
-        await elapse(500 + roll() * 4000);
-        signal(all, 'SIGCONT');
-    },
+    'PostgreSQL stands still': () => standStill(500 + roll() * 4000),
     async 'jump of a clock'() {
         if (clock) writeFileSync(clock, `${roll() < 0.5 ? '-' : '+'}${Math.floor(roll() * 90)}`);
         await elapse(1000);
@@ -168,6 +171,24 @@ function repeated() {
     }
     return bad;
 }
+
+test('a database that was away for longer than the lease costs no node what it has', { skip: DB !== 'postgres' && 'SQLite is one process' }, async () => {
+    const editor = await first.as('editor');
+    const { id } = await createWorkflow(editor, { steps: [http('held', `${upstream.base}/held`)] });
+    const begin = async (node) => (await editor.at(node.base).post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 })).body.execution_id;
+    const begun = await Promise.all(nodes.map(begin));
+    await until('all are under way', () => upstream.count('/held') === begun.length);
+    await standStill(LEASE_S * 1000 + 500, async () => nodes[2].child.kill('SIGSTOP'));
+    await elapse(1500); // the others are back before it is
+    nodes[2].child.kill('SIGCONT');
+    const alive = "SELECT count(*) FROM nodes WHERE ended_at IS NULL AND lease_until > extract(epoch FROM clock_timestamp()) * 1000000";
+    await until('all have a lease again', () => ask(alive) === String(nodes.length));
+    await elapse(1500); // each has looked around
+    upstream.release();
+    const done = await Promise.all(begun.map((execution) => finalExecution(editor, execution)));
+    assert.deepEqual(done.map((x) => [x.status, stepOf(x, 'held').attempt]), begun.map(() => ['completed', 1]));
+    assert.equal(upstream.count('/held'), begun.length);
+});
 
 test(`${SECONDS} seconds`, { skip: DB !== 'postgres' && 'SQLite is one process', timeout: (SECONDS + 180) * 1000 }, async (t) => {
     t.diagnostic(`WEIR_TEST_SEED=${SEED}`);
