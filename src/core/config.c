@@ -145,7 +145,7 @@ static const struct setting settings[] = {
     { "SMTP_URL", NULL, SECRET, AT(smtp_url), 0, "", 8, 1000, NULL,
       "Server for letters, as smtps://user:password@mail.example.com; unset: they are kept as files" },
     { "SMTP_CA_FILE", NULL, TEXT, AT(smtp_ca_file), 0, "", 1, 4000, NULL,
-      "PEM file of the certificates that the server of SMTP_URL is trusted by; unset: the system's" },
+      "PEM file of the certificates that the server of SMTP_URL is trusted by, and without TLS it gets no letter; unset: the system's" },
     { "WEIR_MAIL_FROM", NULL, TEXT, AT(mail_from), 0, "Weir <weir@localhost>", 3, 320, NULL, "Sender of letters" },
     { "WEIR_MAIL_DIR", NULL, TEXT, AT(mail_dir), 0, "", 1, 4000, NULL,
       "Folder that letters are kept in while SMTP_URL is unset; unset: mail in the data folder" },

@@ -48,12 +48,12 @@ static err outcome(CURL *easy, CURLcode code, bool sent, struct arena *a, str *w
 
 static int aim(CURL *easy, const char *url, const char *ca_file)
 {
-    bool login = strchr(url, '@') != NULL;
+    bool login = strchr(url, '@') != NULL, pinned = ca_file[0] != '\0'; /* either has something to lose in the clear */
     int bad = 0;
-    if (ca_file[0] != '\0')
+    if (pinned)
         bad |= curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file) | curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
     bad |= curl_easy_setopt(easy, CURLOPT_URL, url) | curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "smtp,smtps");
-    bad |= curl_easy_setopt(easy, CURLOPT_USE_SSL, login ? (long)CURLUSESSL_ALL : (long)CURLUSESSL_TRY);
+    bad |= curl_easy_setopt(easy, CURLOPT_USE_SSL, login || pinned ? (long)CURLUSESSL_ALL : (long)CURLUSESSL_TRY);
     return bad | curl_easy_setopt(easy, CURLOPT_PROXY, "");
 }
 

@@ -142,20 +142,27 @@ test('smtps:// is TLS from the first byte', async () => {
 
 test('without a password TLS is used where it is offered, and a server in the house need not offer it', async () => {
     const bare = (port) => `smtp://127.0.0.1:${port}`;
-    for (const [tls, secure] of [['starttls', true], ['none', false]]) {
-        const it = await pair({ tls, url: bare });
+    for (const [tls, trusted, secure] of [['starttls', true, true], ['none', false, false]]) {
+        const it = await pair({ tls, url: bare, trusted });
         await it.invite('grace@example.test');
         assert.equal((await it.arrived('grace@example.test')).secure, secure);
     }
 });
 
 test('a password never goes in the clear, and to nobody who is not trusted', async () => {
-    for (const how of [{ tls: 'none' }, { trusted: false }, { trusted: false, tls: 'implicit', url: (port) => `smtps://${credentials}@127.0.0.1:${port}` }]) {
+    for (const how of [{ tls: 'none', trusted: false }, { trusted: false }, { trusted: false, tls: 'implicit', url: (port) => `smtps://${credentials}@127.0.0.1:${port}` }]) {
         const it = await pair({ ...LOGIN, ...how });
         await it.invite('grace@example.test');
         await it.failed(1);
         assert.deepEqual([it.mailserver.logins, it.mailserver.letters], [[], []]);
     }
+});
+
+test('with SMTP_CA_FILE a server that offers no TLS gets no letter, as it would if somebody between took the offer away', async () => {
+    const it = await pair({ tls: 'none', url: (port) => `smtp://127.0.0.1:${port}` });
+    await it.invite('grace@example.test');
+    await it.failed(1);
+    assert.deepEqual(it.mailserver.letters, []);
 });
 
 describe('without SMTP_URL', () => {
