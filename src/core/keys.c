@@ -119,6 +119,7 @@ struct walk {
     str *fresh;
     u32 n;
     i64 present, previous, unreadable, stored; /* how many */
+    i64 slice_stored;
 };
 
 static err read_slice(struct arena *a, struct walk *w)
@@ -160,7 +161,7 @@ static err store_slice(void *ctx, struct tx *tx)
                     ARGS(STR(w->rows[i].id), STR(w->rows[i].sealed), STR(w->fresh[i]))));
         sum += changed;
     }
-    w->stored += sum;
+    w->slice_stored = sum; /* added once it is committed: this may run again */
     return OK;
 }
 
@@ -169,7 +170,11 @@ static err walk_slice(struct arena *a, struct walk *w)
     i64 before = w->previous;
     TRY(read_slice(a, w));
     TRY(look(a, w));
-    return w->change && w->previous > before ? db_write_wait(app.db, a, store_slice, w) : OK;
+    if (!w->change || w->previous == before)
+        return OK;
+    TRY(db_write_wait(app.db, a, store_slice, w));
+    w->stored += w->slice_stored;
+    return OK;
 }
 
 static err walk_column(struct walk *w)
