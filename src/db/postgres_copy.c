@@ -362,7 +362,7 @@ static err make_room(struct session *s, bool force, str *aside)
 static err settle(struct session *s, str aside, err loaded)
 {
     if (loaded == OK)
-        TRY(ask(s, postgres_role_sql, NULL));
+        loaded = ask(s, postgres_role_sql, NULL);
     if (aside.n == 0)
         return loaded;
     const char *end =
@@ -371,8 +371,10 @@ static err settle(struct session *s, str aside, err loaded)
             : str_z(s->arena,
                     strf(s->arena, "BEGIN; DROP SCHEMA public CASCADE; ALTER SCHEMA %.*s RENAME TO public; COMMIT",
                          STR_FMT(aside)));
-    TRY(ask(s, end, NULL));
-    return loaded;
+    err e = ask(s, end, NULL);
+    if (e != OK)
+        buf_f(s->complaint, "what was there before is in the schema %.*s\n", STR_FMT(aside));
+    return loaded != OK ? loaded : e;
 }
 
 static err restore_into(struct session *s, const char *from, bool force)
