@@ -39,6 +39,7 @@ struct engine_options {
     err (*present)(struct tx *tx, str tenant_id, str workflow_id, i64 *version);
     i64 tenant_limit;   /* executions of a tenant that may be under way at once; 0 = no limit */
     i64 workflow_limit; /* the same of a workflow that sets none itself; 0 = no limit */
+    i64 closing_us;     /* how long engine_close waits for outside calls; 0 = 5 s */
     struct db *db;
     struct loop **loops;
     struct client **clients;
@@ -46,7 +47,7 @@ struct engine_options {
 };
 /* Takes over everything that was running, starts the workers and the scheduler. */
 err engine_open(const struct engine_options *options, struct engine **out) MUST;
-/* Lets live executions reach their next record (5 s at most for outside calls), then stops. The loops must still run. */
+/* Lets live executions reach their next record (`closing_us` at most for outside calls), then stops. The loops must still run. */
 void engine_close(struct engine *e);
 /* After the loops have stopped: nobody calls it any more. */
 void engine_free(struct engine *e);

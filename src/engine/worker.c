@@ -16,7 +16,7 @@ enum { THIN_BYTES = 1 << 20 };
 static const u32 thin_after = 3;
 
 static const i64 retry_write_us = SECOND_US / 10, retry_write_max_us = 10 * SECOND_US;
-static const i64 closing_us = 5 * SECOND_US;
+static const i64 default_closing_us = 5 * SECOND_US;
 
 /* --- metrics ------------------------------------------------------------------------------------------------------ */
 
@@ -1123,7 +1123,8 @@ static void tell_everybody(struct worker *w)
 static void wind_down(struct worker *w)
 {
     static const i64 slice = SECOND_US / 20;
-    i64 until = clock_mono_us() + closing_us;
+    i64 given_us = w->engine->options.closing_us;
+    i64 until = clock_mono_us() + (given_us != 0 ? given_us : default_closing_us);
     bool cancelled = false;
     handle_rest(w);
     while (w->busy > 0) {
