@@ -323,9 +323,16 @@ static err write_children(struct write *w, struct tx *tx)
         TRY(db_list(tx, &children_cancel, EXECUTION_STEPS_MAX, &list, &w->cancelled_count,
                     ARGS(STR(r->tenant_id), STR(r->id), I64(r->completed_at))));
     w->cancelled = list;
-    return r->parent_step.p == NULL
-               ? OK
-               : db_send(tx, &parent_wake, OK, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
+    return OK;
+}
+
+/* Before the run's own row: rows are locked from the parent to the child, as by a parent's end, so the two do not wait for each other. */
+static err wake_parent(struct write *w, struct tx *tx)
+{
+    const struct run *r = w->run;
+    if (!w->final || r->parent_step.p == NULL)
+        return OK;
+    return db_send(tx, &parent_wake, OK, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
 }
 
 static err write_run(struct db_job *job, struct tx *tx)
@@ -333,6 +340,7 @@ static err write_run(struct db_job *job, struct tx *tx)
     struct write *w = CONTAINER(job, struct write, job);
     struct run *r = w->run;
     bool was_dead;
+    TRY(wake_parent(w, tx));
     TRY(w->insert ? insert_row(w, tx) : update_row(w, tx));
     for (u32 i = 0; i < w->record_count; i++) {
         const struct journal_row *row = &w->records[i];

@@ -3,13 +3,16 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { transform } from '../lib/flows.mjs';
+import { createWorkflow, finalExecution, http, transform } from '../lib/flows.mjs';
+import { Upstream } from '../lib/http_echo.mjs';
 import { PASSWORD, Weir } from '../lib/server.mjs';
+import { elapse, until } from '../lib/wait.mjs';
 
 const ROUND = 24;
-let one, two, owners, operator, tenant;
+let one, two, owners, operator, tenant, upstream;
 before(async () => {
-    one = await Weir.start({ operator: true });
+    upstream = await Upstream.start((path) => ({ hold: true, status: path === '/parent' ? 500 : 200 }));
+    one = await Weir.start({ operator: true, env: { WEIR_EGRESS_ALLOW: upstream.host } });
     two = await one.node();
     owners = [await one.as('owner'), await two.as('owner')];
     operator = await one.as('operator', 'platform');
@@ -18,6 +21,7 @@ before(async () => {
 after(async () => {
     await two?.stop();
     await one?.stop();
+    await upstream?.stop();
 });
 
 const race = (count, ask) => Promise.all(Array.from({ length: count }, (_, n) => ask(n, n % 2)));
@@ -90,6 +94,26 @@ describe('at once, on two nodes', () => {
         const { headers } = await owners[0].get(`/api/v1/workflows/${body.id}`, { expect: 200 });
         const answers = await race(ROUND, (n, node) => owners[node].patch(`/api/v1/workflows/${body.id}`, { name: `n${n}` }, { headers: { 'if-match': headers.get('etag') }, expect: [200, 412] }));
         assert.deepEqual(tally(answers), { 200: 1, 412: ROUND - 1 });
+    });
+
+    test('a parent and its child that end at once do not wait for each other: rows are locked from the parent to the child', async () => {
+        const editor = await one.as('editor');
+        const child = await createWorkflow(editor, { steps: [http('slow', `${upstream.base}/child`)] });
+        const parent = await createWorkflow(editor, { steps: [{ id: 'c', type: 'workflow', with: { workflow_id: child.id } }, http('fails', `${upstream.base}/parent`, { retry: { max_attempts: 1 } })] });
+        const id = (await editor.post(`/api/v1/workflows/${parent.id}/execute?wait=0`, { input_data: {} }, { expect: 202 })).body.execution_id;
+        await until('both are under way', () => upstream.count('/child') === 1 && upstream.count('/parent') === 1);
+        const lock = await one.postgres.hold(`BEGIN; SELECT 1 FROM executions WHERE id = '${id}' FOR UPDATE`, one.postgres.admin(one.database));
+        const waiting = (n) => until(`${n} wait`, () => Number(one.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")) === n);
+        upstream.release('/parent');
+        await waiting(1);
+        upstream.release('/child');
+        await waiting(2);
+        await lock.release();
+        assert.equal((await finalExecution(editor, id)).status, 'failed');
+        const [{ execution_id: below }] = (await editor.get(`/api/v1/workflows/${child.id}/executions`, { expect: 200 })).body;
+        await finalExecution(editor, below);
+        await elapse(1100); // PostgreSQL counts once a second at the most
+        assert.equal(one.sql('SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()'), '0');
     });
 
     test('nothing of it was refused as overloaded, and every audit chain is whole', () => {

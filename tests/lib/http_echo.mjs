@@ -31,9 +31,11 @@ export class Upstream {
         return this.calls.filter((call) => call.path === path)[n - 1];
     }
 
-    /** Lets every held answer go. */
-    release() {
-        for (const go of this.held.splice(0)) go();
+    /** Lets every held answer go; or those of one path. */
+    release(path = null) {
+        const held = this.held.splice(0);
+        this.held = held.filter((one) => path !== null && one.path !== path);
+        for (const one of held) if (!this.held.includes(one)) one.go();
     }
 
     async #answer(request, response) {
@@ -44,7 +46,7 @@ export class Upstream {
         const call = { method: request.method, path, url: request.url, headers: request.headers, text, at: Date.now() };
         this.calls.push(call);
         const { status = 200, headers = {}, body, delay_ms = 0, hold = false } = this.script(path, this.count(path)) ?? {};
-        if (hold) await new Promise((go) => this.held.push(go));
+        if (hold) await new Promise((go) => this.held.push({ path, go }));
         if (delay_ms > 0) await elapse(delay_ms);
         const echo = { method: call.method, path, url: call.url, text, headers: call.headers };
         response.on('error', () => {});
