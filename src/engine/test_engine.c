@@ -836,7 +836,7 @@ static void test_waiting_costs_no_memory(void **state)
         outcome_release(wait_for(&c[i]));
         await_status(c[i].id, "waiting");
     }
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (engine_stats(house.engine).live > 0)
         assert_true(clock_mono_us() < until);
 }
@@ -847,7 +847,7 @@ static void leave_behind(str id, const char *definition)
     struct caller c;
     assert_int_equal(start(&c, definition, "{}", NULL, true), OK);
     outcome_release(wait_for(&c));
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (calls_of("/hang3") == 0)
         assert_true(clock_mono_us() < until);
     cut_off();
@@ -881,7 +881,7 @@ static err cancel(str id, bool *first)
 
 static void await_call(const char *path)
 {
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (calls_of(path) == 0)
         assert_true(clock_mono_us() < until);
 }
@@ -1900,7 +1900,7 @@ static void test_waiting_for_a_slot(void **state)
     assert_int_equal(start(&c[2], definition, "{}", NULL, true), OK); /* who does not wait is told at once */
     assert_str(wait_for(&c[2])->execution.status, "queued");
     outcome_release(c[2].outcome);
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (engine_stats(house.engine).live > 0) /* none of them is in memory */
         assert_true(clock_mono_us() < until);
     assert_int_equal(cancel(c[1].id, &first), OK); /* one that waits ends at once */
@@ -2181,7 +2181,7 @@ static void test_interrupted_step_runs_again(void **state)
         "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":30000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang3\"}}]}");
     int before = calls_of("/hang3");
     open_engine();
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (calls_of("/hang3") == before)
         assert_true(clock_mono_us() < until);
     assert_int_equal(calls_of("/hang3"), 2);
@@ -2227,14 +2227,14 @@ static void row(str id, const struct stmt *what, i64 value)
 
 static void await_calls(const char *path, int n)
 {
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (calls_of(path) < n)
         assert_true(clock_mono_us() < until);
 }
 
 static void await_live(u32 n)
 {
-    i64 until = clock_mono_us() + 10 * SECOND_US;
+    i64 until = clock_mono_us() + 30 * SECOND_US;
     while (engine_stats(house.engine).live != n)
         assert_true(clock_mono_us() < until);
 }
@@ -2427,7 +2427,7 @@ static void test_a_person_asks_for_another_attempt(void **state)
     for (int calls = 2; calls <= 3; calls++) {
         assert_int_equal(answer(id, "h", "{\"action\":\"retry\"}"), OK);
         engine_resume(house.engine, id);
-        i64 until = clock_mono_us() + 10 * SECOND_US;
+        i64 until = clock_mono_us() + 30 * SECOND_US;
         while (calls_of("/hang3") < calls)
             assert_true(clock_mono_us() < until);
         cut_off();

@@ -197,7 +197,7 @@ static void stop(struct fixture *f)
 /* Waits for what another thread will do; ten seconds are "never". */
 #define WAIT_FOR(condition)                            \
     do {                                               \
-        i64 until_ = clock_mono_us() + 10 * SECOND_US; \
+        i64 until_ = clock_mono_us() + 30 * SECOND_US; \
         while (!(condition)) {                         \
             assert_true(clock_mono_us() < until_);     \
             sched_yield();                             \

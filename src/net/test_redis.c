@@ -102,7 +102,7 @@ static void turn(void)
 }
 #define UNTIL(condition)                                 \
     do {                                                 \
-        i64 end_us = clock_mono_us() + 10 * SECOND_US;   \
+        i64 end_us = clock_mono_us() + 30 * SECOND_US;   \
         while (!(condition) && clock_mono_us() < end_us) \
             turn();                                      \
         assert_true(condition);                          \

@@ -148,7 +148,7 @@ describe('nodes', { skip }, () => {
         await until('all are there', () => here('one', 'two', 'three'));
         const { code } = await worker.terminate();
         assert.equal(code, 0);
-        await until('the one that stopped is gone', () => here('one', 'two'), { within_ms: SECOND });
+        await until('the one that stopped is gone', () => here('one', 'two'), { within_ms: 2 * SECOND }); // the lease is 3
         await worker.serve();
         await until('it is back', () => here('one', 'two', 'three'));
         await worker.kill();
