@@ -48,7 +48,8 @@ async function watch(options) {
     const { body } = await editor.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
     const ws = await open(events(body.execution_id), options);
     assert.equal(ws.status, 101, ws.head);
-    await ws.find('the first event', ({ opcode }) => opcode === OP.TEXT);
+    const first = await ws.find('the first event', ({ opcode }) => opcode === OP.TEXT);
+    assert.ok(first, `closed: ${ws.frames.map(({ opcode, payload }) => `${opcode} ${payload.toString('latin1')}`)}, ${ws.bytes}`);
     await upstream.called(path);
     return { ws, id: body.execution_id };
 }
@@ -217,17 +218,6 @@ describe('the handshake', () => {
             const ws = await open(events(done, `?access_token=${token}`), { token: undefined, headers: { Origin: home() } });
             assert.equal(ws.status, 401);
         });
-
-        test('is closed with 1008 when it signs out', async () => {
-            const path = `/hold/${++serial}`;
-            const { id } = await createWorkflow(editor, chain(http('h', upstream.base + path), transform('t')));
-            const { body } = await editor.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
-            const { browser, open } = await signedIn();
-            const ws = await open({ Origin: home() }, body.execution_id);
-            assert.equal(ws.status, 101, ws.head);
-            await browser.post('/api/v1/auth/logout', { scope: 'this' }, { expect: 204 });
-            assert.equal(await ws.code(25_000), 1008); // looked at each 15 s, with the ping
-        });
     });
 
     test('an execution of another tenant, or none: 404', async () => {
@@ -250,22 +240,37 @@ describe('the handshake', () => {
 });
 
 describe('how it ends', () => {
-    test('the session ends: 1008', async () => {
-        const user = await weir.anonymous().login('member@acme.test', PASSWORD);
-        const { ws } = await watch({ token: user.tokens.access_token });
-        await user.post('/api/v1/auth/logout', { scope: 'this' }, { expect: [200, 204] });
-        assert.equal(await ws.code(25_000), 1008); // looked at each 15 s, with the ping
-    });
-
-    test('the tenant asks for a second factor, and there is none: 1008', async () => {
-        const [owner, user] = [await weir.as('owner', 'globex'), await weir.as('editor', 'globex')];
-        const { id } = await createWorkflow(user, chain(http('h', `${upstream.base}/hold/${++serial}`), transform('t')));
-        const { body } = await user.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
-        const ws = await open(events(body.execution_id), { token: user.tokens.access_token });
-        await ws.find('the first event', ({ opcode }) => opcode === OP.TEXT);
-        const { tenant } = (await owner.get('/api/v1/auth/me', { expect: 200 })).body;
-        await owner.patch(`/api/v1/tenants/${tenant.id}`, { require_2fa: true }, { expect: 200 });
-        assert.equal(await ws.code(25_000), 1008);
+    const ends = {
+        'the session ends': async () => {
+            const user = await weir.anonymous().login('member@acme.test', PASSWORD);
+            const { ws } = await watch({ token: user.tokens.access_token });
+            await user.post('/api/v1/auth/logout', { scope: 'this' }, { expect: [200, 204] });
+            return ws;
+        },
+        'a browser signs out': async () => {
+            const browser = new Browser(weir);
+            assert.equal((await browser.login('editor@acme.test', PASSWORD)).status, 200);
+            const cookie = `__Host-weir=${browser.jar.get('__Host-weir').value}`;
+            const { ws } = await watch({ token: undefined, headers: { Cookie: cookie, Origin: `http://127.0.0.1:${weir.port}` } });
+            await browser.post('/api/v1/auth/logout', { scope: 'this' }, { expect: 204 });
+            return ws;
+        },
+        'the tenant asks for a second factor, and there is none': async () => {
+            const [owner, user] = [await weir.as('owner', 'globex'), await weir.as('editor', 'globex')];
+            const { id } = await createWorkflow(user, chain(http('h', `${upstream.base}/hold/${++serial}`), transform('t')));
+            const { body } = await user.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: {} }, { expect: 202 });
+            const ws = await open(events(body.execution_id), { token: user.tokens.access_token });
+            await ws.find('the first event', ({ opcode }) => opcode === OP.TEXT);
+            const { tenant } = (await owner.get('/api/v1/auth/me', { expect: 200 })).body;
+            await owner.patch(`/api/v1/tenants/${tenant.id}`, { require_2fa: true }, { expect: 200 });
+            return ws;
+        },
+    };
+    test(`1008 when ${Object.keys(ends).join('; ')}`, async () => {
+        const sockets = [];
+        for (const [what, begin] of Object.entries(ends)) sockets.push([what, await begin()]);
+        const codes = await Promise.all(sockets.map(async ([what, ws]) => [what, await ws.code(25_000)])); // looked at each 15 s, with the ping: they wait together
+        assert.deepEqual(codes, Object.keys(ends).map((what) => [what, 1008]));
     });
 
     test('the server stops: 1001', async () => {
