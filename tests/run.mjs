@@ -29,6 +29,9 @@ const HITS = folder('hits');
 /** What failed, a line each, said once more at the end: of a long log that is what people are shown. */
 const failures = [];
 
+/** How long each program and file took, in ms. */
+const durations = [];
+
 /** The innermost tests of a TAP report that failed: where, and why. */
 function failuresIn(tap, where) {
     const bad = [...tap.matchAll(/^( *)not ok \d+ - (.*)$/gm)];
@@ -50,7 +53,8 @@ function unitTests() {
     if (!existsSync(log)) return { passed: 0, failed: 1 };
     const programs = readFileSync(log, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
     const sum = { passed: 0, failed: 0 };
-    for (const { name, result, stdout = '', stderr = '' } of programs) {
+    for (const { name, result, duration, stdout = '', stderr = '' } of programs) {
+        durations.push({ name: name.split(' / ').at(-1), ms: duration * 1000 });
         const count = (word) => [...(stdout + stderr).matchAll(new RegExp(`\\[  ${word}  \\] (\\d+) test\\(s\\)`, 'g'))].reduce((n, m) => n + Number(m[1]), 0);
         const [passed, failed] = [count('PASSED'), count('FAILED')];
         const good = result === 'OK' || result === 'SKIP' || result === 'EXPECTEDFAIL';
@@ -79,7 +83,7 @@ function nodeTests(part, db, atOnce) {
     if (files.length === 0) return { passed: 0, failed: 0 };
     console.log(`-- tests/${part} on ${db}`);
     const tap = join(scratch, `${part}-${db}.tap`);
-    const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${tap}`];
+    const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', `--test-reporter=${join(TESTS, 'lib/durations.mjs')}`, `--test-reporter-destination=${tap}`];
     if (CONCURRENCY) flags.push(`--test-concurrency=${atOnce}`);
     const { status } = spawnSync(process.execPath, ['--test', ...flags, ...files], {
         stdio: ['ignore', 'inherit', 'inherit'],
@@ -89,6 +93,7 @@ function nodeTests(part, db, atOnce) {
     const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
     const failed = total('fail') + total('cancelled');
     failuresIn(text, `${part} on ${db}`);
+    for (const [, ms, name] of text.matchAll(/^# took (\d+) .*?([^/]+)\.test\.mjs$/gm)) durations.push({ name: `${part}/${name} on ${db}`, ms: Number(ms) });
     return { passed: total('pass'), failed: status !== 0 && failed === 0 ? 1 : failed };
 }
 
@@ -136,6 +141,8 @@ try {
     rmSync(scratch, { recursive: true, force: true });
 }
 const sum = (key) => sums.reduce((n, part) => n + part[key], 0);
+const slowest = durations.sort((a, b) => b.ms - a.ms).slice(0, 10);
+console.log(`slowest, in s: ${slowest.map(({ name, ms }) => `${name} ${(ms / 1000).toFixed(0)}`).join(', ')}`);
 for (const line of failures.slice(0, 20)) console.log(`failed: ${line.slice(0, 500)}`);
 console.log(`${sum('passed')} passed, ${sum('failed')} failed`);
 process.exitCode = sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
