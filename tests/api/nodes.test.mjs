@@ -15,10 +15,10 @@ const session = (at, email = 'editor@acme.test') => at.anonymous().login(email, 
 const on = (weir, client) => weir.anonymous().bearer(client.tokens.access_token);
 const me = (client) => client.get('/api/v1/auth/me', { expect: [200, 401] });
 
-/** Cuts every listener, again and again, until it is released. */
+/** Cuts every listener, again and again, until it is released. One that has heard nothing for a while has said SELECT 1 since, as idle ones of the pool have: they are made anew. */
 function cutListeners(weir) {
-    const sql = `DO $$ BEGIN LOOP PERFORM pg_stat_clear_snapshot(); PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE datname = current_database() AND query = 'LISTEN weir'; PERFORM pg_sleep(0.01); END LOOP; END $$`;
+    const cut = (query) => `PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query = '${query}'`;
+    const sql = `DO $$ BEGIN ${cut('SELECT 1')}; LOOP PERFORM pg_stat_clear_snapshot(); ${cut('LISTEN weir')}; PERFORM pg_sleep(0.01); END LOOP; END $$`;
     const child = spawn('psql', ['-X', '-q', '-c', sql, weir.postgres.admin(weir.database)], { stdio: 'ignore', env: { PATH: process.env.PATH } });
     const ended = new Promise((done) => child.once('close', done));
     return { release: () => (child.kill('SIGINT'), ended) };
