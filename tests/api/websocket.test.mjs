@@ -266,7 +266,7 @@ describe('how it ends', () => {
             return ws;
         },
     };
-    test(`1008 when ${Object.keys(ends).join('; ')}`, async () => {
+    test('is closed with 1008 when it signs out, its session ends, or its tenant asks for more', async () => {
         const sockets = [];
         for (const [what, begin] of Object.entries(ends)) sockets.push([what, await begin()]);
         const codes = await Promise.all(sockets.map(async ([what, ws]) => [what, await ws.code(25_000)])); // looked at each 15 s, with the ping: they wait together
