@@ -75,6 +75,12 @@ function installPackages() {
 // Older Nodes have no such flag and run one file per core less one, which does as well.
 const CONCURRENCY = spawnSync(process.execPath, ['--help'], { encoding: 'utf8' }).stdout.includes('--test-concurrency');
 
+/** What the servers of the node tests begin with: see lib/people.mjs. */
+function makePeople(env) {
+    const { status } = spawnSync(process.execPath, [join(TESTS, 'lib/people.mjs')], { stdio: 'inherit', env });
+    if (status !== 0) throw new Error('tests/lib/people.mjs failed');
+}
+
 /** The test files of a folder, so many at once. */
 function nodeTests(part, db, atOnce) {
     const files = readdirSync(join(TESTS, part))
@@ -85,10 +91,10 @@ function nodeTests(part, db, atOnce) {
     const tap = join(scratch, `${part}-${db}.tap`);
     const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', `--test-reporter=${join(TESTS, 'lib/durations.mjs')}`, `--test-reporter-destination=${tap}`];
     if (CONCURRENCY) flags.push(`--test-concurrency=${atOnce}`);
-    const { status } = spawnSync(process.execPath, ['--test', ...flags, ...files], {
-        stdio: ['ignore', 'inherit', 'inherit'],
-        env: { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS, WEIR_TEST_DB: db },
-    });
+    const people = join(scratch, `people-${db}`);
+    const env = { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS, WEIR_TEST_DB: db, WEIR_TEST_PEOPLE: people };
+    if (!existsSync(people)) makePeople(env);
+    const { status } = spawnSync(process.execPath, ['--test', ...flags, ...files], { stdio: ['ignore', 'inherit', 'inherit'], env });
     const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
     const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
     const failed = total('fail') + total('cancelled');

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { request } from 'node:https';
 import { createServer } from 'node:net';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { bounded, until } from './wait.mjs';
@@ -34,6 +34,10 @@ const SANITIZERS = {
 };
 // Only what Weir needs: a developer's own WEIR_* or proxy settings must not reach the tests.
 const environment = (extra) => ({ PATH: process.env.PATH, HOME: process.env.HOME ?? '/', TZ: 'UTC', WEIR_LOG: 'json', ...SANITIZERS, ...extra });
+
+/** The tenants and users of Weir.start() as people.mjs has made them once for a run: a data folder, and on PostgreSQL a database to copy. */
+export const PEOPLE = { folder: process.env.WEIR_TEST_PEOPLE, database: 'weir_people' };
+const OF_ITS_OWN = /KEY|SECRET|ADMIN|^WEIR_DATA$|^DATABASE_URL$/; // settings that those must be made under
 
 let databases = 0;
 const alive = new Set();
@@ -87,33 +91,35 @@ export class Weir {
      */
     static async start({ env = {}, users = true, operator = false, serve = true, binary = BINARY, within = [] } = {}) {
         if (!existsSync(binary)) throw new Error(`there is no ${binary}: run \`make test\`, or set WEIR_BINARY`);
-        const weir = new Weir(env, binary);
+        const people = users && PEOPLE.folder !== undefined && !Object.keys(env).some((name) => OF_ITS_OWN.test(name));
+        const weir = new Weir(env, binary, null, people);
         weir.within = within;
         alive.add(weir);
-        if (users) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
+        if (users && !people) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
         if (operator) weir.addTenant('platform', ['operator']);
         if (serve) await weir.serve();
         return weir;
     }
 
-    constructor(env, binary = BINARY, first = null) {
+    constructor(env, binary = BINARY, first = null, people = false) {
         this.binary = binary;
         this.within = [];
         this.first = first;
         if (first) this.#share(first, env);
-        else this.#settle(env);
+        else this.#settle(env, people);
         this.clients = new Map();
         this.stderr = '';
         this.child = null;
     }
 
-    #settle(env) {
+    #settle(env, people) {
         const parent = process.env.WEIR_TEST_TMP ?? tmpdir();
         mkdirSync(parent, { recursive: true });
         this.folder = mkdtempSync(join(parent, 'weir-test-'));
         this.data = join(this.folder, 'data');
         this.nodes = 1;
-        this.env = { WEIR_DATA: this.data, ...this.#database(), ...env };
+        if (people) cpSync(PEOPLE.folder, this.data, { recursive: true });
+        this.env = { WEIR_DATA: this.data, ...this.#database(people ? PEOPLE.database : TEMPLATE), ...env };
     }
 
     #share(first, env) {
@@ -122,11 +128,11 @@ export class Weir {
     }
 
     /** A name, because whoever is killed and served again is to go on at once with what it had. */
-    #database() {
+    #database(template) {
         if (DB !== 'postgres') return {};
         this.postgres = Postgres.there();
         this.database = `weir_${process.pid}_${++databases}`;
-        return { DATABASE_URL: this.postgres.create(this.database, { template: TEMPLATE }), WEIR_NODE_ID: 'node-1' };
+        return { DATABASE_URL: this.postgres.create(this.database, { template }), WEIR_NODE_ID: 'node-1' };
     }
 
     /** One more node on the same PostgreSQL, with the same keys. To be stopped before this one. */
