@@ -2192,7 +2192,7 @@ static void test_interrupted_step_runs_again(void **state)
 enum { OTHER = 4711 }; /* an incarnation that is not ours */
 
 #define HANGS \
-    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":300,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang7\"}}]}"
+    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":1500,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang7\"}}]}"
 #define CALLS_ONCE "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/once\"}}]}"
 #define WAITS_LONG "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":600000}}]}"
 
