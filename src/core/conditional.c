@@ -113,6 +113,12 @@ static err load(struct request_core *c, const struct route *r, const str *params
     return answer(c);
 }
 
+void reply_state(struct req *rq, str state)
+{
+    if (state.p != NULL) /* else there was no memory for it, and the statement is asked */
+        tag_of(state, rq->core);
+}
+
 static err changed(struct req *rq)
 {
     return problem(rq, &problem_of_class[ERR_PRECONDITION],
@@ -132,12 +138,17 @@ static err compare(struct request_core *c)
     return reading ? reply_empty(&c->rq, 304) : changed(&c->rq);
 }
 
+bool conditional_asked(const struct request_core *c)
+{
+    return given(c, S("if-match")) || given(c, S("if-none-match"));
+}
+
 err conditional_before(struct request_core *c)
 {
     const struct route *r = c->rq.route;
-    bool asked = given(c, S("if-match")) || given(c, S("if-none-match"));
+    bool asked = conditional_asked(c);
     c->has_etag = c->asked_etag = false;
-    if (r->etag == NULL || (r->work == W_WRITE && !asked))
+    if (r->etag == NULL || (!asked && (r->work == W_WRITE || r->flags & R_TELLS_STATE)))
         return OK;
     TRY(ask(c, r, c->rq.params));
     if (!asked)
@@ -156,7 +167,11 @@ err conditional_kept(struct request_core *c, str etag)
 
 err conditional_read(struct request_core *c)
 {
-    return c->asked_etag ? answer(c) : OK;
+    const struct route *r = c->rq.route;
+    if (c->asked_etag)
+        return answer(c);
+    bool untold = r->flags & R_TELLS_STATE && !c->has_etag && c->rq.answer.status == 200;
+    return untold ? load(c, r, c->rq.params) : OK;
 }
 
 static str location_of(const struct answer *a)

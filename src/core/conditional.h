@@ -5,6 +5,9 @@
  *
  * A POST that changes an object and answers it (200) is like a PUT of it.
  *
+ * A GET that reads all of it anyway spares the statement (R_TELLS_STATE): its handler says the same text with reply_state, and the statement is left to
+ * requests with a condition and to changes.
+ *
  * `state` is any text that differs whenever an answer would; the statement is given the tenant and then the path's parameters, in order. GET answers
  * 304 without running the handler; PUT, PATCH and DELETE compare inside their transaction; what a POST made carries the ETag of the GET route that its
  * Location leads to. */

@@ -262,6 +262,10 @@ static bool stray_etag(const struct route *r)
     return r->etag != NULL && ((r->method == POST && (r->work != W_WRITE || r->status != 200)) ||
                                r->flags & (R_LIST | R_ANY_METHOD | R_NO_STORE) || r->etag->row != &etag_table);
 }
+static bool stray_state(const struct route *r)
+{
+    return (r->flags & R_TELLS_STATE) && (r->etag == NULL || r->method != GET);
+}
 static bool stray_hot(const struct route *r)
 {
     return r->hot != NULL && (r->method != GET || r->work != W_READ || r->need == NULL || r->need == &anyone ||
@@ -301,6 +305,7 @@ static const struct rule rules[] = {
     { storeless_write, "W_WRITE with R_NO_STORE" },
     { stray_etag,
       ".etag is for GET, PUT, PATCH and DELETE of one object, and a POST that changes one (200), by a statement whose .row is etag_table" },
+    { stray_state, "R_TELLS_STATE without .etag, or not on a GET" },
     { stray_hot, ".hot is for a W_READ GET of one object, with a permission, that answers JSON without secrets" },
     { need_nothing, "R_NEED_MATCH without .etag, or on a read" },
     { no_answer, "has neither .out nor .produces nor a status without body (202, 204)" },

@@ -99,6 +99,8 @@ err gate(struct request_core *c) MUST;
 /* conditional.c: in front of a handler that reads an object, or inside the transaction in front of one that changes it. OK with an answer (304) leaves
  * the handler out, as an error does. */
 err conditional_before(struct request_core *c) MUST;
+/* Whether the request names an ETag. */
+bool conditional_asked(const struct request_core *c);
 /* Behind a handler that has read: the ETag, of which conditional_before only asked where nothing depended on it. */
 err conditional_read(struct request_core *c) MUST;
 /* The same for an answer that was kept with its ETag. */

@@ -318,7 +318,7 @@ static err run_reading(struct request_core *c, handler_fn *fn, bool fast, bool *
     err e = read_from_top(c, fn, fast, once, slow);
     if (fast || !*slow)
         return e;
-    if (e == ERR_BUSY)
+    if (e == ERR_BUSY && !conditional_asked(c)) /* a condition that does not hold is the request's, not the route's */
         atomic_store_explicit(looks_again, true, memory_order_relaxed);
     return read_from_top(c, fn, false, false, slow);
 }

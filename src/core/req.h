@@ -88,6 +88,8 @@ err reply_raw(struct req *rq, int status, str content_type, str body) MUST;
 err reply_packed(struct req *rq, int status, str content_type, const struct packed *packed) MUST;
 /* Adds a header; name in any case. CR, LF or NUL in the value drop the header. At most 32. */
 void reply_header(struct req *rq, const char *name, str value);
+/* The state that the statement of `.etag` would give, from what the handler has read anyway (R_TELLS_STATE): the same text, to the byte. */
+void reply_state(struct req *rq, str state);
 /* Location: of a created object. */
 void reply_location(struct req *rq, const char *format, ...) PRINTF_LIKE(2, 3);
 

@@ -47,6 +47,7 @@ enum route_flags {
     R_SLOW_LONG = 1 << 14, /* R_SLOW_PREPARE for bodies above PREPARE_ON_LOOP_MAX: its work depends on nothing else */
     R_OPERATIONAL =
         1 << 15, /* for whoever looks after nodes: one that only runs executions (WEIR_ROLE) answers it as well */
+    R_TELLS_STATE = 1 << 16, /* the handler of a GET tells what `.etag` would (reply_state): that is then not asked */
 };
 
 /* Preparing so much takes 0.6 ms at the worst (a body full of tiny expressions), mostly a tenth of that; handing it to the pool and back costs 20 us and two threads' turns. */

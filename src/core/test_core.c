@@ -109,6 +109,8 @@ static err toy_show(struct req *rq)
     struct toy *out = NEW(rq->arena, struct toy);
     assert_non_null(out);
     TRY(db_row(rq->tx, &toy_by_name, out, ARGS(TENANT(rq), STR(req_param(rq, "name")))));
+    if (!str_eq(out->id, S("untold"))) /* then the statement says it */
+        reply_state(rq, strf(rq->arena, "%.*s%.*s", STR_FMT(out->id), STR_FMT(out->name)));
     return reply(rq, 200, &toy_table, out);
 }
 
@@ -318,7 +320,7 @@ static const struct route toy_routes[] = {
     { ROUTE(POST, "/api/v1/toys", toy_create, W_WRITE), .prepare = toy_prepare, .need = &can_write, .in = &toy_table,
       .out = &toy_table, .problems = toy_problems, .doc = "Make a toy", .example = "{\"name\":\"bear\"}" },
     { ROUTE(GET, "/api/v1/toys/{name}", toy_show, W_READ), .need = &can_read, .out = &toy_table, .etag = &toy_state,
-      .doc = "One toy" },
+      .flags = R_TELLS_STATE, .doc = "One toy" },
     { ROUTE(PATCH, "/api/v1/toys/{name}", toy_echo, W_READ), .need = &can_write, .flags = R_PATCH, .in = &toy_table,
       .out = &toy_table, .doc = "Echo" },
     { ROUTE(GET, "/api/v1/toys/{name}/parts/{part}", toy_parts, W_READ), .need = &signed_in, TEXT_OUT, .doc = "Parts" },
@@ -738,7 +740,12 @@ static void test_conditional_requests(void **state)
     has(text, "request.precondition_failed");
     has_not(text, "ETag");
     has(ask("GET /api/v1/toys/kite", OWNER, NULL), "\"id\":\"second\"");
+    assert_int_equal(status_of(ask_if("PUT /api/v1/toys/kite", "If-Match", "*", "{\"name\":\"untold\"}")), 200);
+    snprintf(first, sizeof first, "%s", etag_of(answer)); /* by the statement, in the transaction */
+    assert_string_equal(etag_of(ask("GET /api/v1/toys/kite", OWNER, NULL)), first);
     assert_int_equal(status_of(ask_if("PUT /api/v1/toys/kite", "If-Match", "*", "{\"name\":\"fourth\"}")), 200);
+    snprintf(first, sizeof first, "%s", etag_of(answer));
+    assert_string_equal(etag_of(ask("GET /api/v1/toys/kite", OWNER, NULL)), first); /* told by the handler */
     assert_int_equal(status_of(ask_if("GET /api/v1/toys/kite", "If-None-Match", second, NULL)), 200);
     assert_int_equal(status_of(ask_if("GET /api/v1/toys/nobody", "If-None-Match", "*", NULL)), 404);
 }
@@ -1071,6 +1078,8 @@ static void test_modules_check(void **state)
         { { ROUTE(POST, "/x", toy_raw, W_WRITE), GOOD, .etag = &toy_state }, ".etag is for" },
         { { ROUTE(GET, "/x", toy_raw, W_READ), GOOD, .etag = &toy_by_name }, ".etag is for" },
         { { ROUTE(PUT, "/x", toy_raw, W_WRITE), GOOD, .flags = R_NEED_MATCH }, "without .etag" },
+        { { ROUTE(GET, "/x", toy_raw, W_READ), GOOD, .flags = R_TELLS_STATE }, "R_TELLS_STATE without .etag" },
+        { { ROUTE(PUT, "/x", toy_raw, W_WRITE), GOOD, .flags = R_TELLS_STATE, .etag = &toy_state }, "R_TELLS_STATE" },
         { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &right_list }, NULL },
         { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &more_sorts }, "sort=name is promised" },
         { { ROUTE(GET, "/x", toy_raw, W_READ), LISTED, .list = &more_filters }, "the filter name is promised" },

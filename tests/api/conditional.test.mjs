@@ -62,6 +62,26 @@ describe('reading', () => {
         await fresh('deleted');
     });
 
+    test('a tag is the same whoever makes it: the answer to a change, a read, a condition', async () => {
+        const { id } = await createWorkflow(editor, simple, { name: 'none' }), path = `/api/v1/workflows/${id}`;
+        const plain = (answer) => answer.headers.get('etag').replace(/-[a-z]+"$/, '"'); // without its coding
+        const agree = async (changed, name) => {
+            const tag = plain(changed), read = [await editor.get(path), await editor.get(path, unless('"another"', 200)), await editor.get(path, when(tag, 200))];
+            assert.deepEqual(read.map((answer) => [plain(answer), answer.body.name]), Array(3).fill([tag, name]));
+            assert.equal(plain(await editor.get(path, unless(tag, 304))), tag);
+        };
+        const rename = (name) => editor.patch(path, { name }, { expect: 200 });
+        await agree(await rename('no trigger'), 'no trigger');
+        const trigger = await createTrigger(editor, id);
+        await agree(await rename('one'), 'one');
+        for (let i = 0; i < 3; i++) await createTrigger(editor, id);
+        await agree(await rename('four'), 'four');
+        await editor.del(`/api/v1/webhooks/${id}/triggers/${trigger.id}`, { expect: 204 });
+        await agree(await rename('three'), 'three');
+        await agree(await editor.put(path, { name: 'second', definition: { steps: [transform('u', { n: 1 })] } }, { expect: 200 }), 'second');
+        await agree(await editor.post(`${path}/versions/1/restore`, undefined, { expect: 200 }), 'second');
+    });
+
     test('a tag does not hide that an object is gone, or somebody else\'s', async () => {
         const { id } = await createWorkflow(editor, simple), path = `/api/v1/workflows/${id}`;
         const trigger = await createTrigger(editor, id), triggerPath = `/api/v1/webhooks/${id}/triggers/${trigger.id}`;

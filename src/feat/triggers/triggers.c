@@ -484,10 +484,11 @@ err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *ou
     return db_ask(tx, &trigger_all, TRIGGERS_MAX, out, ARGS(STR(tenant_id), STR(workflow_id), I64(TRIGGERS_MAX)));
 }
 
-err triggers_view(struct tx *tx, struct ahead *asked, str *json)
+err triggers_view(struct tx *tx, struct ahead *asked, struct triggers_shown *out)
 {
     void *rows = NULL;
     u32 n = 0;
+    i64 changes = 0;
     struct buf b = { .arena = db_arena(tx) };
     struct json_writer w = { .b = &b };
     TRY(db_answer_list(tx, asked, &rows, &n));
@@ -496,9 +497,10 @@ err triggers_view(struct tx *tx, struct ahead *asked, str *json)
         struct trigger *t = (struct trigger *)rows + i;
         TRY(show(db_arena(tx), t));
         put_entry(&w, t);
+        changes += t->updated_at;
     }
     buf_char(&b, ']');
-    *json = buf_view(&b);
+    *out = (struct triggers_shown){ buf_view(&b), n, changes };
     return b.fail;
 }
 

@@ -28,7 +28,12 @@ err triggers_apply(struct req *rq, str workflow_id, const struct trigger_changes
 err triggers_changed_view(struct req *rq, const struct trigger_changes *changes, str *json) MUST;
 /* The masked view as it is: asked ahead of the next statement, and what came of it. */
 err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *out) MUST;
-err triggers_view(struct tx *tx, struct ahead *asked, str *json) MUST;
+struct triggers_shown {
+    str json;
+    u32 n;
+    i64 changes; /* the sum of the times at which they were last changed: with `n` it tells all states apart */
+};
+err triggers_view(struct tx *tx, struct ahead *asked, struct triggers_shown *out) MUST;
 
 /* To be called in a transaction that changes a workflow or what it answers its triggers (active, version, deleted): takes effect with the commit, also for the kept answers
  * of GET /workflows/{id}, which show both. */

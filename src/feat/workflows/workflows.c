@@ -127,7 +127,8 @@ static const char *const filters[] = { "name", "is_active" };
 static const struct lister workflow_lister = { &workflow_table, sorts,          COUNT(sorts),
                                                filters,         COUNT(filters), &workflow_count };
 
-/* Its triggers show in its definition: each change of one has a time of its own, so their number and sum tell all states apart. */
+/* Its triggers show in its definition: each change of one has a time of its own, so their number and sum tell all states apart. workflow_get says the same of
+ * what it has read. */
 #define WORKFLOW_STATE                                                                                             \
     "SELECT w.version || '.' || w.updated_at || '.' || (SELECT count(*) || '.' || coalesce(sum(t.updated_at), 0) " \
     "FROM triggers t WHERE t.tenant_id = w.tenant_id AND t.workflow_id = w.id) AS state "                          \
@@ -399,22 +400,24 @@ static err workflow_remove(struct req *rq)
 
 /* ---- reading ---- */
 
-static err show_stored(struct req *rq, struct workflow *w, struct ahead *triggers)
+static err show_stored(struct req *rq, struct workflow *w, struct ahead *asked, struct triggers_shown *triggers)
 {
-    str view;
-    TRY(triggers_view(rq->tx, triggers, &view));
-    return workflow_show(rq->arena, w, view);
+    TRY(triggers_view(rq->tx, asked, triggers));
+    return workflow_show(rq->arena, w, triggers->json);
 }
 
 static err workflow_get(struct req *rq)
 {
     struct workflow *w = NEW(rq->arena, struct workflow);
-    struct ahead triggers;
+    struct ahead asked;
+    struct triggers_shown triggers;
     if (w == NULL)
         return ERR_MEMORY;
-    TRY(triggers_ask(rq->tx, rq->who.tenant_id, req_param(rq, "id"), &triggers));
+    TRY(triggers_ask(rq->tx, rq->who.tenant_id, req_param(rq, "id"), &asked));
     TRY(workflow_find(rq, w));
-    TRY(show_stored(rq, w, &triggers));
+    TRY(show_stored(rq, w, &asked, &triggers));
+    reply_state(rq, strf(rq->arena, "%lld.%lld.%u.%lld", (long long)w->version, (long long)w->updated_at, triggers.n,
+                         (long long)triggers.changes)); /* as WORKFLOW_STATE */
     return reply(rq, 200, &workflow_table, w);
 }
 
@@ -444,6 +447,7 @@ static bool is_cut(const struct workflow *w)
 static err show_page(struct req *rq, struct workflow *rows, u32 n)
 {
     struct ahead *triggers = NEW_N(rq->arena, struct ahead, n);
+    struct triggers_shown shown;
     if (triggers == NULL)
         return ERR_MEMORY;
     for (u32 i = 0; i < n; i++)
@@ -451,7 +455,7 @@ static err show_page(struct req *rq, struct workflow *rows, u32 n)
             TRY(triggers_ask(rq->tx, rq->who.tenant_id, rows[i].id, &triggers[i]));
     for (u32 i = 0; i < n; i++)
         if (!is_cut(&rows[i]))
-            TRY(show_stored(rq, &rows[i], &triggers[i]));
+            TRY(show_stored(rq, &rows[i], &triggers[i], &shown));
     return OK;
 }
 
@@ -509,8 +513,8 @@ static const struct route routes[] = {
           "bounds as always and 30 seconds at most. A step that fails is a good answer: 200 with status failed. Types that wait or run other steps cannot be tried "
           "(GET /step-types says testable).",
       .example = "{\"with\":{\"code\":\"return input.n * 2\"},\"input\":{\"n\":21}}" },
-    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .hot = &workflow_hot, .need = &can_read,
-      .out = &workflow_table, .problems = not_found_list, .doc = "Read a workflow" },
+    { ROUTE(GET, WORKFLOW, workflow_get, W_READ), .etag = &workflow_state, .flags = R_TELLS_STATE, .hot = &workflow_hot,
+      .need = &can_read, .out = &workflow_table, .problems = not_found_list, .doc = "Read a workflow" },
     { ROUTE(PUT, WORKFLOW, workflow_change, W_WRITE), .etag = &workflow_state, .prepare = prepare_replace,
       .flags = R_SLOW_PREPARE, .need = &can_write, .in = &workflow_table, .out = &workflow_table, .problems = save_list,
       .doc = "Replace a workflow",

@@ -145,7 +145,7 @@ err prepare_restore(struct req *rq)
     struct checked checked = { 0 };
     struct json *definition;
     struct ahead triggers;
-    str view;
+    struct triggers_shown view;
     if (s == NULL)
         return ERR_MEMORY;
     TRY(triggers_ask(rq->tx, rq->who.tenant_id, req_param(rq, "id"), &triggers));
@@ -160,7 +160,7 @@ err prepare_restore(struct req *rq)
     s->names = S("definition");
     s->row.updated_at = req_now(rq);
     TRY(triggers_view(rq->tx, &triggers, &view));
-    TRY(workflow_show(rq->arena, &s->row, view));
+    TRY(workflow_show(rq->arena, &s->row, view.json));
     rq->prepared = s;
     return OK;
 }
