@@ -107,8 +107,10 @@ static err enter(struct pg_tx *tx)
         return OK;
     if (tx->conn == NULL)
         TRY(tx->fast ? take_fast(tx) : pool_take(store_of(tx), tx->base.db->options.pool_wait_us, &tx->conn));
-    if (!tx->once) /* else the stretch of the pipeline is the transaction */
+    if (!tx->once) { /* else the stretch of the pipeline is the transaction */
+        tx->conn->stands = false;
         TRY(pg_send_verb(tx->conn, tx->isolation == READ_SNAPSHOT ? PG_BEGIN_READ : PG_BEGIN_WRITE));
+    }
     tx->begun = true;
     return tx->isolation == WRITE_IN_TURN ? pg_send_turn(tx->conn, tx->turn) : OK;
 }
@@ -136,6 +138,16 @@ static err further_turn(struct pg_tx *tx, str tenant)
     return pg_send_turn(tx->conn, key);
 }
 
+/* A read of one look that begins: it sets the session in place of a transaction, so that the next one of the same tenant on this connection need not. A look is
+ * carried out whole or not at all, the setting included; so what was answered without a failure stands, until anything else is sent: another look's setting, one
+ * for a transaction, BEGIN. After any failure nothing is known and the next look sets it again. */
+static err stand(struct pg_tx *tx, const char *tenant)
+{
+    struct pg_conn *c = tx->conn;
+    tx->stood = !c->stands || strcmp(c->standing, tenant) != 0;
+    return tx->stood ? pg_send_standing(c, tenant) : OK;
+}
+
 /* For whom the next statement runs: told to the server when it is another than before. */
 static err scope(struct pg_tx *tx, const struct stmt *s, struct args args)
 {
@@ -149,7 +161,12 @@ static err scope(struct pg_tx *tx, const struct stmt *s, struct args args)
         TRY(further_turn(tx, str_of(tenant)));
     if (tx->scoped && tx->system == system && strcmp(tx->tenant, tenant) == 0)
         return OK;
-    TRY(pg_send_scope(tx->conn, tenant, system, !tx->scoped && !tx->pointed));
+    if (tx->once && !tx->scoped && !system) {
+        TRY(stand(tx, tenant));
+    } else {
+        tx->stood = false;
+        TRY(pg_send_scope(tx->conn, tenant, system, !tx->scoped && !tx->pointed));
+    }
     memcpy(tx->tenant, tenant, sizeof tenant);
     tx->system = system;
     tx->scoped = true;
@@ -187,13 +204,16 @@ static err settle(struct pg_tx *tx, struct answers *out)
     if (tx->ahead != NULL)
         e = keep_answers(tx, e);
     if (e != OK) {
+        tx->conn->stands = false;
         PQclear(out->rows);
         out->rows = NULL;
         return e;
     }
     tx->looked = true;
-    if (tx->once) /* it ended here, and what was set for it */
-        tx->scoped = false;
+    if (!tx->once)
+        return OK;
+    tx->conn->stands |= tx->stood && out->failed == OK;
+    tx->scoped = tx->stood = false; /* it ended here, and what was set for it */
     return OK;
 }
 
@@ -555,7 +575,8 @@ static bool postgres_read_was_slow(const struct tx *base)
 
 static void postgres_read_once(struct tx *base)
 {
-    of_base(base)->once = true;
+    struct pg_tx *tx = of_base(base);
+    tx->once = !tx->begun;
 }
 
 static void postgres_read_repeats(struct tx *base) {}
@@ -609,6 +630,7 @@ static err postgres_ping(struct db *base, i64 *latency_us)
 static err run_script(struct pg_tx *tx, const char *name, const char *sql)
 {
     TRY(enter(tx));
+    TRY(pg_send_scope(tx->conn, "", false, true)); /* it sees no tenant but those that it names itself */
     return fail(tx, pg_script(tx->conn, name, sql, clock_mono_us() + MINUTE_US), false);
 }
 

@@ -69,6 +69,10 @@ struct pg_conn {
     bool late;             /* it broke because it did not answer in time: another one will not either */
     bool patient, stalled; /* a loop's: that it did not answer in time is no loss; it has not answered yet */
     char cause[200];       /* of the last failure */
+    /* The tenant that the session is set to (app.tenant), while `stands`: only reads of one look (pg_tx.once) that were answered leave it so, and whatever
+     * else happens on the connection takes it away. It says which message can be spared, never what a statement may see. */
+    char standing[TENANT_BYTES + 1];
+    bool stands;
     u8 prepared[2 * STATEMENTS_MAX / 8]; /* two bits per slot: as it is, and guarded */
 };
 
@@ -91,6 +95,7 @@ struct pg_tx {
     u32 further[TURNS_HELD], further_count; /* turns of other tenants that it has taken since */
     bool point, pointed;                    /* a savepoint is wanted; it is there */
     bool once, looked;                      /* a read without a transaction of its own; it has had its look */
+    bool stood;                             /* in this look the session was set to its tenant, and to nothing else */
     bool again;                             /* it must be begun again from its top */
     struct ahead *ahead;                    /* asked and not answered, newest first */
 };
@@ -157,6 +162,8 @@ err pg_send_turn(struct pg_conn *c, u32 key) MUST;
 err pg_send_notify(struct pg_conn *c, str text) MUST;
 /* first: nothing of it was set in this transaction yet. */
 err pg_send_scope(struct pg_conn *c, const char *tenant, bool system, bool first) MUST;
+/* Sets the session to a tenant, if what it is sent with goes well: what is set for a transaction goes before that, and leaves it there. */
+err pg_send_standing(struct pg_conn *c, const char *tenant) MUST;
 /* A guarded statement fails, and its transaction with it, unless it changes one row: nothing behind it in the pipeline is carried out, COMMIT included. Counting
  * the rows afterwards was rejected: it costs another round trip before the COMMIT. */
 bool pg_prepared(const struct pg_conn *c, const struct stmt *s, bool guarded);

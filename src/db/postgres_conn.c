@@ -177,6 +177,7 @@ static const struct {
     [PG_PING] = { "ping", "SELECT 1" },
     { "turn", "SELECT pg_advisory_xact_lock($1, $2)" },
     { "tenant", "SELECT set_config('app.tenant', $1, true)" },
+    { "standing", "SELECT set_config('app.tenant', $1, false)" },
     { "scope", "SELECT set_config('app.tenant', $1, true), set_config('app.system', $2, true)" },
     { "notify", "SELECT pg_notify('" NEWS_CHANNEL "', $1)" },
 };
@@ -281,10 +282,20 @@ err pg_send_turn(struct pg_conn *c, u32 key)
 err pg_send_scope(struct pg_conn *c, const char *tenant, bool system, bool first)
 {
     const char *values[] = { tenant, system ? "on" : "" };
+    c->stands = false;
     bool alone = first && !system; /* a transaction begins with neither */
     const char *name = alone ? "tenant" : "scope";
     return note(c, PQsendQueryPrepared(c->pg, name, alone ? 1 : 2, values, NULL, NULL, 0),
                 (struct ask){ .kind = ASK_PLAIN, .name = name });
+}
+
+err pg_send_standing(struct pg_conn *c, const char *tenant)
+{
+    const char *values[] = { tenant };
+    c->stands = false; /* until it is answered */
+    memcpy(c->standing, tenant, strlen(tenant) + 1);
+    return note(c, PQsendQueryPrepared(c->pg, "standing", COUNT(values), values, NULL, NULL, 0),
+                (struct ask){ .kind = ASK_PLAIN, .name = "standing" });
 }
 
 err pg_send_notify(struct pg_conn *c, str text)
@@ -427,6 +438,7 @@ static const char division_by_zero[] = "22012"; /* of a guard */
 static void take_failure(struct pg_conn *c, const struct ask *ask, const PGresult *r, struct answers *out)
 {
     const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    c->stands = false;
     if (ask->kind == ASK_PREPARE)
         c->prepared[ask->bit / 8] &= (u8) ~(1 << ask->bit % 8);
     if (ask->ignored || out->failed != OK || PQresultStatus(r) == PGRES_PIPELINE_ABORTED)

@@ -96,6 +96,11 @@ static err insert(void *ctx, struct tx *tx)
     return db_send(tx, &good_insert, OK, ARGS(I64(id + 1), STR(S("acme")), NIL));
 }
 
+static err insert_other(void *ctx, struct tx *tx)
+{
+    return db_exec(tx, &good_insert, NULL, ARGS(I64(*(i64 *)ctx), STR(S("globex")), STR(S("three"))));
+}
+
 static err find(struct store *s, const struct stmt *stmt, struct args args, struct note *row)
 {
     struct tx *tx;
@@ -447,6 +452,225 @@ static void test_the_guard_sees_what_the_statement_names(void **state)
     assert_int_equal(db_write_wait(s->db, s->arena, steal, &out), ERR_INTERNAL); /* refused by the guard */
     assert_int_equal(db_write_wait(s->db, s->arena, steal, &in), OK);            /* nothing to change */
     assert_int_equal(find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL), OK);
+}
+
+/* ---- the tenant that a session stands at ---- */
+
+/* Things that happen on the one connection of the pool. What each sees is what row-level security lets it see: `bad_none` names no tenant itself. */
+static err look(struct store *s, const char *tenant, i64 id, bool once)
+{
+    struct tx *tx;
+    struct note row;
+    TRY(db_read_begin(s->db, s->arena, false, &tx));
+    if (once)
+        db_read_once(tx);
+    if (tenant != NULL)
+        db_act_for(tx, str_of(tenant));
+    err e = db_row(tx, &bad_none, &row, ARGS(I64(id)));
+    db_read_end(tx);
+    return e;
+}
+
+enum { ACMES = 1, GLOBEXS = 3 }; /* ids of rows */
+
+static void sees(struct store *s, bool once, const char *tenant, bool acmes, bool globexs)
+{
+    assert_int_equal(look(s, tenant, ACMES, once), acmes ? OK : ERR_NOT_FOUND);
+    assert_int_equal(look(s, tenant, GLOBEXS, once), globexs ? OK : ERR_NOT_FOUND);
+}
+
+static void looks_acme(struct store *s)
+{
+    sees(s, true, "acme", true, false);
+}
+
+static void looks_globex(struct store *s)
+{
+    sees(s, true, "globex", false, true);
+}
+
+static void looks_nobody(struct store *s)
+{
+    sees(s, true, NULL, false, false);
+}
+
+static void reads_globex(struct store *s)
+{
+    sees(s, false, "globex", false, true);
+}
+
+static void reads_nobody(struct store *s)
+{
+    sees(s, false, NULL, false, false);
+}
+
+static void look_fails(struct store *s)
+{
+    struct tx *tx;
+    struct note row;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(db_row(tx, &good_division, &row, ARGS(STR(S("globex")))), ERR_INTERNAL);
+    db_read_end(tx);
+}
+
+static void look_is_unheard(struct store *s)
+{
+    struct tx *tx;
+    struct ahead asked;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(db_ask(tx, &good_by_id, 1, &asked, ARGS(STR(S("globex")), I64(GLOBEXS))), OK);
+    db_read_end(tx);
+}
+
+static void look_fails_unheard(struct store *s)
+{
+    struct tx *tx;
+    struct ahead asked;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(db_ask(tx, &good_division, 1, &asked, ARGS(STR(S("globex")))), OK);
+    db_read_end(tx);
+}
+
+/* Two tenants and all of them, in one look. */
+static void look_is_mixed(struct store *s)
+{
+    struct tx *tx;
+    struct note row;
+    struct ahead one, all, other;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(db_ask(tx, &good_by_id, 1, &one, ARGS(STR(S("acme")), I64(ACMES))), OK);
+    assert_int_equal(db_ask(tx, &good_system, 1, &all, ARGS(I64(GLOBEXS))), OK);
+    assert_int_equal(db_ask(tx, &bad_none, 1, &other, ARGS(I64(ACMES))), OK); /* nobody's */
+    assert_int_equal(db_row(tx, &good_by_id, &row, ARGS(STR(S("globex")), I64(GLOBEXS))), OK);
+    assert_int_equal(db_answer_row(tx, &one, &row), OK);
+    assert_int_equal(db_answer_row(tx, &all, &row), OK);
+    assert_int_equal(db_answer_row(tx, &other, &row), ERR_NOT_FOUND);
+    db_read_end(tx);
+}
+
+static void looks_at_all(struct store *s)
+{
+    struct tx *tx;
+    struct note row;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    db_read_once(tx);
+    assert_int_equal(db_row(tx, &good_system, &row, ARGS(I64(GLOBEXS))), OK);
+    db_read_end(tx);
+}
+
+static err touch(void *ctx, struct tx *tx)
+{
+    TRY(db_exec(tx, &good_steal, NULL, ARGS(STR(S("globex")), I64(GLOBEXS), STR(S("globex")))));
+    TRY(db_row(tx, &bad_none, NULL, ARGS(I64(ACMES))) == ERR_NOT_FOUND ? OK : ERR_CONFLICT);
+    return *(err *)ctx;
+}
+
+static void writes_globex(struct store *s)
+{
+    err e = OK;
+    assert_int_equal(db_write_wait(s->db, s->arena, touch, &e), OK);
+}
+
+static void write_is_taken_back(struct store *s)
+{
+    err e = ERR_INVALID;
+    assert_int_equal(db_write_wait(s->db, s->arena, touch, &e), ERR_INVALID);
+}
+
+/* Too late for one look: a transaction has begun. */
+static void look_comes_late(struct store *s)
+{
+    struct tx *tx;
+    assert_int_equal(db_read_begin(s->db, s->arena, false, &tx), OK);
+    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(ACMES))), OK);
+    db_read_once(tx);
+    assert_int_equal(db_row(tx, &good_by_id, NULL, ARGS(STR(S("globex")), I64(GLOBEXS))), OK);
+    db_read_end(tx);
+}
+
+/* What is believed of the connection is so; nothing opens all tenants' rows between its uses. */
+static void assert_believed(struct store *s)
+{
+    struct pg_conn *c = postgres_of(s->db)->idle;
+    str tenant, system;
+    assert_non_null(c);
+    assert_null(c->next);
+    bool stands = c->stands;
+    assert_int_equal(
+        pg_ask(c, s->arena, "SELECT current_setting('app.tenant', true)", clock_mono_us() + SECOND_US, &tenant), OK);
+    assert_int_equal(
+        pg_ask(c, s->arena, "SELECT current_setting('app.system', true)", clock_mono_us() + SECOND_US, &system), OK);
+    assert_int_equal(system.n, 0);
+    if (stands)
+        assert_true(str_eq(tenant, str_of(c->standing)));
+}
+
+static void (*const happens[])(struct store *) = {
+    looks_acme,    looks_globex,        looks_nobody,       reads_globex,  reads_nobody,
+    look_fails,    look_is_unheard,     look_fails_unheard, look_is_mixed, looks_at_all,
+    writes_globex, write_is_taken_back, look_comes_late,
+};
+enum { HAPPENS = COUNT(happens) };
+
+/* A sequence in which each three of them stand behind one another once (de Bruijn's, made by taking the last one that is still new). */
+static void test_no_tenant_stands_in_for_another(void **state)
+{
+    struct store *s = *state;
+    static bool seen[HAPPENS][HAPPENS][HAPPENS];
+    int before = 0, last = 0;
+    u32 steps = 0;
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &(i64){ ACMES }), OK);
+    assert_int_equal(db_write_wait(s->db, s->arena, insert_other, &(i64){ GLOBEXS }), OK);
+    struct arena_mark mark = arena_mark(s->arena);
+    for (;; steps++) {
+        int next = HAPPENS - 1;
+        while (next >= 0 && seen[before][last][next])
+            next--;
+        if (next < 0)
+            break;
+        seen[before][last][next] = true;
+        happens[next](s);
+        assert_believed(s);
+        arena_rewind(s->arena, mark);
+        before = last;
+        last = next;
+    }
+    assert_int_equal(steps, HAPPENS * HAPPENS * HAPPENS);
+}
+
+/* The second look of a tenant is one message shorter; it is not when the connection, or what it was last told, is gone. */
+static void test_a_tenant_is_told_once(void **state)
+{
+    struct store *s = *state;
+    const struct postgres *db = postgres_of(s->db);
+    assert_int_equal(db_write_wait(s->db, s->arena, insert, &(i64){ ACMES }), OK);
+    assert_int_equal(db_write_wait(s->db, s->arena, insert_other, &(i64){ GLOBEXS }), OK);
+    looks_nobody(s);
+    assert_true(db->idle->stands);
+    looks_acme(s);
+    assert_true(db->idle->stands);
+    assert_string_equal(db->idle->standing, "acme");
+    look_fails(s);
+    assert_false(db->idle->stands);
+    looks_acme(s);
+    fault_arm(FAULT_STATEMENT, 1);
+    looks_globex(s);
+    assert_true(fault_fired(FAULT_STATEMENT));
+    fault_arm(FAULT_STATEMENT, 0);
+    assert_string_equal(db->idle->standing, "globex");
+    looks_acme(s);
+    assert_believed(s);
+    writes_globex(s);
+    assert_false(db->idle->stands);
+    reads_nobody(s);
+    assert_false(db->idle->stands);
+    looks_acme(s);
+    looks_at_all(s);
+    assert_false(db->idle->stands);
 }
 
 /* ---- turns ---- */
@@ -833,6 +1057,8 @@ int main(int argc, char **argv)
         WITH_STORE(test_an_old_connection_is_replaced),
         WITH_STORE(test_an_idle_connection_is_looked_at),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
+        WITH_STORE(test_no_tenant_stands_in_for_another),
+        WITH_STORE(test_a_tenant_is_told_once),
         WITH_STORE(test_jobs_of_a_tenant_share_a_commit),
         WITH_STORE(test_a_statement_that_fails_spoils_no_other_job),
         WITH_STORE(test_nth_failure_of_a_batch),
