@@ -129,6 +129,7 @@ static const struct {
     { "ioctl", 1, UINT32_MAX, TCGETS }, /* isatty() */
     { "prctl", 0, UINT32_MAX, PR_SET_NAME },
     { "prlimit64", 2, UINT64_MAX, 0 }, /* asking */
+    { "sched_setscheduler", 1, UINT32_MAX, SCHED_BATCH },
 };
 
 /* What a libc tries first and does without: answered as by an older kernel, silently. clone3 hides its flags from every filter. */

@@ -45,12 +45,20 @@ static struct task *take(struct pool *p)
     return t;
 }
 
+/* Of this thread alone, on Linux; that it fails costs nothing but the courtesy. A batch thread takes the processor from nobody when it is woken: else, where
+ * processors are few, each answer of PostgreSQL interrupts a loop, or the database at its next request. */
+static void give_way(void)
+{
+    const struct sched_param none = { 0 };
+    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+    sched_setscheduler(0, SCHED_BATCH, &none);
+}
+
 static void *work(void *arg)
 {
     struct pool *p = arg;
     pthread_setname_np(pthread_self(), p->name);
-    setpriority(PRIO_PROCESS, (id_t)gettid(),
-                NICE); /* of this thread alone, on Linux; that it fails costs nothing but the courtesy */
+    give_way();
     for (struct task *t; (t = take(p)) != NULL;)
         t->run(t); /* may free t */
     if (app.db != NULL)

@@ -18,6 +18,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -186,6 +187,8 @@ static err toy_slow(struct req *rq)
     assert_int_equal(rq->who.role, 0); /* whoever an earlier run found is forgotten with its memory */
     assert_true(gate_allows(rq, &can_read));
     stage.slow_runs++;
+    assert_int_equal(sched_getscheduler(0) == SCHED_BATCH,
+                     stage.slow_runs > 1); /* the pool gives way, the loop does not */
     reply_header(rq, "X-Run", S("one"));
     TRY(db_row(rq->tx, &toys_slow, out, (struct args){ 0 }));
     return reply(rq, 200, &toy_table, out);
