@@ -242,6 +242,9 @@ static void test_open_stream_is_left_alone(void **state)
     assert_true(clock_mono_us() - begun >= 200000);
     close(fd);
     wait_for_the_end(&f);
+    i64 until = clock_mono_us() + 30 * SECOND_US;
+    while (atomic_load(&closed_count) == 0) /* told behind the connection's end */
+        assert_true(clock_mono_us() < until);
     assert_int_equal(atomic_load(&closed_count), 1);
     stop(&f);
 }
