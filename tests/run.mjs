@@ -85,7 +85,8 @@ function makePeople(env) {
 function nodeTests(part, db, atOnce) {
     const files = readdirSync(join(TESTS, part))
         .map((name) => join(TESTS, part, name))
-        .filter((path) => path.endsWith('.test.mjs') && path.slice(TESTS.length).includes(options.only));
+        .filter((path) => path.endsWith('.test.mjs') && path.slice(TESTS.length).includes(options.only))
+        .sort((a, b) => statSync(b).size - statSync(a).size); // the long ones first, so that none of them is the last to run, alone
     if (files.length === 0) return { passed: 0, failed: 0 };
     console.log(`-- tests/${part} on ${db}`);
     const tap = join(scratch, `${part}-${db}.tap`);
