@@ -513,7 +513,7 @@ static err seed(void *ctx, struct tx *tx)
     for (const struct module *const *m = modules; *m != NULL; m++) {
         for (u32 i = 0; i < (*m)->job_count; i++) {
             const struct job_kind *k = &(*m)->jobs[i];
-            if (k->every_us <= 0)
+            if (k->every_us <= 0 || (k->wanted != NULL && !k->wanted()))
                 continue;
             str id = typeid_new(a, "job", now_us);
             if (id.p == NULL)

@@ -15,9 +15,10 @@ struct job_kind {
     err (*run)(
         const struct job *
             job); /* slow pool; may use db_write_wait and db_read_begin; retryable errors and ERR_INTERNAL are tried again */
-    i64 every_us;     /* periodic: 0 = only when enqueued */
-    u32 max_attempts; /* 0 = 5 */
-    i64 timeout_us;   /* lease: 0 = 5 minutes */
+    i64 every_us;         /* periodic: 0 = only when enqueued */
+    bool (*wanted)(void); /* periodic: whether there is anything to do here; NULL: always */
+    u32 max_attempts;     /* 0 = 5 */
+    i64 timeout_us;       /* lease: 0 = 5 minutes */
     const char *doc;
 };
 /* Inside a write transaction: the job exists when the transaction does. delay_us from now_us. */

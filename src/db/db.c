@@ -279,6 +279,16 @@ void db_read_rest(struct db *db)
         db->driver->read_rest(db);
 }
 
+static err run_count_grown(void *ctx, struct tx *tx)
+{
+    return tx->db->driver->count_grown(tx);
+}
+
+err db_count_grown(struct db *db, struct arena *a)
+{
+    return db->driver->count_grown != NULL ? db_write_own(db, a, run_count_grown, NULL) : OK;
+}
+
 err db_ping(struct db *db, i64 *latency_us)
 {
     return db->driver->ping(db, latency_us);

@@ -232,5 +232,7 @@ struct db_inspection {
 err db_inspect(struct arena *a, str folder, struct db_inspection *out) MUST;
 /* The same for the database of options->url. */
 err db_inspect_url(struct arena *a, const struct db_options *options, struct db_inspection *out) MUST;
+/* Lets the database count tables again that have doubled since it last did, so that its plans fit. On the calling thread; nothing to do on SQLite. */
+err db_count_grown(struct db *db, struct arena *a) MUST;
 /* A consistent "select 1" with its latency, for health. */
 err db_ping(struct db *db, i64 *latency_us) MUST;

@@ -56,6 +56,7 @@ struct driver {
     err (*migrated)(struct tx *tx);                                  /* after a migration went up, in its transaction */
     err (*migrate_lock)(struct tx *tx); /* until the transaction ends: one node migrates at a time */
     err (*check)(struct db *db, struct buf *complaint);
+    err (*count_grown)(struct tx *tx); /* NULL: nothing depends on it */
     err (*ping)(struct db *db, i64 *latency_us);
     void (*stats)(struct db *db, struct db_stats *out);
 };

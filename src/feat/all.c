@@ -3,6 +3,7 @@
 #include "core/mail.h"
 #include "core/module.h"
 #include "core/sinks.h"
+#include "core/store.h"
 
 #include "feat/api-keys/api-keys.h"
 #include "feat/audit/audit.h"
@@ -20,7 +21,23 @@
 #include "feat/workflows/workflows.h"
 
 const struct module *const modules[] = {
-    &idempotency_module,  &mail_module,     &sinks_module,     &health_module,     &docs_module,   &audit_module,
-    &tenants_module,      &roles_module,    &api_keys_module,  &users_module,      &auth_module,   &executions_module,
-    &dead_letters_module, &triggers_module, &workflows_module, &step_types_module, &limits_module, NULL,
+    &store_module,
+    &idempotency_module,
+    &mail_module,
+    &sinks_module,
+    &health_module,
+    &docs_module,
+    &audit_module,
+    &tenants_module,
+    &roles_module,
+    &api_keys_module,
+    &users_module,
+    &auth_module,
+    &executions_module,
+    &dead_letters_module,
+    &triggers_module,
+    &workflows_module,
+    &step_types_module,
+    &limits_module,
+    NULL,
 };
