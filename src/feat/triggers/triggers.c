@@ -123,10 +123,11 @@ PROBLEM(too_many, "triggers.too_many", ERR_INVALID, "The workflow has as many tr
 
 /* ---- statements ---- */
 
+#define SETTING_COLUMNS \
+    "name, method, auth_type, auth_config, is_active, rate_limit, max_body_bytes, respond, dedup_header, allowed_ips, "
 #define TRIGGER_COLUMNS                                                                                                \
-    "id, '/api/v1/webhooks/' || workflow_id || '/' || id AS webhook_url, name, method, auth_type, auth_config, "       \
-    "is_active, rate_limit, max_body_bytes, respond, dedup_header, allowed_ips, workflow_id, created_by, created_at, " \
-    "updated_at"
+    "id, '/api/v1/webhooks/' || workflow_id || '/' || id AS webhook_url, " SETTING_COLUMNS "workflow_id, created_by, " \
+    "created_at, updated_at"
 
 STMT(trigger_workflow, "SELECT 1 FROM workflows WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL");
 STMT(trigger_by_id, "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 AND id = $3",
@@ -154,6 +155,11 @@ static const struct lister trigger_lister = { &trigger_table, sorts,          CO
 STMT(trigger_all,
      "SELECT " TRIGGER_COLUMNS " FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 ORDER BY id LIMIT $3",
      .row = &trigger_table);
+/* What a definition shows, and no more: every read of a workflow asks for it, and each column costs PostgreSQL and us a fifth of a microsecond. */
+STMT(trigger_entries,
+     "SELECT id, " SETTING_COLUMNS
+     "updated_at FROM triggers WHERE tenant_id = $1 AND workflow_id = $2 ORDER BY id LIMIT $3",
+     .row = &trigger_table);
 
 STMT(
     trigger_insert,
@@ -172,6 +178,11 @@ STMT(trigger_delete, "DELETE FROM triggers WHERE tenant_id = $1 AND workflow_id 
 static u64 bit_of(const char *name)
 {
     return (u64)1 << field_index(&trigger_table, str_of(name));
+}
+
+static str path_of(struct arena *a, str workflow_id, str id)
+{
+    return strf(a, "/api/v1/webhooks/%.*s/%.*s", STR_FMT(workflow_id), STR_FMT(id));
 }
 
 /* From the stored row to what an answer may say. */
@@ -242,7 +253,7 @@ static err complete(struct req *rq, struct trigger *t, str workflow_id, const st
 {
     t->id = before != NULL ? before->id : typeid_new(rq->arena, "trigger", req_now(rq));
     t->workflow_id = workflow_id;
-    t->webhook_url = strf(rq->arena, "/api/v1/webhooks/%.*s/%.*s", STR_FMT(workflow_id), STR_FMT(t->id));
+    t->webhook_url = path_of(rq->arena, workflow_id, t->id);
     t->created_by = before != NULL ? before->created_by : rq->who.user_id;
     t->created_at = before != NULL ? before->created_at : req_now(rq);
     if (t->id.p == NULL || t->webhook_url.p == NULL)
@@ -481,10 +492,18 @@ err triggers_changed_view(struct req *rq, const struct trigger_changes *changes,
 
 err triggers_ask(struct tx *tx, str tenant_id, str workflow_id, struct ahead *out)
 {
-    return db_ask(tx, &trigger_all, TRIGGERS_MAX, out, ARGS(STR(tenant_id), STR(workflow_id), I64(TRIGGERS_MAX)));
+    return db_ask(tx, &trigger_entries, TRIGGERS_MAX, out, ARGS(STR(tenant_id), STR(workflow_id), I64(TRIGGERS_MAX)));
 }
 
-err triggers_view(struct tx *tx, struct ahead *asked, struct triggers_shown *out)
+static err show_entry(struct arena *a, str workflow_id, struct trigger *t)
+{
+    TRY(trigger_auth_mask(a, t->auth_type, t->auth_config, &t->auth_config));
+    t->webhook_url = path_of(a, workflow_id, t->id);
+    SET(definition_trigger_table, t, webhook_url);
+    return t->webhook_url.p != NULL ? OK : ERR_MEMORY;
+}
+
+err triggers_view(struct tx *tx, str workflow_id, struct ahead *asked, struct triggers_shown *out)
 {
     void *rows = NULL;
     u32 n = 0;
@@ -495,7 +514,7 @@ err triggers_view(struct tx *tx, struct ahead *asked, struct triggers_shown *out
     buf_char(&b, '[');
     for (u32 i = 0; i < n; i++) {
         struct trigger *t = (struct trigger *)rows + i;
-        TRY(show(db_arena(tx), t));
+        TRY(show_entry(db_arena(tx), workflow_id, t));
         put_entry(&w, t);
         changes += t->updated_at;
     }

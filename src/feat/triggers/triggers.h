@@ -33,7 +33,7 @@ struct triggers_shown {
     u32 n;
     i64 changes; /* the sum of the times at which they were last changed: with `n` it tells all states apart */
 };
-err triggers_view(struct tx *tx, struct ahead *asked, struct triggers_shown *out) MUST;
+err triggers_view(struct tx *tx, str workflow_id, struct ahead *asked, struct triggers_shown *out) MUST;
 
 /* To be called in a transaction that changes a workflow or what it answers its triggers (active, version, deleted): takes effect with the commit, also for the kept answers
  * of GET /workflows/{id}, which show both. */

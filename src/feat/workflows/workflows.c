@@ -402,7 +402,7 @@ static err workflow_remove(struct req *rq)
 
 static err show_stored(struct req *rq, struct workflow *w, struct ahead *asked, struct triggers_shown *triggers)
 {
-    TRY(triggers_view(rq->tx, asked, triggers));
+    TRY(triggers_view(rq->tx, w->id, asked, triggers));
     return workflow_show(rq->arena, w, triggers->json);
 }
 

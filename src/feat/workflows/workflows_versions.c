@@ -159,7 +159,7 @@ err prepare_restore(struct req *rq)
     s->changed = version.version != s->row.version;
     s->names = S("definition");
     s->row.updated_at = req_now(rq);
-    TRY(triggers_view(rq->tx, &triggers, &view));
+    TRY(triggers_view(rq->tx, req_param(rq, "id"), &triggers, &view));
     TRY(workflow_show(rq->arena, &s->row, view.json));
     rq->prepared = s;
     return OK;
