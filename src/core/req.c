@@ -594,26 +594,16 @@ static void stream_over(void *arg)
     c->answered = true;
 }
 
-/* A slow read is not repeated in the pool here: a stream belongs to its loop from its first byte on. It is answered by 503. */
+/* Without a snapshot: a stream reads when it has to, now and as long as it lasts (req_read). */
 static void stream_start(struct request_core *c)
 {
-    struct req *rq = &c->rq;
-    struct tx *tx = NULL;
     bool gone = false;
     /* cppcheck-suppress autoVariables; taken back below, unless the request has gone and *c with it */
     c->gone = &gone;
-    err e = rq->route->flags & R_NO_STORE ? OK : db_read_begin(app.db, rq->arena, true, &tx);
-    rq->tx = tx;
-    if (tx != NULL)
-        hold_to_caller(rq, tx);
-    if (e == OK)
-        e = rq->route->handle(rq);
-    if (tx != NULL) /* the request may be gone, the snapshot is the thread's */
-        db_read_end(tx);
+    err e = c->rq.route->handle(&c->rq);
     if (gone)
         return;
     c->gone = NULL;
-    rq->tx = NULL;
     if (is_answered(c, e))
         reply_send(c, e);
 }

@@ -18,7 +18,7 @@ enum work {
     W_WRITE, /* `prepare` as W_READ (or in the slow pool: R_SLOW_PREPARE), then `handle` on the writer: statements only */
     W_WAIT,   /* as W_READ, and ends with reply or park() */
     W_SLOW,   /* in the slow pool, rq->tx a read snapshot */
-    W_STREAM, /* on the loop with a read snapshot; starts a stream (stream.h) or replies */
+    W_STREAM, /* on the loop, without tx (req_read gives one); starts a stream (stream.h) or replies */
 };
 
 enum route_flags {

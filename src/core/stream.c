@@ -267,13 +267,23 @@ void stream_event(struct stream *s, str id, str event, str data)
         tell_events(s, id, event, data);
 }
 
-void stream_end(struct stream *s)
+static void end_with(struct stream *s, enum websocket_code code)
 {
     if (s->socket != NULL)
-        websocket_close(s->socket, WEBSOCKET_NORMAL);
+        websocket_close(s->socket, code);
     if (!s->given_up && s->full && s->waiting.n > 0) {
         s->bytes += s->waiting.n; /* the server bounds what it keeps of a stream that ends */
         http_stream_write(s->rq->http, buf_view(&s->waiting));
     }
     finish(s);
+}
+
+void stream_end(struct stream *s)
+{
+    end_with(s, WEBSOCKET_NORMAL);
+}
+
+void stream_break(struct stream *s)
+{
+    end_with(s, WEBSOCKET_AGAIN);
 }

@@ -10,4 +10,5 @@ struct stream;
 err stream_begin(struct req *rq, void (*closed)(void *ctx), void *ctx, struct stream **out) MUST;
 /* data: JSON. */
 void stream_event(struct stream *s, str id, str event, str data);
-void stream_end(struct stream *s); /* after the final event; `closed` is not called */
+void stream_end(struct stream *s);   /* after the final event; `closed` is not called */
+void stream_break(struct stream *s); /* the same before it: the client may come back, and go on from there */

@@ -8,7 +8,8 @@
 #include "net/http.h"
 
 enum { WEBSOCKET_MESSAGE_MAX = 4 << 10 };
-enum websocket_code { WEBSOCKET_NORMAL = 1000, WEBSOCKET_AWAY = 1001, WEBSOCKET_POLICY = 1008 };
+/* RFC 6455, 7.4.1, and the registry that it begins (1013: try again later). */
+enum websocket_code { WEBSOCKET_NORMAL = 1000, WEBSOCKET_AWAY = 1001, WEBSOCKET_POLICY = 1008, WEBSOCKET_AGAIN = 1013 };
 
 /* Whether the request asks for it, well or badly. */
 bool websocket_asked(const struct http_request *rq);

@@ -120,9 +120,9 @@ static err missing(struct req *rq, err e, str id)
     return e == ERR_NOT_FOUND ? problem(rq, &execution_not_found, "There is no execution %.*s", STR_FMT(id)) : e;
 }
 
-err execution_exists(struct req *rq, str id)
+err execution_exists(struct req *rq, struct tx *tx, str id)
 {
-    return missing(rq, db_row(rq->tx, &execution_by_id, NULL, ARGS(TENANT(rq), STR(id))), id);
+    return missing(rq, db_row(tx, &execution_by_id, NULL, ARGS(TENANT(rq), STR(id))), id);
 }
 
 err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out)
@@ -272,7 +272,7 @@ static const struct route routes[] = {
           "Server-sent events: execution.started, step.started, step.retrying, step.completed, step.failed, step.skipped, "
           "execution.completed, execution.failed, …; what has happened before comes first. Last-Event-ID resumes behind that event. The "
           "stream ends after the final event.\n\nWith Upgrade: websocket (RFC 6455, HTTP/1.1) the same events come as text messages {id, event, data}: closed with 1000 "
-          "after the final one, 1008 when the session ends, 1001 when the server stops. A client sends control frames only; pages "
+          "after the final one, 1008 when the session ends, 1001 when the server stops, 1013 when what is to come cannot be read now. A client sends control frames only; pages "
           "need an origin of their own server or of ALLOWED_ORIGINS, and are let in by their cookie: a browser sends no Authorization here." },
     { ROUTE(POST, "/api/v1/executions/{id}/cancel", execution_cancel, W_WRITE), .prepare = prepare_end,
       .need = &can_control, .out = &execution_table, .status = 202, .also = cancel_also, .problems = cancel_list,

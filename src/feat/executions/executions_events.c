@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { STREAMS_MAX = 20000, EVENT_ID_BYTES = 32 };
+enum { STREAMS_MAX = 20000, EVENT_ID_BYTES = 32, LOOKS = 3 };
 
 struct watch {
     struct req *rq;
@@ -20,7 +20,8 @@ struct watch {
     struct stream *stream;
     str execution_id;
     char last[EVENT_ID_BYTES]; /* id of the last event that was sent */
-    bool over;                 /* the final event was sent */
+    bool over;                 /* there is nothing to come */
+    bool broken;               /* what is to come cannot be read */
 };
 
 /* Browsers cannot send a header with a WebSocket, nor the first time with an EventSource. */
@@ -80,13 +81,22 @@ static void closed(void *ctx)
 static void end(struct watch *w)
 {
     struct stream *s = w->stream;
+    bool broken = w->broken && !w->over;
     unwatch(w);
-    stream_end(s); /* `w` is gone with the request */
+    if (broken) /* `w` is gone with the request */
+        stream_break(s);
+    else
+        stream_end(s);
 }
 
-/* What has happened so far, as far as it is news. A final execution has nothing to come, even when the client has seen its last event already. A read that
- * fails ends the stream; the client comes back with Last-Event-ID. The texts are let go again: a stream may live for days. */
-static void send_history(struct watch *w, struct tx *tx)
+static err exists(struct watch *w, struct tx *tx)
+{
+    return execution_exists(w->rq, tx, w->execution_id);
+}
+
+/* What has happened so far, as far as it is news. A final execution has nothing to come, even when the client has seen its last event already. The texts are let
+ * go again: a stream may live for days. */
+static err send_history(struct watch *w, struct tx *tx)
 {
     struct arena *a = w->rq->arena;
     struct arena_mark mark = arena_mark(a);
@@ -98,19 +108,28 @@ static void send_history(struct watch *w, struct tx *tx)
         e = execution_events(a, &x, &list, &n);
     for (u32 i = 0; i < n; i++)
         tell(w, list[i].id, list[i].name, list[i].data);
-    w->over = w->over || e != OK || execution_is_final(x.status);
+    w->over = w->over || (e == OK && execution_is_final(x.status));
     arena_rewind(a, mark);
+    return e;
 }
 
-/* The stream is behind: what it missed is in the database. */
+/* A read on a loop gets little time, which passes too while a busy machine does something else: then it gets as much again. */
+static err look(struct watch *w, err (*read)(struct watch *w, struct tx *tx))
+{
+    err e = ERR_BUSY;
+    for (u32 i = 0; i < LOOKS && e == ERR_BUSY; i++) {
+        struct tx *tx;
+        TRY(req_read(w->rq, &tx));
+        e = read(w, tx);
+        db_read_end(tx);
+    }
+    return e;
+}
+
+/* The stream is behind: what it missed is in the database. A read that fails ends it; the client comes back with Last-Event-ID. */
 static void catch_up(struct watch *w)
 {
-    struct tx *tx;
-    w->over = req_read(w->rq, &tx) != OK;
-    if (w->over)
-        return;
-    send_history(w, tx);
-    db_read_end(tx);
+    w->broken = look(w, send_history) != OK;
 }
 
 static void on_event(void *ctx, const struct event *event)
@@ -120,7 +139,7 @@ static void on_event(void *ctx, const struct event *event)
         tell(w, event->id, event->name, event->data);
     else
         catch_up(w);
-    if (w->over)
+    if (w->over || w->broken)
         end(w);
 }
 
@@ -134,10 +153,10 @@ static void resume_from(struct watch *w, str last)
 
 static err begin(struct watch *w)
 {
-    TRY(execution_exists(w->rq, w->execution_id));
+    TRY(look(w, exists));
     TRY(stream_begin(w->rq, closed, w, &w->stream));
-    send_history(w, w->rq->tx);
-    if (w->over)
+    catch_up(w);
+    if (w->over || w->broken)
         end(w);
     return OK;
 }

@@ -7,7 +7,7 @@
 err execution_find(struct req *rq, struct tx *tx, str id, struct execution *out) MUST;
 
 /* The same without the row. */
-err execution_exists(struct req *rq, str id) MUST;
+err execution_exists(struct req *rq, struct tx *tx, str id) MUST;
 
 /* executions_events.c */
 handler_fn execution_stream;
