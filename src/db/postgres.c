@@ -630,7 +630,10 @@ static err postgres_ping(struct db *base, i64 *latency_us)
 static err run_script(struct pg_tx *tx, const char *name, const char *sql)
 {
     TRY(enter(tx));
-    TRY(pg_send_scope(tx->conn, "", false, true)); /* it sees no tenant but those that it names itself */
+    TRY(pg_send_scope(tx->conn, "", false, true)); /* no tenant that the session stands at: a script names its own */
+    tx->tenant[0] = '\0';
+    tx->scoped =
+        true; /* app.system is as the statement before it left it: migrations that move rows go behind one for all */
     return fail(tx, pg_script(tx->conn, name, sql, clock_mono_us() + MINUTE_US), false);
 }
 
@@ -671,12 +674,14 @@ static err postgres_migrated(struct tx *base)
 }
 
 /* PostgreSQL itself looks once a minute. A table that fills within that minute was counted while it was nearly empty, or never, and every index that begins with tenant_id
- * seems to be as good as the one that finds the row. As the owner, whose right it is; a table that somebody counts already is left out. */
+ * seems to be as good as the one that finds the row. As the owner, whose right it is; a table that somebody counts already is left out.
+ * A few at a time, since each stays locked against migrations until the end. */
 static const char count_grown_sql[] =
     "SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; DO $$ DECLARE grown regclass; BEGIN"
-    " FOR grown IN SELECT s.relid FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid WHERE s.schemaname = 'public'"
-    " AND s.n_mod_since_analyze > 50 + greatest(c.reltuples, 0) LOOP"
-    " EXECUTE format('ANALYZE (SKIP_LOCKED) %s', grown);"
+    " FOR grown IN SELECT s.relid FROM pg_catalog.pg_stat_user_tables s JOIN pg_catalog.pg_class c ON c.oid = s.relid"
+    "  WHERE s.schemaname = 'public' AND s.n_mod_since_analyze > 50 + greatest(c.reltuples, 0)"
+    "  ORDER BY s.n_mod_since_analyze DESC LIMIT 4 LOOP"
+    " EXECUTE pg_catalog.format('ANALYZE (SKIP_LOCKED) %s', grown);"
     " END LOOP; END $$";
 
 static err postgres_count_grown(struct tx *base)

@@ -65,15 +65,15 @@ err db_purge(struct tx *tx, str table, str tenant_id, i64 max, i64 *n)
     bool sqlite = driver == &sqlite_driver;
     if (!is_plain(table) || !is_plain(tenant_id))
         return ERR_INVALID;
-    str scope = strf(tx->arena, "SELECT set_config('app.tenant', '%.*s', true)", STR_FMT(tenant_id));
+    str scope = sqlite ? S("") : strf(tx->arena, "SELECT set_config('app.tenant', '%.*s', true);", STR_FMT(tenant_id));
     str text = strf(tx->arena, sqlite ? sqlite_text : postgres_text, STR_FMT(table), STR_FMT(table), STR_FMT(tenant_id),
                     (long long)max);
-    const char *first = str_z(tx->arena, scope), *second = str_z(tx->arena, text);
-    if (first == NULL || second == NULL)
+    const str parts[] = { scope, text };
+    str both = scope.p != NULL && text.p != NULL ? str_concat(tx->arena, parts, COUNT(parts)) : STR_NONE;
+    const char *script = both.p != NULL ? str_z(tx->arena, both) : NULL;
+    if (script == NULL)
         return ERR_MEMORY;
-    if (!sqlite)
-        TRY(driver->script(tx, "purge", first));
-    TRY(driver->script(tx, "purge", second));
+    TRY(driver->script(tx, "purge", script)); /* one, since each begins without a tenant */
     TRY(db_row(tx, &purge_count, &purged, NO_ARGS));
     *n = purged.n;
     return OK;

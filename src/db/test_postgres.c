@@ -581,6 +581,19 @@ static void write_is_taken_back(struct store *s)
     assert_int_equal(db_write_wait(s->db, s->arena, touch, &e), ERR_INVALID);
 }
 
+/* A script that names its tenant itself, and a statement of the same tenant behind it. */
+static err purge(void *ctx, struct tx *tx)
+{
+    i64 n;
+    TRY(db_purge(tx, S("notes"), S("globex"), 10, &n));
+    return n == 1 ? insert_other(ctx, tx) : ERR_CONFLICT;
+}
+
+static void purges_globex(struct store *s)
+{
+    assert_int_equal(db_write_wait(s->db, s->arena, purge, &(i64){ GLOBEXS }), OK);
+}
+
 /* Too late for one look: a transaction has begun. */
 static void look_comes_late(struct store *s)
 {
@@ -612,7 +625,7 @@ static void assert_believed(struct store *s)
 static void (*const happens[])(struct store *) = {
     looks_acme,    looks_globex,        looks_nobody,       reads_globex,  reads_nobody,
     look_fails,    look_is_unheard,     look_fails_unheard, look_is_mixed, looks_at_all,
-    writes_globex, write_is_taken_back, look_comes_late,
+    writes_globex, write_is_taken_back, look_comes_late,    purges_globex,
 };
 enum { HAPPENS = COUNT(happens) };
 
