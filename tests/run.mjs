@@ -50,7 +50,10 @@ function unitTests() {
     rmSync(log, { force: true });
     const env = { ...process.env, UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1' }; // else undefined behaviour is printed, and passes
     spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2'], { stdio: 'inherit', env });
-    if (!existsSync(log)) return { passed: 0, failed: 1 };
+    if (!existsSync(log)) {
+        failures.push('meson test left no log');
+        return { passed: 0, failed: 1 };
+    }
     const programs = readFileSync(log, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
     const sum = { passed: 0, failed: 0 };
     for (const { name, result, duration, stdout = '', stderr = '' } of programs) {
@@ -100,6 +103,7 @@ function nodeTests(part, db, atOnce) {
     const total = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
     const failed = total('fail') + total('cancelled');
     failuresIn(text, `${part} on ${db}`);
+    if (status !== 0 && failed === 0) failures.push(`${part} on ${db}: node --test ended with ${status} and named no test`);
     for (const [, ms, name] of text.matchAll(/^# took (\d+) .*?([^/]+)\.test\.mjs$/gm)) durations.push({ name: `${part}/${name} on ${db}`, ms: Number(ms) });
     return { passed: total('pass'), failed: status !== 0 && failed === 0 ? 1 : failed };
 }
@@ -111,13 +115,13 @@ function coverage() {
     const hits = new Set(readdirSync(HITS).flatMap((name) => readFileSync(join(HITS, name), 'utf8').split('\n')));
     const missed = routes.filter((route) => !hits.has(route));
     console.log(`routes reached: ${routes.length - missed.length} of ${routes.length}`);
-    for (const route of missed) console.log(`  no test reaches ${route}`);
+    for (const route of missed) failures.push(`no test reaches ${route}`);
     return { passed: 0, failed: missed.length + (routes.length === 0 ? 1 : 0) };
 }
 
 function leftovers() {
     const names = readdirSync(TMP);
-    if (names.length > 0) console.log(`tests left behind: ${names.join(', ')}`);
+    if (names.length > 0) failures.push(`tests left behind: ${names.join(', ')}`);
     return { passed: 0, failed: names.length > 0 ? 1 : 0 };
 }
 

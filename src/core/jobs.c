@@ -1,7 +1,7 @@
 /* jobs.c - a dispatcher thread claims due rows in batches and hands them to the slow pool; each outcome is a row again.
  *
  * A job may run more than once (a crash, a lost outcome, an overrun lease), so kinds must bear that. While nothing
- * is due the dispatcher only reads: an idle server does not write. After jobs_enqueue it claims without looking
+ * is due the dispatcher only reads: an idle server does not write but what periodic kinds do. After jobs_enqueue it claims without looking
  * first - with SQLite the claim waits in the writer's queue behind the transaction that woke it; with PostgreSQL that transaction may not have committed
  * yet, so the dispatcher looks again, soon and then ever later.
  *
@@ -465,7 +465,7 @@ static err take_over_in(void *ctx, struct tx *tx)
 /* Not with SQLite: nobody else ends there, and it would put back what we run. False: it is to be tried again. */
 static bool take_over(struct arena *a)
 {
-    return db_write_loose(app.db, a, take_over_in, NULL) == OK;
+    return node_may_take_over(clock_mono_us()) && db_write_loose(app.db, a, take_over_in, NULL) == OK;
 }
 
 /* Until somebody wakes it, or the next look. */

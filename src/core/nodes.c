@@ -646,12 +646,12 @@ void nodes_stop(void)
 {
     bool joined = nodes.started;
     atomic_store(&nodes.held_until_us, 0);
-    atomic_store(&nodes.settled_us, 0);
-    nodes.renewed_us = 0;
     if (joined) {
         stop_heart();
         end_lease();
     }
+    atomic_store(&nodes.settled_us, 0);
+    nodes.renewed_us = 0;
     pthread_mutex_lock(&nodes.lock);
     arena_free(nodes.arena);
     nodes.arena = NULL;

@@ -286,7 +286,7 @@ static err run_count_grown(void *ctx, struct tx *tx)
 
 err db_count_grown(struct db *db, struct arena *a)
 {
-    return db->driver->count_grown != NULL ? db_write_own(db, a, run_count_grown, NULL) : OK;
+    return db->driver->count_grown != NULL ? db_write_loose(db, a, run_count_grown, NULL) : OK;
 }
 
 err db_ping(struct db *db, i64 *latency_us)
