@@ -147,6 +147,17 @@ static void hold(bool on)
     pthread_mutex_unlock(&lock);
 }
 
+/* Until it is on its way, alone: what is said from then on waits behind it. */
+static void say_and_wait(const char *text)
+{
+    bus_say(&one, str_of(text));
+    for (u32 n = 0; n == 0; sched_yield()) {
+        pthread_mutex_lock(&lock);
+        n = packets;
+        pthread_mutex_unlock(&lock);
+    }
+}
+
 static int start_fake(void **state)
 {
     fake_broken = fake_alone = false;
@@ -169,12 +180,7 @@ static int stop_fake(void **state)
 static void test_bus_says(void **state)
 {
     hold(true);
-    bus_say(&one, S("first"));
-    for (u32 n = 0; n == 0;) { /* until it is on its way */
-        pthread_mutex_lock(&lock);
-        n = packets;
-        pthread_mutex_unlock(&lock);
-    }
+    say_and_wait("first");
     for (int i = 0; i < 3; i++) {
         bus_say(&one, S("a"));
         bus_say(&two, S("b c\nd"));
@@ -210,7 +216,7 @@ static void test_bus_spills(void **state)
 {
     char text[64];
     hold(true);
-    bus_say(&one, S("first"));
+    say_and_wait("first");
     for (int i = 0; i < BUS_QUEUE_BYTES / 64; i++) {
         int n = snprintf(text, sizeof text, "a text of some length that is never the same %d", i);
         bus_say(&two, (str){ text, (size_t)n });
