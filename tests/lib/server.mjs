@@ -29,6 +29,7 @@ export const ROLES = ['owner', 'admin', 'editor', 'member', 'viewer'];
 export const PASSWORD = 'Kestrel-7-marble-lantern';
 
 const SANITIZERS = {
+    TSAN_OPTIONS: `suppressions=${join(ROOT, 'tests/tsan.supp')}`,
     ASAN_OPTIONS: 'detect_leaks=1:exitcode=99:abort_on_error=0',
     UBSAN_OPTIONS: 'halt_on_error=1:exitcode=99:print_stacktrace=1',
 };
