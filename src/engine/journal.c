@@ -300,11 +300,16 @@ static bool only_sends(const struct write *w)
     return w->child_count == 0 && w->failure.handler == NULL && r->replays.p == NULL && !counts && !asks_children(w);
 }
 
+static bool ends_child(const struct write *w)
+{
+    return w->final && w->run->parent_step.p != NULL;
+}
+
 /* Whether it changes no row but its own run's, so that it may share a transaction with those of other runs. Two transactions of many ends each would change the rows of the same
  * parents in different orders, and wait for each other. */
 static bool is_apart(const struct write *w)
 {
-    return w->abandoned_count == 0 && !(w->final && w->run->parent_step.p != NULL);
+    return w->abandoned_count == 0 && !ends_child(w);
 }
 
 static err write_children(struct write *w, struct tx *tx)
@@ -330,7 +335,7 @@ static err write_children(struct write *w, struct tx *tx)
 static err wake_parent(struct write *w, struct tx *tx)
 {
     const struct run *r = w->run;
-    if (!w->final || r->parent_step.p == NULL)
+    if (!ends_child(w))
         return OK;
     return db_send(tx, &parent_wake, OK, ARGS(STR(r->tenant_id), STR(r->parent_id), I64(r->completed_at)));
 }
