@@ -631,9 +631,9 @@ static err run_script(struct pg_tx *tx, const char *name, const char *sql)
 {
     TRY(enter(tx));
     TRY(pg_send_scope(tx->conn, "", false, true)); /* no tenant that the session stands at: a script names its own */
+    /* app.system is as the statement before left it: migrations that move rows go behind one for all */
     tx->tenant[0] = '\0';
-    tx->scoped =
-        true; /* app.system is as the statement before it left it: migrations that move rows go behind one for all */
+    tx->scoped = true;
     return fail(tx, pg_script(tx->conn, name, sql, clock_mono_us() + MINUTE_US), false);
 }
 
