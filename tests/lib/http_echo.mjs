@@ -33,9 +33,10 @@ export class Upstream {
 
     /** Lets every held answer go; or those of one path. */
     release(path = null) {
-        const held = this.held.splice(0);
-        this.held = held.filter((one) => path !== null && one.path !== path);
-        for (const one of held) if (!this.held.includes(one)) one.go();
+        const goes = (one) => path === null || one.path === path;
+        const going = this.held.filter(goes);
+        this.held = this.held.filter((one) => !goes(one));
+        for (const one of going) one.go();
     }
 
     async #answer(request, response) {
