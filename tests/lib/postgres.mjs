@@ -101,10 +101,17 @@ export class Postgres {
         this.#signal('SIGCONT');
     }
 
+    /* The server itself first, so that no child comes to it; one that has ended meanwhile is none. */
     #signal(name) {
         const { pid } = this.child;
+        process.kill(pid, name);
         const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean);
-        for (const one of [pid, ...children.map(Number)]) process.kill(one, name);
+        for (const one of children.map(Number))
+            try {
+                process.kill(one, name);
+            } catch (e) {
+                if (e.code !== 'ESRCH') throw e;
+            }
     }
 
     async stop() {
