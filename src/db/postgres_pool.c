@@ -1,7 +1,8 @@
 /* postgres_pool.c - the connections of the process: a bounded number, kept, looked at before use, replaced when old.
  *
- * The newest idle one is taken first, so that after a rush the others grow old and go. After a failed attempt to connect all others fail at once for a
- * quarter of a second: a server that is away must not be stormed, nor every request wait for its own time-out. */
+ * The newest idle one is taken first, so that after a rush the others grow old and go. After a failed attempt to connect nobody tries again for a
+ * quarter of a second: a server that is away must not be stormed, nor every request wait for its own time-out. Whoever needs one in that time waits for those
+ * that are in use; when there are none it fails at once. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
@@ -75,8 +76,8 @@ static void end_one(struct postgres *db, struct pg_conn *c)
     pthread_mutex_unlock(&db->pool);
 }
 
-/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. */
-static err open_one(struct postgres *db, struct pg_conn **out)
+/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. *refused: the server said no, before the time was up. */
+static err open_one(struct postgres *db, struct pg_conn **out, bool *refused)
 {
     i64 deadline_us = clock_mono_us() + CONNECT_US;
     err e = pg_connect(db, deadline_us, out);
@@ -84,42 +85,56 @@ static err open_one(struct postgres *db, struct pg_conn **out)
         e = pg_connect(db, deadline_us, out);
     if (e == OK)
         return OK;
-    end_one(db, NULL);
+    *refused = e == ERR_UNAVAILABLE && clock_mono_us() < deadline_us;
     pthread_mutex_lock(&db->pool);
     db->down_until_us = clock_mono_us() + DOWN_US + (i64)rng_below((u64)DOWN_US);
     pthread_mutex_unlock(&db->pool);
+    end_one(db, NULL);
     return e;
 }
 
-static bool wait_freed(struct postgres *db, i64 deadline_us)
+static void wait_freed(struct postgres *db, i64 until_us)
 {
-    i64 left_us = deadline_us - clock_mono_us();
+    i64 left_us = MAX(until_us - clock_mono_us(), (i64)0);
     struct timespec t;
-    if (left_us <= 0)
-        return false;
     clock_gettime(CLOCK_MONOTONIC, &t);
     i64 ns = t.tv_nsec + left_us % SECOND_US * 1000;
     t.tv_sec += left_us / SECOND_US + ns / 1000000000;
     t.tv_nsec = ns % 1000000000;
     pthread_cond_timedwait(&db->freed, &db->pool, &t);
-    return true;
+}
+
+/* Waits for one that is in use, or until one may be opened again. */
+static err wait_place(struct postgres *db, i64 deadline_us)
+{
+    i64 now_us = clock_mono_us();
+    bool down = now_us < db->down_until_us;
+    if (down && db->open == 0)
+        return ERR_UNAVAILABLE;
+    if (now_us >= deadline_us)
+        return ERR_BUSY;
+    wait_freed(db, down ? MIN(deadline_us, db->down_until_us) : deadline_us);
+    return OK;
+}
+
+static bool may_open(const struct postgres *db)
+{
+    u32 most = db->base.options.pool_size + db->base.options.pool_overflow;
+    return db->open < most && clock_mono_us() >= db->down_until_us;
 }
 
 /* An idle connection, or (with *out NULL) the place for a new one. */
 static err take_place(struct postgres *db, i64 deadline_us, struct pg_conn **out)
 {
-    u32 most = db->base.options.pool_size + db->base.options.pool_overflow;
     err e = OK;
     pthread_mutex_lock(&db->pool);
-    while (e == OK && db->idle == NULL && db->open >= most)
-        e = wait_freed(db, deadline_us) ? OK : ERR_BUSY;
+    while (e == OK && db->idle == NULL && !may_open(db))
+        e = wait_place(db, deadline_us);
     *out = e == OK && db->idle != NULL ? pop(db) : NULL;
-    if (e == OK && *out == NULL && clock_mono_us() < db->down_until_us) {
-        e = ERR_UNAVAILABLE;
-        pthread_cond_signal(&db->freed); /* the place stays free: whoever waits behind us need not */
-    }
     if (e == OK && *out == NULL)
         db->open++;
+    if (e == ERR_UNAVAILABLE)
+        pthread_cond_signal(&db->freed); /* the place stays free: whoever waits behind us need not */
     pthread_mutex_unlock(&db->pool);
     return e;
 }
@@ -129,14 +144,18 @@ err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
     i64 deadline_us = clock_mono_us() + wait_us;
     for (;;) {
         struct pg_conn *c;
+        bool again = false;
         TRY(take_place(db, deadline_us, &c));
-        if (c == NULL)
-            return open_one(db, out);
-        if (pg_usable(db, c)) {
+        if (c == NULL) {
+            err e = open_one(db, out, &again);
+            if (!again)
+                return e;
+        } else if (pg_usable(db, c)) {
             *out = c;
             return OK;
+        } else {
+            end_one(db, c);
         }
-        end_one(db, c);
     }
 }
 

@@ -368,6 +368,60 @@ static void test_the_pool_is_bounded(void **state)
     pthread_barrier_destroy(&over);
 }
 
+static void let_in(struct store *s, int connections)
+{
+    char sql[120];
+    snprintf(sql, sizeof sql, "ALTER DATABASE %s CONNECTION LIMIT %d", s->place.database, connections);
+    assert_int_equal(test_store_admin("postgres", sql), 0);
+}
+
+static err find_any(struct store *s)
+{
+    return find(s, &good_by_id, ARGS(STR(S("acme")), I64(1)), NULL);
+}
+
+/* What another thread holds is given back when the server has refused a further one. */
+static void *give_back_later(void *ctx)
+{
+    struct holder *h = ctx;
+    struct postgres *db = postgres_of(h->s->db);
+    for (bool refused = false; !refused; sched_yield()) {
+        pthread_mutex_lock(&db->pool);
+        refused = db->down_until_us != 0;
+        pthread_mutex_unlock(&db->pool);
+    }
+    pthread_barrier_wait(h->over);
+    return NULL;
+}
+
+/* "Too many clients": whoever needs one more waits for one of those that there are. Only where there are none it is said at once that the database is not there. */
+static void test_a_connection_that_is_refused(void **state)
+{
+    struct store *s = *state;
+    pthread_barrier_t held, over;
+    pthread_t threads[2];
+    pthread_barrier_init(&held, NULL, 2);
+    pthread_barrier_init(&over, NULL, 2);
+    struct holder h = { s, &held, &over, OK };
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    let_in(s, 1);
+    assert_int_equal(pthread_create(&threads[0], NULL, hold, &h), 0);
+    pthread_barrier_wait(&held);
+    assert_int_equal(find_any(s), ERR_BUSY); /* the other one does not come back: as when the pool is used up */
+    postgres_of(s->db)->down_until_us = 0;
+    assert_int_equal(pthread_create(&threads[1], NULL, give_back_later, &h), 0);
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    pool_forget(postgres_of(s->db));
+    let_in(s, 0);
+    i64 from_us = clock_mono_us();
+    assert_int_equal(find_any(s), ERR_UNAVAILABLE);
+    assert_true(clock_mono_us() - from_us < SECOND_US);
+    pthread_barrier_destroy(&held);
+    pthread_barrier_destroy(&over);
+}
+
 /* What the pool is tested with stands in its one idle connection. */
 static struct pg_conn *idle_of(struct store *s)
 {
@@ -1067,6 +1121,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_an_answer_waits_by_itself),
         WITH_STORE(test_nth_failure_of_one_look),
         WITH_STORE(test_the_pool_is_bounded),
+        WITH_STORE(test_a_connection_that_is_refused),
         WITH_STORE(test_an_old_connection_is_replaced),
         WITH_STORE(test_an_idle_connection_is_looked_at),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
