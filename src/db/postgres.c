@@ -41,24 +41,38 @@ static err fail(struct pg_tx *tx, err e, bool refused)
     return tx->failed;
 }
 
-/* Where a loop cannot connect it has stood still for nothing, so it rests for longer than that took. */
-static err connect_fast(struct postgres *db, i64 deadline_us, struct pg_conn **out)
+/* Where a loop cannot connect it has stood still for nothing, so loops rest for longer than that took. */
+static void loops_rest(struct postgres *db, i64 from_us)
 {
-    i64 from_us = clock_mono_us();
-    pthread_mutex_lock(&db->pool);
-    bool down = from_us < MAX(db->down_until_us, db->loops_rest_until_us);
-    pthread_mutex_unlock(&db->pool);
-    if (down)
-        return ERR_UNAVAILABLE;
-    err e = pg_connect(db, deadline_us, out);
     i64 now_us = clock_mono_us();
-    if (e == OK) {
-        (*out)->patient = true;
-        return OK;
-    }
+    i64 took_us = MIN(now_us - from_us, (i64)FAST_US);
+    atomic_store(&db->loops_rest_us, now_us + LOOP_REST * took_us);
+    atomic_store(&db->loops_wait_us, now_us + LOOP_WAIT * took_us);
+}
+
+/* The database answers somebody, so it will answer the loops. */
+static void heard(struct postgres *db)
+{
+    if (atomic_load_explicit(&db->loops_wait_us, memory_order_relaxed) != 0)
+        atomic_store(&db->loops_wait_us, 0);
+}
+
+static err connect_fast(struct pg_tx *tx, struct pg_conn **out)
+{
+    struct postgres *db = store_of(tx);
+    bool of_loop = tx->isolation == READ_SNAPSHOT; /* who writes beside the pool is no loop, and may stand still */
+    i64 from_us = clock_mono_us();
+    i64 rest_us = atomic_load(&db->loops_rest_us), wait_us = atomic_load(&db->loops_wait_us);
     pthread_mutex_lock(&db->pool);
-    db->loops_rest_until_us = now_us + LOOP_REST * (now_us - from_us);
+    bool down = from_us < db->down_until_us;
     pthread_mutex_unlock(&db->pool);
+    if (down || (of_loop && from_us < MAX(rest_us, wait_us)))
+        return ERR_UNAVAILABLE;
+    err e = pg_connect(db, tx->deadline_us, out);
+    if (e == OK)
+        (*out)->patient = true;
+    else if (of_loop)
+        loops_rest(db, from_us);
     return e;
 }
 
@@ -77,7 +91,7 @@ static err take_fast(struct pg_tx *tx)
         r->conn = NULL;
     }
     if (r->conn == NULL)
-        TRY(connect_fast(db, tx->deadline_us, &r->conn));
+        TRY(connect_fast(tx, &r->conn));
     tx->conn = r->conn;
     return OK;
 }
@@ -209,6 +223,7 @@ static err settle(struct pg_tx *tx, struct answers *out)
         out->rows = NULL;
         return e;
     }
+    heard(store_of(tx));
     tx->looked = true;
     if (!tx->once)
         return OK;

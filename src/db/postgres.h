@@ -24,10 +24,12 @@ enum {
     POOL_MIN = 8,
     POOL_PRESET_MAX = 20,
 };
-#define CONNECT_US   (5 * SECOND_US)
-#define FAST_US      SECOND_US        /* what a read on a loop may take in all, connecting included */
-#define DRAIN_US     (SECOND_US / 50) /* for the rest of an answer that comes late */
-#define LOOP_REST    4                /* a loop that could not connect does not try for so many times what it took */
+#define CONNECT_US (5 * SECOND_US)
+#define FAST_US    SECOND_US        /* what a read on a loop may take in all, connecting included */
+#define DRAIN_US   (SECOND_US / 50) /* for the rest of an answer that comes late */
+#define LOOP_REST \
+    1 /* a loop that could not connect does not try for so many times what it took: half of its time at most is lost */
+#define LOOP_WAIT    4                /* and while nobody hears the database for so many times */
 #define GRACE_US     (5 * SECOND_US)  /* of the network, beyond the time-out that the server keeps itself */
 #define DOWN_US      (SECOND_US / 4)  /* after a failed attempt to connect nobody tries again for so long */
 #define LOOK_IDLE_US (SECOND_US / 2)  /* a connection that was idle for so long is looked at before its use */
@@ -119,8 +121,11 @@ struct postgres {
     pthread_cond_t freed;
     struct pg_conn *idle;
     u32 open, idle_count;
-    i64 down_until_us, loops_rest_until_us;
+    i64 down_until_us;
     bool closing;
+
+    /* Where a loop could not connect: no loop tries again before the first, nor, while nobody hears the database, before the second. 0 = they may. */
+    _Atomic i64 loops_rest_us, loops_wait_us;
 
     atomic_uint generation; /* of the schema and role: connections of an older one are replaced */
     pthread_t *threads;

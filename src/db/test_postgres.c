@@ -422,6 +422,39 @@ static void test_a_connection_that_is_refused(void **state)
     pthread_barrier_destroy(&over);
 }
 
+static err find_on_loop(struct store *s)
+{
+    struct tx *tx;
+    TRY(db_read_begin(s->db, s->arena, true, &tx));
+    err e = db_row(tx, &good_by_id, NULL, ARGS(STR(S("acme")), I64(1)));
+    db_read_end(tx);
+    return e;
+}
+
+/* A loop that could not connect waits until somebody has heard the database, and rests for as long as it stood still in any case. What writes beside the pool is no
+ * loop: a node's heart goes on beating. */
+static void test_loops_that_could_not_connect(void **state)
+{
+    struct store *s = *state;
+    struct postgres *db = postgres_of(s->db);
+    i64 id = 1, far_us = clock_mono_us() + HOUR_US;
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    let_in(s, 1);
+    assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
+    assert_true(atomic_load(&db->loops_wait_us) > atomic_load(&db->loops_rest_us));
+    let_in(s, -1);
+    atomic_store(&db->loops_wait_us, far_us);
+    assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
+    assert_int_equal(db_write_own(s->db, s->arena, insert_other, &id), OK);
+    db_thread_end(s->db); /* with that connection */
+    atomic_store(&db->loops_wait_us, far_us);
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    atomic_store(&db->loops_rest_us, far_us);
+    assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
+    atomic_store(&db->loops_rest_us, 0);
+    assert_int_equal(find_on_loop(s), ERR_NOT_FOUND);
+}
+
 /* What the pool is tested with stands in its one idle connection. */
 static struct pg_conn *idle_of(struct store *s)
 {
@@ -1122,6 +1155,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_nth_failure_of_one_look),
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_a_connection_that_is_refused),
+        WITH_STORE(test_loops_that_could_not_connect),
         WITH_STORE(test_an_old_connection_is_replaced),
         WITH_STORE(test_an_idle_connection_is_looked_at),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),

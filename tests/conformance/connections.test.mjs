@@ -1,6 +1,7 @@
 // What happens to requests when PostgreSQL goes, comes back, is slow, or refuses a transaction because of another one. On a server of its own, since it is stopped.
 
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { chain, createTrigger, createWorkflow, execute, getExecution, transform } from '../lib/flows.mjs';
 import { Postgres } from '../lib/postgres.mjs';
@@ -121,6 +122,22 @@ describe('a server that stands still', () => {
         assert.ok(slow.length <= 8, `and not for each request: ${slow.map(({ ms }) => Math.round(ms))} of ${live.length}`);
         await works();
         await anyone.get('/readyz', { expect: 200 });
+    });
+
+    test('afterwards every loop reads, also those that could not connect meanwhile', async () => {
+        const { webhook_url } = await createTrigger(editor, (await createWorkflow(editor, pure)).id);
+        const unknown = () => webhook_url.replace(/.{8}$/, () => randomBytes(4).toString('hex')); /* so that it is looked for, on the loop */
+        const ask = (n, expect) => Promise.all(Array.from({ length: n }, () => weir.anonymous().post(unknown(), {}, { expect })));
+        cut();
+        postgres.pause();
+        try {
+            const until_ms = performance.now() + 6000; /* as long as anybody gives itself for connecting, and more */
+            while (performance.now() < until_ms) await ask(8, 503);
+        } finally {
+            postgres.resume();
+        }
+        await works();
+        await ask(30, 404);
     });
 });
 
