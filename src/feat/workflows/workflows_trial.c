@@ -117,9 +117,11 @@ static void on_answer(void *ctx, const struct client_answer *answer)
     struct trying *t = ctx;
     t->answer = *answer;
     t->task.run = on_answered;
-    t->error = pool_submit(app.slow, &t->task);
-    if (t->error != OK)
-        req_resume(t->rq);
+    err e = pool_submit(app.slow, &t->task);
+    if (e == OK) /* from here on it is the pool's, and may be over already */
+        return;
+    t->error = e;
+    req_resume(t->rq);
 }
 
 static void on_send(struct message *m)
