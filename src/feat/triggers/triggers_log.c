@@ -279,22 +279,25 @@ static err write_rest(void *ctx, struct tx *tx)
     return write_batch(&job, tx);
 }
 
+/* The loops still run and may log: what comes while a batch is written is in the next one. */
 void deliveries_stop(void)
 {
     pthread_mutex_lock(&state.lock);
     state.stopping = true;
     while (state.phase == WRITING)
         pthread_cond_wait(&state.written, &state.lock);
-    pthread_mutex_unlock(&state.lock);
-    while (state.first != state.end) { /* nobody else is left */
+    while (state.first != state.end) {
         state.batch = (u32)MIN(state.end - state.first, (u64)BATCH);
+        pthread_mutex_unlock(&state.lock);
         arena_rewind(state.arena, state.empty);
         err e = db_write_wait(app.db, state.arena, write_rest, NULL);
+        pthread_mutex_lock(&state.lock);
         settle(e == OK ? OK : ERR_INTERNAL);
     }
     arena_free(state.arena);
     state.arena = NULL;
     state.ring = NULL;
+    pthread_mutex_unlock(&state.lock);
 }
 
 /* ---- reading and cleaning ---- */
