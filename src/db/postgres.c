@@ -45,7 +45,7 @@ static err fail(struct pg_tx *tx, err e, bool refused)
 static void loops_rest(struct postgres *db, i64 from_us)
 {
     i64 now_us = clock_mono_us();
-    i64 took_us = MIN(now_us - from_us, (i64)FAST_US);
+    i64 took_us = MAX(now_us - from_us, (i64)DOWN_US);
     atomic_store(&db->loops_rest_us, now_us + LOOP_REST * took_us);
     atomic_store(&db->loops_wait_us, now_us + LOOP_WAIT * took_us);
 }
@@ -57,16 +57,23 @@ static void heard(struct postgres *db)
         atomic_store(&db->loops_wait_us, 0);
 }
 
+static bool loops_may(struct postgres *db, i64 now_us)
+{
+    if (now_us < atomic_load(&db->loops_rest_us) || now_us < atomic_load(&db->loops_wait_us))
+        return false;
+    pthread_mutex_lock(&db->pool);
+    bool down = now_us < db->down_until_us;
+    pthread_mutex_unlock(&db->pool);
+    return !down;
+}
+
+/* Who writes beside the pool is no loop: it may stand still, and tries when it has to, as a node's heart. */
 static err connect_fast(struct pg_tx *tx, struct pg_conn **out)
 {
     struct postgres *db = store_of(tx);
-    bool of_loop = tx->isolation == READ_SNAPSHOT; /* who writes beside the pool is no loop, and may stand still */
+    bool of_loop = tx->isolation == READ_SNAPSHOT;
     i64 from_us = clock_mono_us();
-    i64 rest_us = atomic_load(&db->loops_rest_us), wait_us = atomic_load(&db->loops_wait_us);
-    pthread_mutex_lock(&db->pool);
-    bool down = from_us < db->down_until_us;
-    pthread_mutex_unlock(&db->pool);
-    if (down || (of_loop && from_us < MAX(rest_us, wait_us)))
+    if (of_loop && !loops_may(db, from_us))
         return ERR_UNAVAILABLE;
     err e = pg_connect(db, tx->deadline_us, out);
     if (e == OK)
@@ -223,7 +230,8 @@ static err settle(struct pg_tx *tx, struct answers *out)
         out->rows = NULL;
         return e;
     }
-    heard(store_of(tx));
+    if (out->failed != ERR_UNAVAILABLE) /* its last words */
+        heard(store_of(tx));
     tx->looked = true;
     if (!tx->once)
         return OK;

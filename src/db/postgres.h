@@ -24,11 +24,10 @@ enum {
     POOL_MIN = 8,
     POOL_PRESET_MAX = 20,
 };
-#define CONNECT_US (5 * SECOND_US)
-#define FAST_US    SECOND_US        /* what a read on a loop may take in all, connecting included */
-#define DRAIN_US   (SECOND_US / 50) /* for the rest of an answer that comes late */
-#define LOOP_REST \
-    1 /* a loop that could not connect does not try for so many times what it took: half of its time at most is lost */
+#define CONNECT_US   (5 * SECOND_US)
+#define FAST_US      SECOND_US        /* what a read on a loop may take in all, connecting included */
+#define DRAIN_US     (SECOND_US / 50) /* for the rest of an answer that comes late */
+#define LOOP_REST    2                /* a loop that could not connect does not try for so many times what it took, */
 #define LOOP_WAIT    4                /* and while nobody hears the database for so many times */
 #define GRACE_US     (5 * SECOND_US)  /* of the network, beyond the time-out that the server keeps itself */
 #define DOWN_US      (SECOND_US / 4)  /* after a failed attempt to connect nobody tries again for so long */

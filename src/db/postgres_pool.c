@@ -1,8 +1,8 @@
 /* postgres_pool.c - the connections of the process: a bounded number, kept, looked at before use, replaced when old.
  *
- * The newest idle one is taken first, so that after a rush the others grow old and go. After a failed attempt to connect nobody tries again for a
- * quarter of a second: a server that is away must not be stormed, nor every request wait for its own time-out. Whoever needs one in that time waits for those
- * that are in use; when there are none it fails at once. */
+ * The newest idle one is taken first, so that after a rush the others grow old and go. After a failed attempt to connect (`down_until_us` is set) nobody tries
+ * again for a quarter of a second, and then one at a time until one succeeds: a server that is away must not be stormed, nor every request wait for its own
+ * time-out. Whoever needs a connection meanwhile waits for those in use; when there are none it fails at once. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
@@ -67,29 +67,47 @@ static struct pg_conn *pop(struct postgres *db)
     return c;
 }
 
+/* Locked. A place or a connection has become free. While there is trouble all look again: who sleeps until its own time is up would miss when the trouble ends. */
+static void wake(struct postgres *db)
+{
+    if (db->down_until_us != 0)
+        pthread_cond_broadcast(&db->freed);
+    else
+        pthread_cond_signal(&db->freed);
+}
+
 static void end_one(struct postgres *db, struct pg_conn *c)
 {
     pg_close(c);
     pthread_mutex_lock(&db->pool);
     db->open--;
-    pthread_cond_signal(&db->freed);
+    wake(db);
     pthread_mutex_unlock(&db->pool);
 }
 
-/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. *refused: the server said no, before the time was up. */
-static err open_one(struct postgres *db, struct pg_conn **out, bool *refused)
+static void note_attempt(struct postgres *db, bool good)
+{
+    pthread_mutex_lock(&db->pool);
+    if (!good)
+        db->down_until_us = clock_mono_us() + DOWN_US + (i64)rng_below((u64)DOWN_US);
+    else if (db->down_until_us != 0) {
+        wake(db);
+        db->down_until_us = 0;
+    }
+    pthread_mutex_unlock(&db->pool);
+}
+
+/* Twice: one attempt may meet the end of whatever ended the connection before. The place is counted already. *hangs: the time was up. */
+static err open_one(struct postgres *db, struct pg_conn **out, bool *hangs)
 {
     i64 deadline_us = clock_mono_us() + CONNECT_US;
     err e = pg_connect(db, deadline_us, out);
     if (e == ERR_UNAVAILABLE)
         e = pg_connect(db, deadline_us, out);
-    if (e == OK)
-        return OK;
-    *refused = e == ERR_UNAVAILABLE && clock_mono_us() < deadline_us;
-    pthread_mutex_lock(&db->pool);
-    db->down_until_us = clock_mono_us() + DOWN_US + (i64)rng_below((u64)DOWN_US);
-    pthread_mutex_unlock(&db->pool);
-    end_one(db, NULL);
+    *hangs = e != OK && clock_mono_us() >= deadline_us;
+    note_attempt(db, e == OK);
+    if (e != OK)
+        end_one(db, NULL);
     return e;
 }
 
@@ -131,25 +149,31 @@ static err take_place(struct postgres *db, i64 deadline_us, struct pg_conn **out
     while (e == OK && db->idle == NULL && !may_open(db))
         e = wait_place(db, deadline_us);
     *out = e == OK && db->idle != NULL ? pop(db) : NULL;
-    if (e == OK && *out == NULL)
+    if (e == OK && *out == NULL) {
         db->open++;
-    if (e == ERR_UNAVAILABLE)
-        pthread_cond_signal(&db->freed); /* the place stays free: whoever waits behind us need not */
+        if (db->down_until_us != 0) /* the others see first what comes of it */
+            db->down_until_us = clock_mono_us() + DOWN_US;
+    }
     pthread_mutex_unlock(&db->pool);
     return e;
 }
 
+/* Who is refused by the server waits on for one in use, but no longer than connecting may take: it may be away as well. */
 err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
 {
     i64 deadline_us = clock_mono_us() + wait_us;
+    bool refused = false, hangs;
     for (;;) {
         struct pg_conn *c;
-        bool again = false;
-        TRY(take_place(db, deadline_us, &c));
+        err e = take_place(db, deadline_us, &c);
+        if (e != OK)
+            return refused ? ERR_UNAVAILABLE : e;
         if (c == NULL) {
-            err e = open_one(db, out, &again);
-            if (!again)
+            e = open_one(db, out, &hangs);
+            if (e != ERR_UNAVAILABLE || hangs)
                 return e;
+            refused = true;
+            deadline_us = MIN(deadline_us, clock_mono_us() + CONNECT_US);
         } else if (pg_usable(db, c)) {
             *out = c;
             return OK;
@@ -169,7 +193,7 @@ void pool_give(struct postgres *db, struct pg_conn *c)
         c->next = db->idle;
         db->idle = c;
         db->idle_count++;
-        pthread_cond_signal(&db->freed);
+        wake(db);
     }
     pthread_mutex_unlock(&db->pool);
     if (!keep)

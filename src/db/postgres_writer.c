@@ -139,14 +139,16 @@ static void run_shared(struct postgres *db, struct queue *jobs, enum isolation i
             job->mark = arena_mark(job->arena);
     pg_begin(&tx, db, NULL, isolation);
     err e = pg_end(&tx, isolation == WRITE_LOOSE ? run_sending(&tx, jobs) : run_in_turn(&tx, jobs));
-    bool unknown = e != OK && tx.lost && tx.committing; /* alone they would fail on what may be there already */
+    bool unknown = e != OK && tx.lost && tx.committing;      /* alone they would fail on what may be there already */
+    bool nowhere = tx.failed != OK && !tx.begun && !tx.lost; /* without a connection: each alone would wait as long */
+    bool over = e == OK || unknown || nowhere;
     u32 failed = 0;
     for (const struct db_job *job = jobs->first; job != NULL; job = job->next)
         failed += e != OK || job->outcome != OK;
-    if (e == OK || unknown)
+    if (over)
         count(db, jobs->n, failed, from_us);
     for (struct db_job *job; (job = queue_take(jobs)) != NULL;) {
-        if (e == OK || unknown) {
+        if (over) {
             job->done(job, e != OK ? e : job->outcome);
             continue;
         }
