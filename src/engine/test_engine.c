@@ -31,7 +31,9 @@ struct upstream {
         int calls;
     } seen[PATHS];
     char last_key[128], last_trace[128];
+    struct http_request *held;
     pthread_mutex_t lock;
+    struct message let_go;
 };
 
 struct house {
@@ -78,6 +80,29 @@ static int count_call(str path)
     return n;
 }
 
+/* /held is answered when the test says so, one call at a time. */
+static void hold(struct http_request *rq)
+{
+    pthread_mutex_lock(&house.upstream.lock);
+    house.upstream.held = rq;
+    pthread_mutex_unlock(&house.upstream.lock);
+}
+
+static void answer_held(struct message *m)
+{
+    pthread_mutex_lock(&house.upstream.lock);
+    struct http_request *rq = house.upstream.held;
+    pthread_mutex_unlock(&house.upstream.lock);
+    struct pair json = { S("content-type"), S("application/json") };
+    http_reply(rq, 200, &json, 1, S("{}"));
+}
+
+static void let_go(void)
+{
+    house.upstream.let_go.run = answer_held;
+    loop_post(house.loop, &house.upstream.let_go);
+}
+
 static void upstream_request(void *ctx, struct http_request *rq)
 {
     struct pair json = { S("content-type"), S("application/json") };
@@ -87,6 +112,8 @@ static void upstream_request(void *ctx, struct http_request *rq)
     snprintf(house.upstream.last_key, sizeof house.upstream.last_key, "%.*s", STR_FMT(key));
     snprintf(house.upstream.last_trace, sizeof house.upstream.last_trace, "%.*s %.*s", STR_FMT(parent), STR_FMT(trace));
     pthread_mutex_unlock(&house.upstream.lock);
+    if (str_eq(rq->path, S("/held")))
+        hold(rq);
     int n = count_call(rq->path); /* last: whoever sees the count sees the above */
     if (str_eq(rq->path, S("/flaky")) && n <= house.fail_first)
         http_reply(rq, 503, &json, 1, S("{}"));
@@ -94,8 +121,8 @@ static void upstream_request(void *ctx, struct http_request *rq)
         http_reply(rq, 404, &json, 1, S("{\"why\":\"gone\"}"));
     else if (str_eq(rq->path, S("/drop")))
         http_drop(rq);
-    else if (str_starts(rq->path, S("/hang")))
-        return; /* answered by nobody: freed when the server goes */
+    else if (str_eq(rq->path, S("/held")) || str_starts(rq->path, S("/hang")))
+        return; /* what hangs is answered by nobody: freed when the server goes */
     else
         http_reply(rq, 200, &json, 1, strf(rq->arena, "{\"call\":%d,\"path\":\"%.*s\"}", n, STR_FMT(rq->path)));
 }
@@ -2192,8 +2219,8 @@ static void test_interrupted_step_runs_again(void **state)
 
 enum { OTHER = 4711 }; /* an incarnation that is not ours */
 
-#define HANGS \
-    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":1500,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/hang7\"}}]}"
+#define HELD \
+    "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"timeout_ms\":60000,\"with\":{\"url\":\"http://127.0.0.1:%PORT%/held\"}}]}"
 #define CALLS_ONCE "{\"steps\":[{\"id\":\"h\",\"type\":\"http\",\"with\":{\"url\":\"http://127.0.0.1:%PORT%/once\"}}]}"
 #define WAITS_LONG "{\"steps\":[{\"id\":\"d\",\"type\":\"delay\",\"with\":{\"ms\":600000}}]}"
 
@@ -2249,9 +2276,10 @@ static void test_what_another_node_has_taken(void **state)
     atomic_store(&house.engine->spread.next_us, INT64_MAX);
     for (int looks = 0; looks <= 1; looks++) {
         struct caller c;
-        assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
-        await_calls("/hang7", looks + 1);
+        assert_int_equal(start(&c, HELD, "{}", NULL, false), OK);
+        await_calls("/held", looks + 1);
         row(c.id, &other_takes, OTHER);
+        let_go();
         await_live(0);
         assert_false(c.told);
         assert_str(await_status(c.id, "running")->error, "");
@@ -2271,14 +2299,17 @@ static void test_what_another_node_has_taken(void **state)
 static void test_what_comes_back_while_it_is_still_here(void **state)
 {
     struct caller c;
-    assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
-    await_calls("/hang7", 1);
+    assert_int_equal(start(&c, HELD, "{}", NULL, false), OK);
+    await_calls("/held", 1);
     row(c.id, &lease_ends, clock_now_us());
     engine_wake(house.engine);
+    let_go();
+    await_calls("/held", 2);
+    let_go();
     struct outcome *o = wait_for(&c);
-    assert_error(&o->execution, "http.timeout");
+    assert_str(o->execution.status, "completed");
     assert_true(str_find(o->execution.step_executions, S("engine.interrupted"), 0) > 0);
-    assert_int_equal(calls_of("/hang7"), 2);
+    assert_int_equal(calls_of("/held"), 2);
     outcome_release(o);
 }
 
@@ -2290,14 +2321,15 @@ static void test_a_row_that_nobody_here_knows(void **state)
     outcome_release(wait_for(&c));
     await_status(c.id, "waiting");
     row(c.id, &answer_lost, house.engine->owner);
-    assert_int_equal(start(&here, HANGS, "{}", NULL, false), OK);
-    await_calls("/hang7", 1);
+    assert_int_equal(start(&here, HELD, "{}", NULL, false), OK);
+    await_calls("/held", 1);
     struct news news[] = { { NEWS_OWNED, here.id, S("tenant_1"), 1, 0 }, { NEWS_OWNED, c.id, S("tenant_1"), 1, 0 } };
     for (size_t i = 0; i < COUNT(news); i++)
         worker_hear(worker_of(house.engine, news[i].execution_id), &news[i]);
     await_status(c.id, "waiting"); /* claimed, and parked again */
+    let_go();
     outcome_release(wait_for(&here));
-    assert_int_equal(calls_of("/hang7"), 1);
+    assert_int_equal(calls_of("/held"), 1);
 }
 
 /* A node that only answers records what there is to send as due; that is no attempt. Steps before it are not run again. */
@@ -2326,8 +2358,8 @@ static void test_a_node_that_only_answers(void **state)
 static void test_news_from_elsewhere(void **state)
 {
     struct caller c;
-    assert_int_equal(start(&c, HANGS, "{}", NULL, false), OK);
-    await_calls("/hang7", 1);
+    assert_int_equal(start(&c, HELD, "{}", NULL, false), OK);
+    await_calls("/held", 1);
     struct worker *w = worker_of(house.engine, c.id);
     worker_hear(w, &(struct news){ .what = NEWS_LOOK, .execution_id = c.id, .at_us = 5 });
     worker_hear(w, &(struct news){ .what = NEWS_LOOK, .execution_id = c.id, .at_us = 5 });
