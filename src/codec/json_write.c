@@ -32,6 +32,8 @@ static void put_escape(struct buf *b, char c)
 static void put_valid(struct buf *b, str s)
 {
     u64 high = 0;
+    if (s.n == 0)
+        return;
     const char *end = s.p + s.n;
     for (const char *p = s.p; p < end;) {
         const char *stop = json_scan(p, end, &high);
