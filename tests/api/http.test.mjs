@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { DB, Weir } from '../lib/server.mjs';
 import { exchange } from '../lib/raw.mjs';
+import { inTime } from '../lib/wait.mjs';
 
 let weir;
 before(async () => (weir = await Weir.start({ users: false })));
@@ -216,11 +217,13 @@ describe('SIGTERM', () => {
 
     test('a taken port stops the start within a second, with a sentence', async () => {
         const { runWeir } = await import('../lib/server.mjs');
-        const began = performance.now();
-        const { status, stderr } = runWeir(['serve'], { WEIR_DATA: `${weir.folder}/second`, WEIR_LISTEN: `127.0.0.1:${weir.port}` });
-        assert.notEqual(status, 0);
-        assert.match(stderr, new RegExp(String(weir.port)));
-        assert.ok(performance.now() - began < 2000);
+        await inTime(2000, () => {
+            const began = performance.now();
+            const { status, stderr } = runWeir(['serve'], { WEIR_DATA: `${weir.folder}/second`, WEIR_LISTEN: `127.0.0.1:${weir.port}` });
+            assert.notEqual(status, 0);
+            assert.match(stderr, new RegExp(String(weir.port)));
+            return performance.now() - began;
+        });
     });
 
     const alone = { skip: DB === 'postgres' && 'a database may be served by several' };

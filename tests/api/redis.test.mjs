@@ -304,9 +304,9 @@ describe('a Redis that goes away', { skip: DB !== 'postgres' }, () => {
                 await Promise.all([one, two].map(ok));
             }
         });
-        const lost = one.log().filter(({ event }) => event === 'redis.lost');
-        assert.equal(lost.length, 2, 'a line for each change, not for each try');
-        assert.ok(one.log().filter(({ event }) => event === 'redis.up').length >= 2);
+        const changes = one.log().map(({ event }) => event).filter((event) => ['redis.lost', 'redis.up'].includes(event));
+        assert.ok(changes.filter((event) => event === 'redis.lost').length >= 2);
+        assert.ok(changes.every((event, n) => event !== changes[n - 1]), `a line for each change, not for each try: ${changes}`);
     });
 
     test('without it nodes tell each other news by PostgreSQL', async () => {
@@ -380,7 +380,7 @@ describe('a Redis that one node alone has lost', { skip: DB !== 'postgres' }, ()
         await until('the first node notices', async () => (await redisOf(one)).status === 'degraded');
         assert.equal((await redisOf(two)).status, 'ok');
         await first.patch(path, { name: 'Changed by who has no Redis' }, { expect: 200 });
-        await until('the second node shows it', async () => (await second.get(path, { expect: 200 })).body.name.startsWith('Changed'), { within_ms: 1000 });
+        await until('the second node shows it', async () => (await second.get(path, { expect: 200 })).body.name.startsWith('Changed'), { within_ms: 5000 });
         for (let n = 0; n < 20; n++) assert.match((await second.get(path, { expect: 200 })).body.name, /^Changed/);
         way.mend();
         await ok(one);

@@ -5,7 +5,7 @@ import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 import { FINAL, chain, createWorkflow, finalExecution, getExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { DB, Weir } from '../lib/server.mjs';
-import { until } from '../lib/wait.mjs';
+import { inTime, until } from '../lib/wait.mjs';
 
 const LEASE_S = 3;
 const SOON = { within_ms: LEASE_S * 1000 + 5000 };
@@ -52,12 +52,6 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
     };
     const counts = () => STEPS.map((id) => upstream.count(`/${id}`));
     const hold = (...paths) => (script = (path, n) => ({ hold: paths.includes(path) && n === 1 }));
-    /** The shortest of some times in ms: polling each second cannot be that fast each time, and a busy machine is not that slow each time. */
-    const fastest = async (act) => {
-        const times = [];
-        for (let i = 0; i < 4; i++) times.push(await act(i));
-        return Math.min(...times);
-    };
     const owner = (id) => first.sql(`SELECT n.id FROM executions x JOIN nodes n ON n.incarnation = x.owner WHERE x.id = '${id}'`);
 
     describe('a node that is gone', () => {
@@ -160,13 +154,12 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
             assert.deepEqual(answer.output_data, { t: { n: 7 } });
             const { id } = await createWorkflow(editor, chain(transform('before', { n: 1 }), http('one', `${upstream.base}/one`), transform('after', { n: 2 })));
             await there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { expect: 200 }); // both know the plan now
-            const took = await fastest(async (i) => {
+            await inTime(300, async (i) => { // seldom by polling, which is each second
                 const began = performance.now();
                 const { body } = await there.post(`/api/v1/workflows/${id}/execute`, { input_data: {} }, { expect: 200 });
                 assert.deepEqual([body.status, stepOf(body, 'one').attempt, upstream.count('/one')], ['completed', 1, i + 2]);
                 return performance.now() - began;
             });
-            assert.ok(took < 600, `${took.toFixed(0)} ms`);
         });
 
         test('--role=api alone accepts, and keeps for later', async () => {
@@ -183,7 +176,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
         test('an Idempotency-Key joins an execution that another node runs', async () => {
             await join();
             const { id } = await calls('one');
-            const took = await fastest(async (i) => {
+            await inTime(300, async (i) => { // seldom by polling, which is each second
                 hold('/one');
                 upstream.calls.length = 0;
                 const headers = { 'idempotency-key': `across-${i}` };
@@ -197,26 +190,24 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
                 assert.deepEqual([body.execution_id, body.status, upstream.count('/one')], [execution, 'completed', 1]);
                 return performance.now() - began;
             });
-            assert.ok(took < 600, `${took.toFixed(0)} ms`);
         });
 
-        test('cancel and kill reach the node that has it', async () => {
-            await join();
-            script = () => ({ hold: true });
-            const { id } = await calls('one');
-            const took = await fastest(async (i) => {
-                const [verb, code] = i % 2 ? ['cancel', 'execution.cancelled'] : ['kill', 'execution.killed'];
-                const execution = await begin(editor, id);
-                await until('it is called', () => upstream.held.length > 0);
-                const began = performance.now();
-                await there.post(`/api/v1/executions/${execution}/${verb}`, undefined, { type: null, expect: 202 });
-                const done = await finalExecution(there, execution);
-                assert.deepEqual([done.status, done.error.code], ['cancelled', code]);
-                upstream.release();
-                return performance.now() - began;
+        for (const [verb, code] of [['cancel', 'execution.cancelled'], ['kill', 'execution.killed']])
+            test(`${verb} reaches the node that has it`, async () => {
+                await join();
+                script = () => ({ hold: true });
+                const { id } = await calls('one');
+                await inTime(300, async () => { // seldom by polling, which is each second
+                    const execution = await begin(editor, id);
+                    await until('it is called', () => upstream.held.length > 0);
+                    const began = performance.now();
+                    await there.post(`/api/v1/executions/${execution}/${verb}`, undefined, { type: null, expect: 202 });
+                    const done = await finalExecution(there, execution);
+                    assert.deepEqual([done.status, done.error.code], ['cancelled', code]);
+                    upstream.release();
+                    return performance.now() - began;
+                });
             });
-            assert.ok(took < 600, `${took.toFixed(0)} ms`);
-        });
 
         test('a parent goes on when its child has ended elsewhere, while it waits for a call of its own', async () => {
             await join();
