@@ -76,29 +76,31 @@ static err connect_fast(struct pg_tx *tx, struct pg_conn **out)
     if (of_loop && !loops_may(db, from_us))
         return ERR_UNAVAILABLE;
     err e = pg_connect(db, tx->deadline_us, out);
-    if (e == OK)
-        (*out)->patient = true;
-    else if (of_loop)
+    if (e != OK && of_loop)
         loops_rest(db, from_us);
     return e;
 }
 
-/* The connection of this loop. One that has not answered in time is kept and looked at before each use, which costs nothing: a server that stands still costs
- * a loop its budget once, and not for each request. */
+/* The connection of this loop: its own, one that the pool has no use for, a new one. One that has not answered in time is kept and looked at before each use, which
+ * costs nothing: a server that stands still costs a loop its budget once, and not for each request. */
 static err take_fast(struct pg_tx *tx)
 {
     struct pg_reader *r = CONTAINER(tx, struct pg_reader, tx);
     struct postgres *db = store_of(tx);
-    if (r->conn != NULL && r->conn->stalled && !pg_recovered(r->conn))
-        return ERR_UNAVAILABLE;
-    if (r->conn != NULL && !pg_usable(db, r->conn)) {
+    for (; r->conn != NULL || (r->conn = pool_adopt(db)) != NULL; r->conn = NULL) {
+        r->conn->patient = true;
+        if (r->conn->stalled && !pg_recovered(r->conn))
+            return ERR_UNAVAILABLE;
+        if (pg_usable(db, r->conn)) {
+            tx->conn = r->conn;
+            return OK;
+        }
         if (r->conn->stalled)
             return ERR_UNAVAILABLE;
         pg_close(r->conn);
-        r->conn = NULL;
     }
-    if (r->conn == NULL)
-        TRY(connect_fast(tx, &r->conn));
+    TRY(connect_fast(tx, &r->conn));
+    r->conn->patient = true;
     tx->conn = r->conn;
     return OK;
 }

@@ -183,6 +183,18 @@ err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
     }
 }
 
+struct pg_conn *pool_adopt(struct postgres *db)
+{
+    pthread_mutex_lock(&db->pool);
+    struct pg_conn *c = db->idle != NULL ? pop(db) : NULL;
+    if (c != NULL) {
+        db->open--;
+        wake(db);
+    }
+    pthread_mutex_unlock(&db->pool);
+    return c;
+}
+
 void pool_give(struct postgres *db, struct pg_conn *c)
 {
     pg_disown(c);

@@ -439,8 +439,8 @@ static void test_loops_that_could_not_connect(void **state)
     struct postgres *db = postgres_of(s->db);
     i64 id = 1, far_us = clock_mono_us() + HOUR_US;
     s->db->options.read_budget_us = MINUTE_US;
-    assert_int_equal(find_any(s), ERR_NOT_FOUND);
-    let_in(s, 1);
+    pool_forget(db);
+    let_in(s, 0);
     assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
     assert_true(atomic_load(&db->loops_wait_us) > atomic_load(&db->loops_rest_us));
     let_in(s, -1);
@@ -452,13 +452,41 @@ static void test_loops_that_could_not_connect(void **state)
     db_thread_end(s->db); /* with that connection */
     atomic_store(&db->loops_wait_us, far_us);
     assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
+    db->down_until_us = 0;
     assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    pool_forget(db);
+    db->down_until_us = far_us;
     assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE); /* what the pool is denied is denied the loops */
     db->down_until_us = 0;
     atomic_store(&db->loops_rest_us, far_us);
     assert_int_equal(find_on_loop(s), ERR_UNAVAILABLE);
     atomic_store(&db->loops_rest_us, 0);
     assert_int_equal(find_on_loop(s), ERR_NOT_FOUND);
+}
+
+/* … and needs not, where the pool has one that it does not use; that is the loop's from then on. */
+static void test_a_loop_adopts_what_is_idle(void **state)
+{
+    struct store *s = *state;
+    struct postgres *db = postgres_of(s->db);
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    let_in(s, 1);
+    atomic_store(&db->loops_rest_us, clock_mono_us() + HOUR_US);
+    assert_int_equal(find_on_loop(s), ERR_NOT_FOUND);
+    assert_int_equal(db_stats(s->db).connections, 0);
+    assert_int_equal(find_on_loop(s), ERR_NOT_FOUND);
+    let_in(s, 2);
+    assert_int_equal(find_any(s), ERR_NOT_FOUND);
+    assert_int_equal(db_stats(s->db).connections, 1);
+    assert_int_equal(test_store_admin(s->place.database,
+                                      "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                                      " WHERE datname = current_database() AND pid <> pg_backend_pid()"),
+                     0);
+    atomic_store(&db->loops_rest_us, 0);
+    db_thread_end(s->db);
+    db->idle->used_us -= LOOK_IDLE_US;
+    assert_int_equal(find_on_loop(s), ERR_NOT_FOUND); /* what the server has closed is closed, and a new one made */
+    assert_int_equal(db_stats(s->db).connections, 0);
 }
 
 /* What the pool is tested with stands in its one idle connection. */
@@ -1182,6 +1210,7 @@ int main(int argc, char **argv)
         WITH_STORE(test_the_pool_is_bounded),
         WITH_STORE(test_a_connection_that_is_refused),
         WITH_STORE(test_loops_that_could_not_connect),
+        WITH_STORE(test_a_loop_adopts_what_is_idle),
         WITH_STORE(test_an_old_connection_is_replaced),
         WITH_STORE(test_an_idle_connection_is_looked_at),
         WITH_STORE(test_the_guard_sees_what_the_statement_names),
