@@ -81,13 +81,19 @@ static err connect_fast(struct pg_tx *tx, struct pg_conn **out)
     return e;
 }
 
+/* Looking at one may take a while, and the budget is that of the whole read. */
+static struct pg_conn *adopt(const struct pg_tx *tx)
+{
+    return clock_mono_us() < tx->deadline_us ? pool_adopt(store_of(tx)) : NULL;
+}
+
 /* The connection of this loop: its own, one that the pool has no use for, a new one. One that has not answered in time is kept and looked at before each use, which
  * costs nothing: a server that stands still costs a loop its budget once, and not for each request. */
 static err take_fast(struct pg_tx *tx)
 {
     struct pg_reader *r = CONTAINER(tx, struct pg_reader, tx);
     struct postgres *db = store_of(tx);
-    for (; r->conn != NULL || (r->conn = pool_adopt(db)) != NULL; r->conn = NULL) {
+    for (; r->conn != NULL || (r->conn = adopt(tx)) != NULL; r->conn = NULL) {
         r->conn->patient = true;
         if (r->conn->stalled && !pg_recovered(r->conn))
             return ERR_UNAVAILABLE;

@@ -204,7 +204,7 @@ err pg_cell(const PGresult *r, int row, int column, Oid type, struct arena *a, s
 /* A connection that works, as far as can be seen. ERR_BUSY: none became free; ERR_UNAVAILABLE. */
 err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out) MUST;
 void pool_give(struct postgres *db, struct pg_conn *c);
-/* An idle one, as it is (pg_usable tells), which is no longer the pool's; NULL: there is none. For who has no time to connect. */
+/* An idle one, as it is (pg_usable tells), which is no longer the pool's; NULL: there is none to spare. For who has no time to connect. */
 struct pg_conn *pool_adopt(struct postgres *db);
 /* Closes what is idle: after one connection was lost the others are as old as it. */
 void pool_forget(struct postgres *db);

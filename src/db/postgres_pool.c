@@ -122,58 +122,64 @@ static void wait_freed(struct postgres *db, i64 until_us)
     pthread_cond_timedwait(&db->freed, &db->pool, &t);
 }
 
-/* Waits for one that is in use, or until one may be opened again. */
-static err wait_place(struct postgres *db, i64 deadline_us)
+/* What somebody wants of the pool. While there is trouble it waits no longer than connecting may take: the server may be away as well. */
+struct wish {
+    i64 deadline_us;
+    i64 trouble_us; /* until when it bears that; INT64_MAX = there is none */
+};
+
+static bool may_open(const struct postgres *db, i64 now_us)
 {
-    i64 now_us = clock_mono_us();
+    u32 most = db->base.options.pool_size + db->base.options.pool_overflow;
+    return db->open < most && now_us >= db->down_until_us;
+}
+
+/* Waits for one that is in use, or until one may be opened again. */
+static err wait_place(struct postgres *db, struct wish *w, i64 now_us)
+{
     bool down = now_us < db->down_until_us;
-    if (down && db->open == 0)
+    if (db->down_until_us == 0)
+        w->trouble_us = INT64_MAX;
+    else if (w->trouble_us == INT64_MAX)
+        w->trouble_us = now_us + CONNECT_US;
+    if ((down && db->open == 0) || now_us >= w->trouble_us)
         return ERR_UNAVAILABLE;
-    if (now_us >= deadline_us)
+    if (now_us >= w->deadline_us)
         return ERR_BUSY;
-    wait_freed(db, down ? MIN(deadline_us, db->down_until_us) : deadline_us);
+    i64 until_us = MIN(w->deadline_us, w->trouble_us);
+    wait_freed(db, down ? MIN(until_us, db->down_until_us) : until_us);
     return OK;
 }
 
-static bool may_open(const struct postgres *db)
-{
-    u32 most = db->base.options.pool_size + db->base.options.pool_overflow;
-    return db->open < most && clock_mono_us() >= db->down_until_us;
-}
-
 /* An idle connection, or (with *out NULL) the place for a new one. */
-static err take_place(struct postgres *db, i64 deadline_us, struct pg_conn **out)
+static err take_place(struct postgres *db, struct wish *w, struct pg_conn **out)
 {
     err e = OK;
+    i64 now_us;
     pthread_mutex_lock(&db->pool);
-    while (e == OK && db->idle == NULL && !may_open(db))
-        e = wait_place(db, deadline_us);
+    for (now_us = clock_mono_us(); e == OK && db->idle == NULL && !may_open(db, now_us); now_us = clock_mono_us())
+        e = wait_place(db, w, now_us);
     *out = e == OK && db->idle != NULL ? pop(db) : NULL;
     if (e == OK && *out == NULL) {
         db->open++;
         if (db->down_until_us != 0) /* the others see first what comes of it */
-            db->down_until_us = clock_mono_us() + DOWN_US;
+            db->down_until_us = now_us + DOWN_US;
     }
     pthread_mutex_unlock(&db->pool);
     return e;
 }
 
-/* Who is refused by the server waits on for one in use, but no longer than connecting may take: it may be away as well. */
 err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
 {
-    i64 deadline_us = clock_mono_us() + wait_us;
-    bool refused = false, hangs;
+    struct wish wish = { .deadline_us = clock_mono_us() + wait_us, .trouble_us = INT64_MAX };
+    bool hangs;
     for (;;) {
         struct pg_conn *c;
-        err e = take_place(db, deadline_us, &c);
-        if (e != OK)
-            return refused ? ERR_UNAVAILABLE : e;
+        TRY(take_place(db, &wish, &c));
         if (c == NULL) {
-            e = open_one(db, out, &hangs);
+            err e = open_one(db, out, &hangs);
             if (e != ERR_UNAVAILABLE || hangs)
                 return e;
-            refused = true;
-            deadline_us = MIN(deadline_us, clock_mono_us() + CONNECT_US);
         } else if (pg_usable(db, c)) {
             *out = c;
             return OK;
@@ -183,15 +189,19 @@ err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
     }
 }
 
+/* The last one stays: where the server lets in no more, the pool lives on it. */
 struct pg_conn *pool_adopt(struct postgres *db)
 {
     pthread_mutex_lock(&db->pool);
-    struct pg_conn *c = db->idle != NULL ? pop(db) : NULL;
+    struct pg_conn *c = db->idle != NULL && db->open > 1 ? pop(db) : NULL;
     if (c != NULL) {
         db->open--;
         wake(db);
     }
     pthread_mutex_unlock(&db->pool);
+    if (c != NULL)
+        c->used_us =
+            MIN(c->used_us, clock_mono_us() - LOOK_IDLE_US); /* it is looked at in any case: a write is not repeated */
     return c;
 }
 

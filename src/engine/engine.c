@@ -277,6 +277,8 @@ static i64 claim_due_runs(struct engine *e)
             failed = journal_next_due(e->options.db, a, &due);
         arena_free(a);
     }
+    if (failed == ERR_UNAVAILABLE) /* tried anew each time: what refuses us must not be stormed */
+        return now + poll_us;
     return failed == OK ? MIN(due, now + poll_us) : now + crowded_us;
 }
 

@@ -120,7 +120,8 @@ describe('a server that stands still', () => {
         for (const { code } of await asked) assert.ok(['server.unavailable', 'server.overloaded'].includes(code), code);
         const slow = live.filter(({ ms }) => ms > 200);
         assert.ok(live.every(({ ms }) => ms < 3000), `a loop stands still for its budget at most: ${slow.map(({ ms }) => Math.round(ms))}`);
-        assert.ok(slow.length < live.length / 4, `and not for each request: ${slow.map(({ ms }) => Math.round(ms))} of ${live.length}`);
+        const usual = live.map(({ ms }) => ms).sort((a, b) => a - b)[live.length >> 1];
+        assert.ok(usual < 500, `and not for each request: ${slow.map(({ ms }) => Math.round(ms))} of ${live.length}`);
         await works();
         await anyone.get('/readyz', { expect: 200 });
     });
