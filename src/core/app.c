@@ -476,6 +476,7 @@ static void *loop_thread(void *arg)
     char name[16];
     snprintf(name, sizeof name, "weir-loop-%u", i);
     pthread_setname_np(pthread_self(), name);
+    db_thread_begin(app.db);
     loop_before_sleep(app.loops[i], rest_reads, app.db);
     loop_run(app.loops[i]);
     loop_before_sleep(app.loops[i], NULL, NULL); /* it takes some turns more when the database is closed */

@@ -123,6 +123,12 @@ void db_close(struct db *db)
         db->driver->close(db);
 }
 
+void db_thread_begin(struct db *db)
+{
+    if (db->driver->thread_begin != NULL)
+        db->driver->thread_begin(db);
+}
+
 void db_thread_end(struct db *db)
 {
     db->driver->thread_end(db);

@@ -84,6 +84,8 @@ u32 db_pool_size(const struct db *db);
 err db_open(const struct db_options *options, struct db **out) MUST;
 /* Finishes what is queued, checkpoints, closes, unlocks. Reader connections of other threads must be closed before. */
 void db_close(struct db *db);
+/* For a thread that will make fast reads, before it has anybody to serve: opens its connection, which may take seconds. Where that fails the first read tries again. */
+void db_thread_begin(struct db *db);
 /* Closes the calling thread's reader connection, if it has one. */
 void db_thread_end(struct db *db);
 

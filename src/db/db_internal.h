@@ -32,6 +32,7 @@ struct driver {
     bool shares;      /* jobs that may share a transaction have a queue of their own; else they are interactive ones */
     bool (*takes)(const struct db *db, const struct db_job *job); /* may it run now? NULL = always. Under the mutex */
     void (*close)(struct db *db);
+    void (*thread_begin)(struct db *db); /* NULL: opening takes no time */
     void (*thread_end)(struct db *db);
     err (*read_begin)(struct db *db, struct arena *a, bool fast, struct tx **out);
     void (*read_end)(struct tx *tx);

@@ -564,6 +564,14 @@ static err reader_of_thread(struct postgres *db, struct pg_reader **out)
     return OK;
 }
 
+static void postgres_thread_begin(struct db *base)
+{
+    struct pg_reader *r;
+    if (reader_of_thread(postgres_of(base), &r) == OK && r->conn == NULL &&
+        pg_connect(r->db, clock_mono_us() + CONNECT_US, &r->conn) == OK)
+        r->conn->patient = true;
+}
+
 static void postgres_thread_end(struct db *base)
 {
     for (struct pg_reader **at = &my_readers; *at != NULL; at = &(*at)->next)
@@ -820,6 +828,7 @@ const struct driver postgres_driver = {
     .shares = true,
     .takes = postgres_takes,
     .close = postgres_close,
+    .thread_begin = postgres_thread_begin,
     .thread_end = postgres_thread_end,
     .read_begin = postgres_read_begin,
     .read_end = postgres_read_end,
