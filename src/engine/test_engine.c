@@ -92,7 +92,9 @@ static void answer_held(struct message *m)
 {
     pthread_mutex_lock(&house.upstream.lock);
     struct http_request *rq = house.upstream.held;
+    house.upstream.held = NULL;
     pthread_mutex_unlock(&house.upstream.lock);
+    assert_non_null(rq);
     struct pair json = { S("content-type"), S("application/json") };
     http_reply(rq, 200, &json, 1, S("{}"));
 }
@@ -2303,7 +2305,6 @@ static void test_what_comes_back_while_it_is_still_here(void **state)
     await_calls("/held", 1);
     row(c.id, &lease_ends, clock_now_us());
     engine_wake(house.engine);
-    let_go();
     await_calls("/held", 2);
     let_go();
     struct outcome *o = wait_for(&c);
