@@ -279,23 +279,21 @@ static i64 spent_us(str hash, i64 imported_cost)
     return (to.tv_sec - from.tv_sec) * SECOND_US + (to.tv_nsec - from.tv_nsec) / 1000;
 }
 
-/* Of several, the least: what else the machine does only adds. Processor time, so that waiting does not count at all. */
-static i64 least_us(str hash, i64 imported_cost)
-{
-    i64 least = INT64_MAX;
-    for (u32 i = 0; i < 5; i++)
-        least = MIN(least, spent_us(hash, imported_cost));
-    return least;
-}
-
+/* Of several, the least: what else the machine does only adds. Processor time, so that waiting does not count at all; a neighbour on the same core does. */
 static void test_anyone_costs_the_same(void **state)
 {
-    enum { DEAREST = 10 };
-    i64 imported = least_us(S(IMPORTED), DEAREST), nobody = least_us(STR_NONE, DEAREST),
-        none_left = least_us(STR_NONE, 0);
+    enum { DEAREST = 10, ROUNDS_MAX = 40 };
+    i64 imported = INT64_MAX, nobody = INT64_MAX, none_left = INT64_MAX;
+    bool same = false;
+    for (u32 i = 0; i < ROUNDS_MAX && !same; i++) {
+        imported = MIN(imported, spent_us(S(IMPORTED), DEAREST));
+        nobody = MIN(nobody, spent_us(STR_NONE, DEAREST));
+        none_left = MIN(none_left, spent_us(STR_NONE, 0));
+        same = i >= 4 && imported * 10 > nobody * 9 && imported * 9 < nobody * 10;
+    }
     print_message("imported %lld us, nobody %lld us, none left %lld us\n", (long long)imported, (long long)nobody,
                   (long long)none_left);
-    assert_true(imported * 10 > nobody * 9 && imported * 9 < nobody * 10);
+    assert_true(same);
     assert_true(none_left * 3 < nobody * 2);
 }
 
