@@ -119,7 +119,9 @@ struct postgres {
     pthread_mutex_t pool; /* over all down to `waiting` */
     pthread_cond_t freed;
     struct pg_conn *idle;
-    u32 open, idle_count;
+    u32 open;       /* places that are taken: by a connection, or by … */
+    u32 opening;    /* an attempt to get one */
+    u32 idle_count; /* connections that nobody uses */
     i64 down_until_us;
     bool closing;
 

@@ -85,15 +85,20 @@ static void end_one(struct postgres *db, struct pg_conn *c)
     pthread_mutex_unlock(&db->pool);
 }
 
-static void note_attempt(struct postgres *db, bool good)
+/* All look again at what comes of an attempt. */
+static void end_attempt(struct postgres *db, bool good)
 {
+    i64 rest_us = DOWN_US + (i64)rng_below((u64)DOWN_US);
     pthread_mutex_lock(&db->pool);
-    if (!good)
-        db->down_until_us = clock_mono_us() + DOWN_US + (i64)rng_below((u64)DOWN_US);
-    else if (db->down_until_us != 0) {
-        wake(db);
-        db->down_until_us = 0;
+    db->opening--;
+    if (!good) {
+        db->open--;
+        db->down_until_us = clock_mono_us() + rest_us;
     }
+    if (db->down_until_us != 0)
+        wake(db);
+    if (good)
+        db->down_until_us = 0;
     pthread_mutex_unlock(&db->pool);
 }
 
@@ -105,9 +110,7 @@ static err open_one(struct postgres *db, struct pg_conn **out, bool *hangs)
     if (e == ERR_UNAVAILABLE)
         e = pg_connect(db, deadline_us, out);
     *hangs = e != OK && clock_mono_us() >= deadline_us;
-    note_attempt(db, e == OK);
-    if (e != OK)
-        end_one(db, NULL);
+    end_attempt(db, e == OK);
     return e;
 }
 
@@ -162,6 +165,7 @@ static err take_place(struct postgres *db, struct wish *w, struct pg_conn **out)
     *out = e == OK && db->idle != NULL ? pop(db) : NULL;
     if (e == OK && *out == NULL) {
         db->open++;
+        db->opening++;
         if (db->down_until_us != 0) /* the others see first what comes of it */
             db->down_until_us = now_us + DOWN_US;
     }
@@ -193,7 +197,7 @@ err pool_take(struct postgres *db, i64 wait_us, struct pg_conn **out)
 struct pg_conn *pool_adopt(struct postgres *db)
 {
     pthread_mutex_lock(&db->pool);
-    struct pg_conn *c = db->idle != NULL && db->open > 1 ? pop(db) : NULL;
+    struct pg_conn *c = db->idle != NULL && db->open - db->opening > 1 ? pop(db) : NULL;
     if (c != NULL) {
         db->open--;
         wake(db);

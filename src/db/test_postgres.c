@@ -477,6 +477,11 @@ static void test_a_loop_adopts_what_is_idle(void **state)
     assert_int_equal(find_any(s), ERR_NOT_FOUND);
     atomic_store(&db->loops_rest_us, clock_mono_us() + HOUR_US);
     err last = find_on_loop(s);
+    db->open++; /* what is only tried may come to nothing */
+    db->opening++;
+    err still_last = find_on_loop(s);
+    db->open--;
+    db->opening--;
     assert_int_equal(pthread_create(&thread, NULL, hold, &h), 0);
     pthread_barrier_wait(&held);
     err second = find_any(s);
@@ -487,6 +492,7 @@ static void test_a_loop_adopts_what_is_idle(void **state)
     pthread_barrier_destroy(&held);
     pthread_barrier_destroy(&over);
     assert_int_equal(last, ERR_UNAVAILABLE);
+    assert_int_equal(still_last, ERR_UNAVAILABLE);
     assert_int_equal(second, ERR_NOT_FOUND);
     assert_int_equal(adopted, ERR_NOT_FOUND);
     assert_int_equal(again, ERR_NOT_FOUND);
