@@ -104,6 +104,7 @@ describe('retry', () => {
         const { id, failed } = await fail(1);
         const many = await Promise.all(Array.from({ length: 101 }, (_, i) => execute(editor, id, { i })));
         assert.equal(many.length + failed.length, 102);
+        for (const { execution_id } of many) await finalExecution(editor, execution_id);
         broken = false;
         const first = (await decide('retry', { workflow_id: id, error_code: 'http.status' })).body;
         const second = (await decide('retry', { workflow_id: id, error_code: 'http.status' })).body;
