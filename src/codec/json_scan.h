@@ -102,8 +102,6 @@ static inline const char *json_scan(const char *p, const char *end, u64 *high)
 /* Whether all of it is ASCII that stands in a string as it is. Shorter than a block, it is covered by two words that overlap. */
 static inline bool json_plain(str s)
 {
-    if (s.n == 0) /* also of no text at all */
-        return true;
     const char *p = s.p, *end = s.p + s.n;
     if (s.n >= JSON_BLOCK) {
         u32 hit = 0;

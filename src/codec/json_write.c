@@ -32,8 +32,6 @@ static void put_escape(struct buf *b, char c)
 static void put_valid(struct buf *b, str s)
 {
     u64 high = 0;
-    if (s.n == 0)
-        return;
     const char *end = s.p + s.n;
     for (const char *p = s.p; p < end;) {
         const char *stop = json_scan(p, end, &high);
@@ -94,6 +92,8 @@ static inline void copy_text(char *to, str s)
 static inline void put_text(struct buf *b, char before, str s, char after)
 {
     size_t n = (before != 0) + s.n + 2 + (after != 0);
+    if (s.p == NULL) /* nothing is added to no address */
+        s = S("");
     if (json_plain(s) && buf_room(b, n)) {
         char *to = b->p + b->n;
         /* There is room, so there is a place. */
