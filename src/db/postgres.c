@@ -567,9 +567,8 @@ static err reader_of_thread(struct postgres *db, struct pg_reader **out)
 static void postgres_thread_begin(struct db *base)
 {
     struct pg_reader *r;
-    if (reader_of_thread(postgres_of(base), &r) == OK && r->conn == NULL &&
-        pg_connect(r->db, clock_mono_us() + CONNECT_US, &r->conn) == OK)
-        r->conn->patient = true;
+    if (reader_of_thread(postgres_of(base), &r) == OK && r->conn == NULL)
+        (void)!pg_connect(r->db, clock_mono_us() + CONNECT_US, &r->conn); /* it has said why */
 }
 
 static void postgres_thread_end(struct db *base)
@@ -779,16 +778,12 @@ static err start_store(struct postgres *db)
 {
     size_t count;
     struct pg_conn *c;
-    pthread_condattr_t attr;
     i64 deadline_us = clock_mono_us() + CONNECT_US;
     db_statements(&count);
     db->url = str_z(db->base.arena, db->base.options.url);
     db->meta = arena_alloc(db->base.arena, (count + 1) * sizeof *db->meta);
-    if (db->url == NULL || db->meta == NULL || pthread_condattr_init(&attr) != 0)
+    if (db->url == NULL || db->meta == NULL || clock_cond_init(&db->freed) != 0)
         return ERR_MEMORY;
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&db->freed, &attr);
-    pthread_condattr_destroy(&attr);
     TRY(pg_connect(db, deadline_us, &c));
     err e = check_login(db, c, deadline_us);
     if (e == OK)

@@ -9,7 +9,6 @@
 #include "db/postgres.h"
 
 #include <poll.h>
-#include <time.h>
 
 static bool too_old(const struct postgres *db, const struct pg_conn *c)
 {
@@ -114,17 +113,6 @@ static err open_one(struct postgres *db, struct pg_conn **out, bool *hangs)
     return e;
 }
 
-static void wait_freed(struct postgres *db, i64 until_us)
-{
-    i64 left_us = MAX(until_us - clock_mono_us(), (i64)0);
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    i64 ns = t.tv_nsec + left_us % SECOND_US * 1000;
-    t.tv_sec += left_us / SECOND_US + ns / 1000000000;
-    t.tv_nsec = ns % 1000000000;
-    pthread_cond_timedwait(&db->freed, &db->pool, &t);
-}
-
 /* What somebody wants of the pool. While there is trouble it waits no longer than connecting may take: the server may be away as well. */
 struct wish {
     i64 deadline_us;
@@ -150,7 +138,8 @@ static err wait_place(struct postgres *db, struct wish *w, i64 now_us)
     if (now_us >= w->deadline_us)
         return ERR_BUSY;
     i64 until_us = MIN(w->deadline_us, w->trouble_us);
-    wait_freed(db, down ? MIN(until_us, db->down_until_us) : until_us);
+    struct timespec until = clock_in((down ? MIN(until_us, db->down_until_us) : until_us) - now_us);
+    pthread_cond_timedwait(&db->freed, &db->pool, &until);
     return OK;
 }
 
@@ -203,9 +192,8 @@ struct pg_conn *pool_adopt(struct postgres *db)
         wake(db);
     }
     pthread_mutex_unlock(&db->pool);
-    if (c != NULL)
-        c->used_us =
-            MIN(c->used_us, clock_mono_us() - LOOK_IDLE_US); /* it is looked at in any case: a write is not repeated */
+    if (c != NULL) /* it is looked at in any case: a write is not repeated */
+        c->used_us = MIN(c->used_us, clock_mono_us() - LOOK_IDLE_US);
     return c;
 }
 
