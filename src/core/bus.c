@@ -422,8 +422,7 @@ void bus_heard(const struct bus_transport *from, str packet)
 bool bus_hears(void)
 {
     bool all = true;
-    if (!atomic_load_explicit(
-            &bus.runs, memory_order_acquire)) /* not yet, or there is nobody: the engine asks from its start on */
+    if (!atomic_load(&bus.runs)) /* not yet, or there is nobody: the engine asks from its start on */
         return true;
     for (u32 i = 0; i < bus.way_count; i++)
         all &= bus.ways[i].transport->up();
