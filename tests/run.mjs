@@ -44,6 +44,16 @@ function failuresIn(tap, where) {
     }
 }
 
+/** What a unit program says of its end: the tests that failed and where; of one that died, in which test and of what. */
+function whyUnit(output, result) {
+    const all = (pattern) => [...output.matchAll(pattern)].map(([, found]) => found);
+    const named = [...new Set(all(/\[  (?:FAILED|ERROR)   ?\] (test_\w+)/g))];
+    const last = all(/\[ RUN      \] (\w+)/g).at(-1);
+    const where = all(/\[   LINE   \] --- (?:\.\.\/)*([^:]*:\d+)/g);
+    const died = all(/(?:ERROR: |runtime error: )(\S.*)/g).slice(0, 1);
+    return [named.length > 0 ? named.join(', ') : `${result} in ${last}`, ...where, ...died].join(': ');
+}
+
 /** Unit tests: meson counts programs, cmocka counts tests inside of them; a program that died without a count is one failure. */
 function unitTests() {
     const log = join(BUILD, 'meson-logs/testlog.json');
@@ -63,7 +73,7 @@ function unitTests() {
         const good = result === 'OK' || result === 'SKIP' || result === 'EXPECTEDFAIL';
         sum.passed += passed + (good && passed + failed === 0 ? 1 : 0);
         sum.failed += good ? failed : Math.max(failed, 1);
-        if (!good) failures.push(`${name}: ${/\[  FAILED  \] (\D.*)/.exec(stdout + stderr)?.[1] ?? result}`);
+        if (!good) failures.push(`${name}: ${whyUnit(stdout + stderr, result)}`);
     }
     return sum;
 }
