@@ -59,7 +59,7 @@ function unitTests() {
     const log = join(BUILD, 'meson-logs/testlog.json');
     rmSync(log, { force: true });
     const env = { ...process.env, UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1' }; // else undefined behaviour is printed, and passes
-    spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2'], { stdio: 'inherit', env });
+    spawnSync('meson', ['test', '-C', BUILD, '--no-rebuild', '--print-errorlogs', '--num-processes', '2', '--timeout-multiplier', '4'], { stdio: 'inherit', env });
     if (!existsSync(log)) {
         failures.push('meson test left no log');
         return { passed: 0, failed: 1 };
