@@ -85,8 +85,10 @@ function installPackages() {
     if (status !== 0) throw new Error('npm ci failed in tests/');
 }
 
-// Older Nodes have no such flag and run one file per core less one, which does as well.
-const CONCURRENCY = spawnSync(process.execPath, ['--help'], { encoding: 'utf8' }).stdout.includes('--test-concurrency');
+/** Of these flags those that this Node has: older ones run one file per core less one, and wait for ever for a file that does not end. */
+const HELP = spawnSync(process.execPath, ['--help'], { encoding: 'utf8' }).stdout;
+const known = (flags) => Object.entries(flags).filter(([flag]) => HELP.includes(flag)).map(([flag, value]) => `${flag}=${value}`);
+const FILE_MS = (process.env.WEIR_TEST_FULL === '1' ? 300 : 30) * 60_000;
 
 /** What the servers of the node tests begin with: see lib/people.mjs. */
 function makePeople(env) {
@@ -104,7 +106,7 @@ function nodeTests(part, db, atOnce) {
     console.log(`-- tests/${part} on ${db}`);
     const tap = join(scratch, `${part}-${db}.tap`);
     const flags = ['--test-reporter=spec', '--test-reporter-destination=stdout', `--test-reporter=${join(TESTS, 'lib/durations.mjs')}`, `--test-reporter-destination=${tap}`];
-    if (CONCURRENCY) flags.push(`--test-concurrency=${atOnce}`);
+    flags.push(...known({ '--test-concurrency': atOnce, '--test-timeout': FILE_MS }));
     const people = join(scratch, `people-${db}`);
     const env = { ...process.env, WEIR_BINARY: join(BUILD, 'weir'), WEIR_TEST_TMP: TMP, WEIR_TEST_HITS: HITS, WEIR_TEST_DB: db, WEIR_TEST_PEOPLE: people };
     if (!existsSync(people)) makePeople(env);

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Upstream } from '../lib/http_echo.mjs';
-import { PASSWORD, Weir, runWeir } from '../lib/server.mjs';
+import { PASSWORD, Weir, runWeir, stopAll } from '../lib/server.mjs';
 
 const SECRET = 'the verifier knows us by this & that';
 let weir, anyone, verifier, verdict;
@@ -12,10 +12,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_CHALLENGE_URL: `${verifier.base}/siteverify`, WEIR_CHALLENGE_SECRET: SECRET, WEIR_EGRESS_ALLOW: verifier.host } });
     anyone = weir.anonymous();
 });
-after(async () => {
-    await weir?.stop();
-    await verifier?.stop();
-});
+after(() => stopAll(weir, verifier));
 
 const token = (role, more = {}) => anyone.post('/api/v1/auth/token', { email: `${role}@acme.test`, password: PASSWORD, ...more });
 const wrong = (role, more) => token(role, { password: 'not the right one', ...more });

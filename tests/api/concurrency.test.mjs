@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createTrigger, createWorkflow, finalExecution, getExecution, http, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
 let weir, editor, upstream;
@@ -13,10 +13,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     editor = await weir.as('editor');
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 const limited = (concurrency, step = http('h', `${upstream.base}/hold`)) => ({ steps: [step], settings: { concurrency } });
 const begin = async (id, input = {}, client = editor) =>

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { chain, createWorkflow, execute, finalExecution, getExecution, http, statuses, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 
 let weir, editor, upstream, broken;
 before(async () => {
@@ -12,10 +12,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     editor = await weir.as('editor');
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 beforeEach(async () => {
     broken = true;
     upstream.calls.length = 0;

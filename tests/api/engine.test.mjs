@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { chain, createWorkflow, decide, execute, finalExecution, http, respond, runDefinition, script, statuses, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { inTime } from '../lib/wait.mjs';
 
 const fail = (id, values = { message: 'no' }) => ({ id, type: 'fail', with: values });
@@ -27,10 +27,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     editor = await weir.as('editor');
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 const run = (definition, input) => runDefinition(editor, definition, input);
 const output = async (step, input) => {
     const done = await run({ steps: [step] }, input);

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { chain, createTrigger, createWorkflow, finalExecution, getExecution, http, runDefinition, statuses, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
 let weir, editor, upstream;
@@ -13,10 +13,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     editor = await weir.as('editor');
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 describe('branches', () => {
     test('condition: dependants read its result', async () => {

@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { readFileSync, readdirSync } from 'node:fs';
-import { BINARY, RELEASE, Weir, runWeir } from '../lib/server.mjs';
+import { BINARY, RELEASE, Weir, runWeir, stopAll } from '../lib/server.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { createTrigger, createWorkflow, execute, http, respond, chain } from '../lib/flows.mjs';
 
@@ -61,10 +61,7 @@ describe('a build without sanitizers', { skip: RELEASE === null && 'build/weir i
         const env = { WEIR_EGRESS_ALLOW: `${upstream.host},localhost:${upstream.port}` };
         weir = await Weir.start({ env, binary: RELEASE });
     });
-    after(async () => {
-        await weir.stop();
-        await upstream.stop();
-    });
+    after(() => stopAll(weir, upstream));
 
     test('serves behind the filter: sign in, workflow, calls by address and by name, webhook, events, metrics', async () => {
         const editor = await weir.as('editor');

@@ -8,7 +8,7 @@ import { chain, createWorkflow, http as httpStep, runDefinition, transform } fro
 import { Upstream } from '../lib/http_echo.mjs';
 import { ERROR, FLAG, PREFACE, RawHttp2, TYPE, block, frame, get, post, setting, u32 } from '../lib/http2_raw.mjs';
 import { exchange } from '../lib/raw.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { bounded, until } from '../lib/wait.mjs';
 
 let weir, editor, token, upstream, atRest;
@@ -29,10 +29,7 @@ before(async () => {
     editor = await weir.as('editor');
     token = editor.tokens.access_token;
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 /** A session of Node's client: {request(headers, body), session}. */
 async function client(base = weir.base) {

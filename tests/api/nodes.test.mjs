@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
 import { chain, createWorkflow, transform } from '../lib/flows.mjs';
-import { PASSWORD, Weir, runWeir } from '../lib/server.mjs';
+import { PASSWORD, Weir, runWeir, stopAll } from '../lib/server.mjs';
 import { bounded, until } from '../lib/wait.mjs';
 
 const SECOND = 1000;
@@ -36,9 +36,7 @@ describe('nodes', { skip }, () => {
         one = await Weir.start({ env: { WEIR_NODE_ID: 'one', WEIR_LEASE_SECONDS: '3' } });
         two = await one.node({ WEIR_NODE_ID: 'two', WEIR_ROLE: 'api' });
     });
-    after(async () => {
-        for (const weir of [worker, two, one]) await weir?.stop();
-    });
+    after(() => stopAll(worker, two, one));
     const seen = async (weir) => (await (await weir.as('admin')).get('/api/v1/health', { expect: 200 })).body.nodes.map(({ id }) => id);
 
     test('each sees all of them, itself first, with what they do', async () => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Redis } from '../lib/redis.mjs';
-import { DB, Weir } from '../lib/server.mjs';
+import { DB, Weir, stopAll } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
 const QUOTA = 40; // an hour's, so that what comes back during a test is next to nothing
@@ -48,11 +48,7 @@ describe('with one Redis', { skip: DB !== 'postgres' }, () => {
         [one, two] = await startTwo({ REDIS_URL: redis.url });
         await until('both have it', async () => (await metric(one, 'weir_redis_up')) === 1 && (await metric(two, 'weir_redis_up')) === 1);
     });
-    after(async () => {
-        await two?.stop();
-        await one?.stop();
-        await redis?.stop();
-    });
+    after(() => stopAll(two, one, redis));
 
     async function fresh() {
         const slug = `limits${++tenants}`;
@@ -125,10 +121,7 @@ describe('with one Redis', { skip: DB !== 'postgres' }, () => {
 describe('without Redis', { skip: DB !== 'postgres' }, () => {
     let one, two;
     before(async () => ([one, two] = await startTwo({})));
-    after(async () => {
-        await two?.stop();
-        await one?.stop();
-    });
+    after(() => stopAll(two, one));
 
     test('each node has its part: together they let the limit through, and one alone half of it', async () => {
         assert.equal(await letIn(QUOTA, await one.as('viewer'), await two.as('viewer')), QUOTA);

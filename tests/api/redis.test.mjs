@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Redis, Way } from '../lib/redis.mjs';
-import { DB, Weir, runWeir } from '../lib/server.mjs';
+import { DB, Weir, runWeir, stopAll } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 
 const DEFINITION = { steps: [{ id: 'one', type: 'transform', with: { n: 1 } }] };
@@ -69,11 +69,7 @@ describe('two nodes with one Redis', { skip: DB !== 'postgres' }, () => {
         [first, second] = [await one.as('editor'), await two.as('editor')];
         await Promise.all([one, two].map(ok));
     });
-    after(async () => {
-        await two?.stop();
-        await one?.stop();
-        await redis?.stop();
-    });
+    after(() => stopAll(two, one, redis));
 
     const warm = (id) => warmOn([one, two], id);
 
@@ -257,11 +253,7 @@ describe('a Redis that goes away', { skip: DB !== 'postgres' }, () => {
         [first, second] = [await one.as('editor'), await two.as('editor')];
         await Promise.all([one, two].map(ok));
     });
-    after(async () => {
-        await two?.stop();
-        await one?.stop();
-        await redis?.stop();
-    });
+    after(() => stopAll(two, one, redis));
 
     /** Reads and writes on both nodes for as long as `during` takes; how many, and the slowest in ms. Every answer is a good one, and none is older than what was answered. */
     async function underLoad(during) {
@@ -365,12 +357,7 @@ describe('a Redis that one node alone has lost', { skip: DB !== 'postgres' }, ()
         [first, second] = [await one.as('editor'), await two.as('editor')];
         await Promise.all([one, two].map(ok));
     });
-    after(async () => {
-        await two?.stop();
-        await one?.stop();
-        await way?.stop();
-        await redis?.stop();
-    });
+    after(() => stopAll(two, one, way, redis));
 
     test('the others hear of its changes by the database, and leave alone what they had kept', async () => {
         const { id } = await workflow(first);

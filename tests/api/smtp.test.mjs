@@ -5,16 +5,14 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { makeCertificate } from '../lib/certificate.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { Mailserver, readLetter } from '../lib/smtp.mjs';
 import { until } from '../lib/wait.mjs';
 
 const LOGIN = { user: 'weir@mail.test', password: 'correct horse/battery@staple' };
 const credentials = `${encodeURIComponent(LOGIN.user)}:${encodeURIComponent(LOGIN.password)}`;
 const open = [];
-after(async () => {
-    for (const one of open.reverse()) await one.stop();
-});
+after(() => stopAll(...open.reverse()));
 
 /** A Weir that sends by a server like this one. `url`: of it, by its port. */
 async function pair({ url = (port) => `smtp://${credentials}@127.0.0.1:${port}`, trusted = true, ...how } = {}) {

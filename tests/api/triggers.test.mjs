@@ -7,7 +7,7 @@ import { errorAt } from '../lib/client.mjs';
 import { chain, createTrigger, createWorkflow, finalExecution, getExecution, http, respond, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
 import { exchange } from '../lib/raw.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 
 const echo = { steps: [transform('t', { got: '{{ input }}', method: '{{ trigger.method }}', query: '{{ trigger.query }}' })] };
 let weir, editor, member, anyone, upstream, workflow;
@@ -17,10 +17,7 @@ before(async () => {
     [editor, member, anyone] = [await weir.as('editor'), await weir.as('member'), weir.anonymous()];
     workflow = await createWorkflow(editor, echo);
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 const list = () => `/api/v1/webhooks/${workflow.id}/triggers`;
 
 describe('their rows', () => {

@@ -6,7 +6,7 @@ import { chain, createWorkflow, http, runDefinition, transform } from '../lib/fl
 import { Upstream } from '../lib/http_echo.mjs';
 import { Browser } from '../lib/browser.mjs';
 import { exchange } from '../lib/raw.mjs';
-import { DB, PASSWORD, Weir } from '../lib/server.mjs';
+import { DB, PASSWORD, Weir, stopAll } from '../lib/server.mjs';
 import { until } from '../lib/wait.mjs';
 import { OP, RawWebSocket, closeFrame, wsFrame } from '../lib/websocket_raw.mjs';
 
@@ -28,10 +28,7 @@ afterEach(async () => {
     await until('nobody watches any more', async () => (await streams()) === 0);
     upstream.release();
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 const events = (id, query = '') => `/api/v1/executions/${id}/events${query}`;
 async function open(path, options = {}) {

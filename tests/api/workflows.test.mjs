@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import { errorAt } from '../lib/client.mjs';
 import { chain, createWorkflow, decide, execute, finalExecution, http, respond, runDefinition, script, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 
 const UNKNOWN = 'workflow_01h455vb4pex5vsknk084sn02q';
 const simple = { steps: [transform('t', { doubled: '{{ input.n * 2 }}' })] };
@@ -15,10 +15,7 @@ before(async () => {
     weir = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host } });
     [editor, member] = [await weir.as('editor'), await weir.as('member')];
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 describe('create and read', () => {
     test('201 with Location and the object that GET then answers', async () => {

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { chain, createTrigger, createWorkflow, execute, getExecution, transform } from '../lib/flows.mjs';
 import { Postgres } from '../lib/postgres.mjs';
-import { Weir } from '../lib/server.mjs';
+import { Weir, stopAll } from '../lib/server.mjs';
 import { bounded, until } from '../lib/wait.mjs';
 
 let postgres, weir, editor;
@@ -17,10 +17,7 @@ before(async () => {
     await weir.serve();
     editor = await weir.as('editor');
 });
-after(async () => {
-    await weir?.stop();
-    await postgres?.stop();
-});
+after(() => stopAll(weir, postgres));
 
 const root = () => postgres.of('served', 'admin');
 const pure = { steps: [transform('t', { n: '{{ input.n }}' })] };

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createWorkflow, finalExecution, http, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { PASSWORD, Weir } from '../lib/server.mjs';
+import { PASSWORD, Weir, stopAll } from '../lib/server.mjs';
 import { elapse, until } from '../lib/wait.mjs';
 
 const ROUND = 24;
@@ -18,11 +18,7 @@ before(async () => {
     operator = await one.as('operator', 'platform');
     tenant = (await owners[0].get('/api/v1/auth/me', { expect: 200 })).body.tenant.id;
 });
-after(async () => {
-    await two?.stop();
-    await one?.stop();
-    await upstream?.stop();
-});
+after(() => stopAll(two, one, upstream));
 
 const race = (count, ask) => Promise.all(Array.from({ length: count }, (_, n) => ask(n, n % 2)));
 const tally = (answers) => Object.fromEntries([...new Set(answers.map(({ status }) => status))].sort().map((status) => [status, answers.filter((answer) => answer.status === status).length]));

@@ -12,7 +12,7 @@ import { connect as connectTls } from 'node:tls';
 import { makeCertificate } from '../lib/certificate.mjs';
 import { chain, http, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { DB, PASSWORD, Weir, freePort } from '../lib/server.mjs';
+import { DB, PASSWORD, Weir, freePort, stopAll } from '../lib/server.mjs';
 import { bounded, until } from '../lib/wait.mjs';
 
 const deployed = (name) => readFileSync(new URL(`../../deploy/${name}`, import.meta.url), 'utf8');
@@ -83,9 +83,8 @@ describe('behind a balancer', { skip }, () => {
         nodes = [first, await first.node()];
     });
     after(async () => {
-        for (const node of [...(nodes ?? [])].reverse()) await node?.stop();
-        await upstream?.stop();
         if (folder) rmSync(folder, { recursive: true });
+        await stopAll(...(nodes ?? []).toReversed(), upstream);
     });
     /** How many reads of a route each node has logged. */
     const served = (route) => nodes.map((node) => node.log().filter((line) => line.event === 'http.request' && line.method === 'GET' && line.route === route).length);

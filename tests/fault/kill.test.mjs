@@ -5,7 +5,7 @@ import { after, before, beforeEach, describe, test } from 'node:test';
 import { dice } from '../lib/dice.mjs';
 import { chain, createTrigger, createWorkflow, execute, finalExecution, getExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { FULL, Weir } from '../lib/server.mjs';
+import { FULL, Weir, stopAll } from '../lib/server.mjs';
 import { elapse, inTime, until } from '../lib/wait.mjs';
 
 const STEPS = ['one', 'two', 'three', 'four', 'five'];
@@ -19,10 +19,7 @@ beforeEach(() => {
     script = () => ({});
     upstream.calls.length = 0;
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 const fiveCalls = () => createWorkflow(editor, chain(...STEPS.map((id) => http(id, `${upstream.base}/${id}`))));
 const begin = async (id, headers = {}) =>

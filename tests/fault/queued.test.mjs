@@ -5,7 +5,7 @@ import { after, before, beforeEach, test } from 'node:test';
 import { SEED, dice } from '../lib/dice.mjs';
 import { FINAL, chain, createWorkflow, execute, finalExecution, getExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { FULL, Weir } from '../lib/server.mjs';
+import { FULL, Weir, stopAll } from '../lib/server.mjs';
 import { elapse, until } from '../lib/wait.mjs';
 
 const ROUNDS = FULL ? 60 : 6;
@@ -21,10 +21,7 @@ beforeEach((t) => {
     script = () => ({ delay_ms: Math.floor(roll() * 8) });
     upstream.calls.length = 0;
 });
-after(async () => {
-    await upstream?.stop();
-    await weir?.stop();
-});
+after(() => stopAll(upstream, weir));
 
 const begin = async (id, input = {}) => (await editor.post(`/api/v1/workflows/${id}/execute?wait=0`, { input_data: input }, { expect: 202 })).body.execution_id;
 

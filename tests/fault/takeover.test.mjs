@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { FINAL, chain, createWorkflow, finalExecution, getExecution, http, stepOf, transform } from '../lib/flows.mjs';
 import { Upstream } from '../lib/http_echo.mjs';
-import { DB, Weir } from '../lib/server.mjs';
+import { DB, Weir, stopAll } from '../lib/server.mjs';
 import { inTime, until } from '../lib/wait.mjs';
 
 const LEASE_S = 3;
@@ -28,11 +28,7 @@ describe('nodes on one database', { skip: DB !== 'postgres' && 'SQLite is one pr
         second = null;
         if (!first.child) await first.serve();
     });
-    after(async () => {
-        await second?.stop();
-        await first?.stop();
-        await upstream?.stop();
-    });
+    after(() => stopAll(second, first, upstream));
 
     const join = async (env = {}) => {
         second = await first.node(env);

@@ -16,10 +16,11 @@ const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathna
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
 /** The store under test. */
 export const DB = process.env.WEIR_TEST_DB ?? 'sqlite';
+const holds = (name) => readFileSync(BINARY).includes(name);
+export const TSAN = holds('__tsan_init');
 /** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
 export const RELEASE = (() => {
-    const program = readFileSync(BINARY);
-    if (!program.includes('__asan_init') && !program.includes('__tsan_init')) return BINARY;
+    if (!holds('__asan_init') && !TSAN) return BINARY;
     const binary = join(ROOT, 'build/weir');
     const current = existsSync(binary) && statSync(binary).mtimeMs > statSync(join(ROOT, 'src/core/harden.c')).mtimeMs;
     return current ? binary : null;
@@ -45,6 +46,19 @@ const alive = new Set();
 process.on('exit', () => {
     for (const weir of alive) weir.discard();
 });
+
+/** Stops those of them that there are, in that order, each in any case; then says the first complaint. A process that is left keeps a test file, and with it the run, from ending. */
+export async function stopAll(...all) {
+    const complaints = [];
+    for (const one of all) {
+        try {
+            await one?.stop();
+        } catch (complaint) {
+            complaints.push(complaint);
+        }
+    }
+    if (complaints.length > 0) throw complaints[0];
+}
 
 export async function freePort() {
     const probe = createServer();
