@@ -44,14 +44,15 @@ function failuresIn(tap, where) {
     }
 }
 
-/** What a unit program says of its end: the tests that failed and where; of one that died, in which test and of what. */
+/** What a unit program says of its end: the tests that failed and where; without cmocka's sum, in which test it died; and of what. */
 function whyUnit(output, result) {
     const all = (pattern) => [...output.matchAll(pattern)].map(([, found]) => found);
     const named = [...new Set(all(/\[  (?:FAILED|ERROR)   ?\] (test_\w+)/g))];
-    const last = all(/\[ RUN      \] (\w+)/g).at(-1);
+    const whole = output.includes('[  PASSED  ]');
+    const end = whole ? `${result} behind its tests` : `${result} in ${all(/\[ RUN      \] (\w+)/g).at(-1) ?? 'the program'}`;
     const where = all(/\[   LINE   \] --- (?:\.\.\/)*([^:]*:\d+)/g);
-    const died = all(/(?:ERROR: |runtime error: )(\S.*)/g).slice(0, 1);
-    return [named.length > 0 ? named.join(', ') : `${result} in ${last}`, ...where, ...died].join(': ');
+    const died = all(/(\w*Sanitizer: .*|\S+: runtime error: .*|Assertion .* failed|Test failed with exception: .*)/g).slice(0, 1);
+    return [...named, ...(whole && named.length > 0 ? [] : [end]), ...where, ...died].join(': ');
 }
 
 /** Unit tests: meson counts programs, cmocka counts tests inside of them; a program that died without a count is one failure. */

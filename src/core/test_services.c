@@ -565,11 +565,11 @@ static int open_store(void **state)
     return 0;
 }
 
-/* Also what a test that failed has left running. */
+/* Also the bus of a test that failed, which may use the database. */
 static int close_store(void **state)
 {
-    jobs_stop();
     bus_deafen();
+    jobs_stop();
     bus_stop();
     pool_free(app.slow);
     nodes_stop();

@@ -80,11 +80,11 @@ describe('behind a balancer', { skip }, () => {
         certificate = makeCertificate(folder, 'balanced');
         upstream = await Upstream.start((path) => ({ hold: path === '/hold' }));
         const first = await Weir.start({ env: { WEIR_EGRESS_ALLOW: upstream.host, WEIR_TRUSTED_PROXIES: '127.0.0.1/32', WEIR_LEASE_SECONDS: '3' } });
-        nodes = [first, await first.node()];
+        nodes = [first];
+        nodes.push(await first.node());
     });
     after(async () => {
-        if (folder) rmSync(folder, { recursive: true });
-        await stopAll(...(nodes ?? []).toReversed(), upstream);
+        await stopAll(...(nodes ?? []).toReversed(), upstream, folder && { stop: () => rmSync(folder, { recursive: true }) });
     });
     /** How many reads of a route each node has logged. */
     const served = (route) => nodes.map((node) => node.log().filter((line) => line.event === 'http.request' && line.method === 'GET' && line.route === route).length);

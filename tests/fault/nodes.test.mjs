@@ -31,12 +31,14 @@ before(async () => {
     postgres.login('weir', 'CREATEROLE');
     first = new Weir({ DATABASE_URL: postgres.create(DATABASE), WEIR_LEASE_SECONDS: `${LEASE_S}`, WEIR_EGRESS_ALLOW: upstream.host, WEIR_DB_POOL_SIZE: '6', WEIR_DB_POOL_WAIT_SECONDS: '2' });
     first.addTenant('acme');
+    nodes = [first];
     await first.serve();
-    nodes = [first, await first.node(), await first.node(faked())];
+    nodes.push(await first.node());
+    nodes.push(await first.node(faked()));
 });
 after(async () => {
     upstream?.held.splice(0);
-    await stopAll(...(nodes?.toReversed() ?? [first]), upstream, postgres);
+    await stopAll(...(nodes?.toReversed() ?? []), upstream, postgres);
 });
 
 /** A node whose clock a file sets. What libfaketime does for a wait on a condition, ThreadSanitizer does not see: it would find races where there are none. */

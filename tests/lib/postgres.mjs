@@ -37,6 +37,11 @@ async function freePort() {
     return port;
 }
 
+const alive = new Set();
+process.on('exit', () => {
+    for (const postgres of alive) postgres.child.kill('SIGQUIT');
+});
+
 export class Postgres {
     /** The one that run.mjs started, by its URL; or null. */
     static there() {
@@ -77,6 +82,7 @@ export class Postgres {
     async run() {
         const settings = Object.entries({ ...this.settings, port: this.port, unix_socket_directories: this.folder }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
         this.child = spawn(join(this.bin, 'postgres'), ['-D', this.data, ...settings], { ...this.owner, cwd: this.folder, stdio: ['ignore', 'ignore', 'pipe'], env: { PATH: process.env.PATH } });
+        alive.add(this);
         this.log = '';
         this.child.stderr.setEncoding('utf8').on('data', (text) => (this.log += text));
         this.exited = new Promise((done) => this.child.once('close', done));
@@ -116,6 +122,7 @@ export class Postgres {
 
     async stop() {
         await this.halt();
+        alive.delete(this);
         rmSync(this.folder, { recursive: true, force: true });
     }
 

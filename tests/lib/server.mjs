@@ -46,6 +46,7 @@ const alive = new Set();
 process.on('exit', () => {
     for (const weir of alive) weir.discard();
 });
+process.once('SIGTERM', () => process.exit(143)); // of a file that has run too long: so that its exit is an ordinary one
 
 /** Stops those of them that there are, in that order, each in any case; then says the first complaint. A process that is left keeps a test file, and with it the run, from ending. */
 export async function stopAll(...all) {
@@ -112,7 +113,7 @@ export class Weir {
         alive.add(weir);
         if (users && !people) for (const tenant of ['acme', 'globex']) weir.addTenant(tenant);
         if (operator) weir.addTenant('platform', ['operator']);
-        if (serve) await weir.serve();
+        if (serve) await weir.#begin();
         return weir;
     }
 
@@ -154,8 +155,16 @@ export class Weir {
     async node(env = {}, { serve = true } = {}) {
         const node = new Weir(env, this.binary, this);
         alive.add(node);
-        if (serve) await node.serve();
+        if (serve) await node.#begin();
         return node;
+    }
+
+    /** Nobody else could stop one that does not begin. */
+    #begin() {
+        return this.serve().catch((why) => {
+            this.discard();
+            throw why;
+        });
     }
 
     /** `weir …args` on this data folder; throws unless it succeeds. */
