@@ -86,8 +86,8 @@ function installPackages() {
     if (status !== 0) throw new Error('npm ci failed in tests/');
 }
 
-/** Of these flags those that this Node has: older ones run one file per core less one, and wait for ever for a file that does not end. */
 const HELP = spawnSync(process.execPath, ['--help'], { encoding: 'utf8' }).stdout;
+/** Of these flags those that this Node has: older ones run one file per core less one, and wait for ever for a file that does not end. */
 const known = (flags) => Object.entries(flags).filter(([flag]) => HELP.includes(flag)).map(([flag, value]) => `${flag}=${value}`);
 const FILE_MS = (process.env.WEIR_TEST_FULL === '1' ? 300 : 30) * 60_000;
 

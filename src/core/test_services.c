@@ -845,9 +845,10 @@ static err say(str packet)
 {
     pthread_mutex_lock(&lock);
     bool fits = said.n + packet.n < sizeof said.text;
-    if (fits)
+    if (fits) {
         memcpy(said.text + said.n, packet.p, packet.n);
-    said.n += fits ? packet.n : 0;
+        said.n += packet.n;
+    }
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
     return fits ? OK : ERR_TOO_LARGE;

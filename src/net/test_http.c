@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "net/test_haste.h"
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -1041,16 +1042,6 @@ static void test_stream_begun_after_the_client_left(void **state)
 }
 
 /* --- deadlines --------------------------------------------------------------------------------------------------- */
-
-/* Short enough to be waited for, long enough for what a test does within it on a busy machine. */
-#define HASTE_US (SECOND_US * 2 / 5)
-
-static struct http_limits hasty(void)
-{
-    struct http_limits l = http_default_limits;
-    l.header_us = l.body_us = l.idle_us = l.write_stall_us = HASTE_US;
-    return l;
-}
 
 static void test_deadlines(void **state)
 {

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "net/test_haste.h"
 
 #include <arpa/inet.h>
 #include <pthread.h>
@@ -74,16 +75,6 @@ static void stop(struct fixture *f)
     pthread_join(f->thread, NULL);
     http_free(f->server);
     loop_free(f->loop);
-}
-
-/* Short enough to be waited for, long enough for what a test does within it on a busy machine. */
-#define HASTE_US (SECOND_US * 2 / 5)
-
-static struct http_limits hasty(void)
-{
-    struct http_limits l = http_default_limits;
-    l.header_us = l.body_us = l.idle_us = l.write_stall_us = HASTE_US;
-    return l;
 }
 
 /* --- the client's side ------------------------------------------------------------------------------------------- */

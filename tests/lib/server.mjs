@@ -16,11 +16,11 @@ const ROOT = resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathna
 export const BINARY = resolve(process.env.WEIR_BINARY ?? join(ROOT, 'build-asan/weir'));
 /** The store under test. */
 export const DB = process.env.WEIR_TEST_DB ?? 'sqlite';
-const holds = (name) => readFileSync(BINARY).includes(name);
-export const TSAN = holds('__tsan_init');
+const [ASAN, TSAN] = ((program) => ['__asan_init', '__tsan_init'].map((name) => program.includes(name)))(readFileSync(BINARY));
+export { TSAN };
 /** A build without sanitizers, which is what is served in production: the tested one itself, else build/weir when it is not older than the code in question. */
 export const RELEASE = (() => {
-    if (!holds('__asan_init') && !TSAN) return BINARY;
+    if (!ASAN && !TSAN) return BINARY;
     const binary = join(ROOT, 'build/weir');
     const current = existsSync(binary) && statSync(binary).mtimeMs > statSync(join(ROOT, 'src/core/harden.c')).mtimeMs;
     return current ? binary : null;
